@@ -1,0 +1,206 @@
+"""Rebinding PyLops's seams, and putting them back."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pylops
+
+from pylops_dispatch import entry, namespace, solvers
+from pylops_dispatch.rules import RULES, run_rule
+
+_TESTED = "2.8"
+
+_SOLVER_FUNCTIONS = {
+    "pylops.optimization.basic": ("cg", "cgls", "lsqr"),
+    "pylops.optimization.leastsquares": (
+        "normal_equations_inversion",
+        "regularized_inversion",
+        "preconditioned_inversion",
+    ),
+    "pylops.optimization.sparsity": ("irls", "omp", "ista", "fista", "spgl1", "splitbregman"),
+}
+_SEAMS = {
+    "pylops.utils.backend": (
+        "get_array_module", "get_module_name", "to_numpy", "inplace_set", "inplace_add",
+    ),
+    "pylops.linearoperator": ("LinearOperator",),
+    "pylops.optimization.basesolver": ("Solver",),
+    "pylops.utils.decorators": ("add_ndarray_support_to_solver", "reshaped"),
+    **_SOLVER_FUNCTIONS,
+}  # fmt: skip
+
+_lock = threading.RLock()
+_enabled = False
+_suspended = 0
+# what was put where: (owner, attribute, original, replacement) for classes
+_class_changes: list[tuple[type, str, Any, Any]] = []
+# and for functions, by identity, wherever they are bound: replacement and original
+_functions: list[tuple[Any, Any]] = []
+
+
+def is_enabled() -> bool:
+    """Whether PyLops runs on dask arrays now."""
+    return _enabled
+
+
+def check_seams() -> None:
+    """Raise where the installed PyLops lacks something that we rely on.
+
+    Raises
+    ------
+    ImportError
+        Naming what is missing and the versions that work.
+    """
+    missing = []
+    for module_name, names in _SEAMS.items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            missing.append(module_name)
+            continue
+        missing += [f"{module_name}.{name}" for name in names if not hasattr(module, name)]
+    operator = getattr(sys.modules.get("pylops.linearoperator"), "LinearOperator", None)
+    if operator is not None:
+        methods = (*entry.METHODS, "_matvec", "_rmatvec")
+        missing += [f"LinearOperator.{m}" for m in methods if not hasattr(operator, m)]
+    if missing:
+        raise ImportError(
+            f"pylops_dispatch relies on {', '.join(missing)}, which PyLops "
+            f"{getattr(pylops, '__version__', 'of unknown version')} does not have. "
+            f"It works with pylops>={_TESTED}: pip install 'pylops>={_TESTED}'."
+        )
+
+
+def enable() -> None:
+    """Let PyLops take dask arrays. Importing the package does this.
+
+    Idempotent and thread-safe. Functions that other modules have bound by name are replaced
+    there too, in packages built on PyLops as well.
+
+    Raises
+    ------
+    ImportError
+        If the installed PyLops lacks a seam; nothing is changed then.
+    """
+    global _enabled
+    with _lock:
+        if _enabled:
+            return
+        check_seams()
+        _change_functions()
+        _change_classes()
+        _enabled = True
+
+
+def disable() -> None:
+    """Put back every attribute of PyLops, and of packages built on it, as it was."""
+    global _enabled
+    with _lock:
+        if not _enabled:
+            return
+        for owner, name, original, _ in reversed(_class_changes):
+            setattr(owner, name, original)
+        _class_changes.clear()
+        _rebind({id(new): old for old, new in _functions})
+        _functions.clear()
+        _enabled = False
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Run PyLops as it is inside the block; nests, and may be used from several threads."""
+    global _suspended
+    with _lock:
+        was_enabled = _enabled or _suspended > 0
+        if was_enabled:
+            _suspended += 1
+            disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            with _lock:
+                _suspended -= 1
+                if _suspended == 0:
+                    enable()
+
+
+def _change_functions() -> None:
+    backend = importlib.import_module("pylops.utils.backend")
+    for name, new in namespace.backend_functions(backend).items():
+        old = getattr(backend, name)
+        _functions.append((old, functools.update_wrapper(new, old)))
+    for module_name, names in _SOLVER_FUNCTIONS.items():
+        module = importlib.import_module(module_name)
+        for name in names:
+            old = getattr(module, name)
+            _functions.append((old, solvers.solver_function(old, is_enabled)))
+    _rebind({id(old): new for old, new in _functions})
+
+
+def _rebind(replacements: dict[int, Any]) -> None:
+    """Replace functions, by identity, in every module that has bound them."""
+    for module in list(sys.modules.values()):
+        if module is None or module is sys.modules[__name__]:
+            continue
+        try:
+            attributes = list(vars(module).items())
+        except TypeError:
+            continue
+        for name, value in attributes:
+            new = replacements.get(id(value))
+            if new is not None:
+                setattr(module, name, new)
+
+
+def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
+    original = vars(owner)[name]
+    replacement = make(original)
+    setattr(owner, name, replacement)
+    _class_changes.append((owner, name, original, replacement))
+
+
+def _change_classes() -> None:
+    for name in entry.METHODS:
+        _change(pylops.LinearOperator, name, functools.partial(entry.METHODS[name], name=name))
+    for cls in RULES:
+        change_operator(cls)
+    for cls in _subclasses(importlib.import_module("pylops.optimization.basesolver").Solver):
+        for name in solvers.methods_of(cls):
+            _change(cls, name, lambda f: solvers.solver_method(f, is_enabled))
+    for cls, name, make in entry.constructors():
+        _change(cls, name, make)
+
+
+def change_operator(cls: type) -> None:
+    """Let the rule of an operator class come before its own methods, for boxes only."""
+    for name, adjoint in (("_matvec", False), ("_rmatvec", True)):
+        if name in vars(cls):
+            _change(cls, name, functools.partial(_ruled, cls, adjoint))
+
+
+def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
+    from pylops_dispatch.array import DispatchArray
+
+    @functools.wraps(original)
+    def wrapper(self: Any, x: Any) -> Any:
+        if type(x) is not DispatchArray:
+            return original(self, x)
+        result = run_rule(cls, self, x, adjoint)
+        return original(self, x) if result is NotImplemented else result
+
+    return wrapper
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for sub in cls.__subclasses__():
+        if sub.__module__.startswith("pylops."):
+            yield sub
+        yield from _subclasses(sub)

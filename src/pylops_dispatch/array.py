@@ -1,0 +1,535 @@
+"""DispatchArray: one NumPy face over N-D dask pieces."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import operator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.pieces import Piece, Shape, Zeros
+from pylops_dispatch.policy import not_dispatched, report_implicit_compute
+
+# the session that reads scalars, set by solvers.py; None outside of solvers
+session: contextvars.ContextVar[Any] = contextvars.ContextVar("session", default=None)
+
+
+class DispatchArray:
+    """A mutable box over immutable dask arrays, as PyLops's own code expects of NumPy.
+
+    A 1-D box is the flattening of its pieces, so that ``ravel`` and ``reshape`` move nothing;
+    a box of any other number of dimensions has one piece. Writing (``y[...] = v``, ``y += v``,
+    ``out=y``) rebinds the pieces. Users never see one.
+
+    Parameters
+    ----------
+    pieces : dask.array.Array, Zeros, or list of them
+        What the box holds.
+    shape : tuple of int, optional
+        Shape of the box; that of its only piece by default.
+    dtype : dtype, optional
+        That of the pieces by default.
+    """
+
+    __slots__ = ("__weakref__", "_dtype", "_pieces", "_shape", "_value")
+    __array_priority__ = 1e6
+
+    def __init__(
+        self, pieces: Any, shape: Shape | None = None, dtype: np.dtype[Any] | None = None
+    ) -> None:
+        if not isinstance(pieces, list):
+            pieces = [pieces]
+        self._pieces: list[Piece] = pieces
+        self._shape: Shape = pieces[0].shape if shape is None else shape
+        self._dtype: np.dtype[Any] = pieces[0].dtype if dtype is None else dtype
+        self._value: Any = None
+        current = session.get()
+        if current is not None:
+            current.register(self)
+
+    # ---- what the box is -------------------------------------------------------------
+
+    @property
+    def shape(self) -> Shape:
+        """Shape, as NumPy would have it."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the elements."""
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self._shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self._shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self._dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The N-D arrays that a 1-D box is the flattening of; else the array itself."""
+        return tuple(self._pieces)
+
+    @property
+    def value(self) -> Any:
+        """The NumPy scalar of a 0-d box that has been read, else None."""
+        return self._value
+
+    def dask(self) -> DaskArray:
+        """Return one dask array of the box's shape."""
+        if self.ndim != 1 or len(self._pieces) == 1:
+            piece = self._pieces[0]
+            return pc.realise(piece) if piece.shape == self._shape else pc.ravel(piece)
+        return da.concatenate([pc.ravel(piece) for piece in self._pieces])
+
+    def as_shape(self, shape: Shape) -> Piece:
+        """Return one piece of `shape`, with the chunks of the pieces wherever possible."""
+        return pc.assemble(self._pieces, shape)
+
+    def __repr__(self) -> str:
+        layout = ", ".join(str(piece.shape) for piece in self._pieces)
+        return f"<DispatchArray shape={self._shape} dtype={self._dtype} pieces=[{layout}]>"
+
+    def __len__(self) -> int:
+        if not self._shape:
+            raise TypeError("len() of unsized object")
+        return self._shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__
+
+    # ---- values ----------------------------------------------------------------------
+
+    def read(self, what: str) -> Any:
+        """Return the scalar of a 0-d box.
+
+        In a solver this first persists, in one execution, all that the step made; elsewhere
+        it is an implicit compute, and a matter of policy.
+        """
+        if self.size != 1:
+            raise ValueError(
+                "The truth value of an array with more than one element is ambiguous."
+                if what == "bool()"
+                else "only 0-dimensional arrays can be converted to Python scalars"
+            )
+        if self._value is None:
+            current = session.get()
+            if current is None or self.ndim:
+                report_implicit_compute(what)
+                self._value = self.dask().compute()[(0,) * self.ndim]
+            else:
+                current.persist(self)
+        return self._value
+
+    def settle(self, value: Any) -> None:
+        """Remember the value of a 0-d box, so that arithmetic on it builds no graph."""
+        self._value = value
+
+    def __float__(self) -> float:
+        return float(self.read("float()"))
+
+    def __int__(self) -> int:
+        return int(self.read("int()"))
+
+    def __complex__(self) -> complex:
+        return complex(self.read("complex()"))
+
+    def __bool__(self) -> bool:
+        return bool(self.read("bool()"))
+
+    def __index__(self) -> int:
+        return operator.index(self.read("operator.index()"))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.read("format()"), spec) if spec else repr(self)
+
+    def item(self) -> Any:
+        """Return the only element as a Python scalar."""
+        return self.read("item()").item()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if self.ndim == 0:
+            return np.asarray(self.read("np.asarray()"), dtype=dtype)
+        report_implicit_compute("np.asarray()")
+        return np.asarray(self.dask().compute(), dtype=dtype)
+
+    def compute(self) -> Any:
+        """Compute, as the method of a dask array does."""
+        return self.dask().compute()
+
+    # ---- NumPy's protocols -----------------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        from pylops_dispatch.functions import call_ufunc
+
+        return call_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        from pylops_dispatch.functions import call_function
+
+        return call_function(func, args, kwargs)
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        from pylops_dispatch.namespace import dask_namespace
+
+        return dask_namespace
+
+    # ---- shapes ----------------------------------------------------------------------
+
+    def reshape(self, *shape: Any, order: str = "C") -> DispatchArray:
+        """Reshape; between a vector and its pieces this is free."""
+        if order not in ("C", "A"):
+            raise not_dispatched(f"reshape(order={order!r})", "Only C order is lazy.")
+        target = shape[0] if len(shape) == 1 and np.iterable(shape[0]) else shape
+        wanted = _complete(tuple(int(n) for n in target), self.size, self._shape)
+        if len(wanted) == 1:
+            return DispatchArray(list(self._pieces), wanted, self._dtype)
+        return DispatchArray(self.as_shape(wanted), wanted, self._dtype)
+
+    def ravel(self, order: str = "C") -> DispatchArray:
+        """Return the vector: the layout is remembered, nothing moves."""
+        return self.reshape(-1, order=order)
+
+    flatten = ravel
+
+    def squeeze(self, axis: Any = None) -> DispatchArray:
+        """Drop axes of length one."""
+        if axis is None:
+            return self.reshape(tuple(n for n in self._shape if n != 1))
+        return DispatchArray(self.dask().squeeze(axis))
+
+    def transpose(self, *axes: Any) -> DispatchArray:
+        """Permute the axes."""
+        order = axes[0] if len(axes) == 1 and (axes[0] is None or np.iterable(axes[0])) else axes
+        wanted = tuple(int(a) % self.ndim for a in order) if order else tuple(range(self.ndim))[::-1]
+        if self.ndim < 2:
+            return self.copy()
+        piece = self._pieces[0]
+        if isinstance(piece, Zeros):
+            return DispatchArray(Zeros(tuple(self._shape[a] for a in wanted), self._dtype))
+        return DispatchArray(piece.transpose(wanted))
+
+    @property
+    def T(self) -> DispatchArray:
+        """The axes in reverse order."""
+        return self.transpose()
+
+    def swapaxes(self, axis1: int, axis2: int) -> DispatchArray:
+        """Exchange two axes."""
+        order = list(range(self.ndim))
+        order[axis1], order[axis2] = order[axis2], order[axis1]
+        return self.transpose(order)
+
+    # ---- element-wise ----------------------------------------------------------------
+
+    def copy(self, order: str = "C") -> DispatchArray:
+        """Return a box of its own on the same, immutable, pieces."""
+        box = DispatchArray(list(self._pieces), self._shape, self._dtype)
+        box._value = self._value
+        return box
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: Any) -> DispatchArray:
+        return self.copy()
+
+    def map(self, func: Callable[[DaskArray], DaskArray], of_zeros: Any = None) -> DispatchArray:
+        """Apply `func`, which keeps shapes, to each piece."""
+        if of_zeros is not None and all(isinstance(p, Zeros) for p in self._pieces):
+            dtype = np.dtype(of_zeros)
+            return DispatchArray(
+                [Zeros(p.shape, dtype) for p in self._pieces], self._shape, dtype
+            )
+        return DispatchArray([func(pc.realise(p)) for p in self._pieces], self._shape)
+
+    def astype(self, dtype: Any, copy: bool = True, **kwargs: Any) -> DispatchArray:
+        """Convert the elements to `dtype`."""
+        wanted = np.dtype(dtype)
+        if wanted == self._dtype:
+            return self.copy()
+        return self.map(lambda p: p.astype(wanted, **kwargs), of_zeros=wanted)
+
+    def conj(self) -> DispatchArray:
+        """Complex conjugate."""
+        if self._dtype.kind != "c":
+            return self.copy()
+        return self.map(lambda p: p.conj(), of_zeros=self._dtype)
+
+    conjugate = conj
+
+    @property
+    def real(self) -> DispatchArray:
+        """Real part."""
+        if self._dtype.kind != "c":
+            return self.copy()
+        return self.map(lambda p: p.real, of_zeros=_real_dtype(self._dtype))
+
+    @real.setter
+    def real(self, value: Any) -> None:
+        self.assign(value + 1j * self.imag)
+
+    @property
+    def imag(self) -> DispatchArray:
+        """Imaginary part."""
+        return self.map(lambda p: p.imag, of_zeros=_real_dtype(self._dtype))
+
+    @imag.setter
+    def imag(self, value: Any) -> None:
+        self.assign(self.real + 1j * value)
+
+    # ---- reading and writing parts ---------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        from pylops_dispatch.functions.indexing import getitem
+
+        return getitem(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        from pylops_dispatch.functions.indexing import setitem
+
+        setitem(self, index, value)
+
+    @property
+    def flat(self) -> Any:
+        """Refused: a write through it would be lost."""
+        raise not_dispatched("ndarray.flat", "Index the array itself.")
+
+    def assign(self, value: Any) -> None:
+        """Take over the contents of `value`, keeping shape and dtype of the box."""
+        source = as_box(value, self)
+        if source.shape != self._shape:
+            source = as_box(np.broadcast_to(source, self._shape), self)
+        if source.dtype != self._dtype:
+            source = source.astype(self._dtype)
+        self._pieces = list(source._pieces)
+        self._value = source._value
+
+    def rebind(self, pieces: list[Piece]) -> None:
+        """Put other pieces of the same sizes, or the same values in memory, into the box."""
+        self._pieces = pieces
+        self._value = None
+
+    def fill(self, value: Any) -> None:
+        """Write `value` everywhere."""
+        self.assign(np.full_like(self, value))
+
+
+def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.empty(0, dtype).real.dtype
+
+
+def _complete(shape: Shape, size: int, old: Shape) -> Shape:
+    if shape.count(-1) == 1:
+        known = math.prod(n for n in shape if n != -1)
+        if known and size % known == 0:
+            shape = tuple(size // known if n == -1 else n for n in shape)
+    if math.prod(shape) != size or -1 in shape:
+        raise ValueError(f"cannot reshape array of shape {old} into shape {shape}")
+    return shape
+
+
+def _binary(name: str) -> tuple[Any, Any, Any]:
+    ufunc: np.ufunc = getattr(np, name)
+
+    def forward(self: DispatchArray, other: Any) -> Any:
+        return ufunc(self, other)
+
+    def reflected(self: DispatchArray, other: Any) -> Any:
+        return ufunc(other, self)
+
+    def in_place(self: DispatchArray, other: Any) -> DispatchArray:
+        ufunc(self, other, out=(self,))
+        return self
+
+    return forward, reflected, in_place
+
+
+for _operator, _name in {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide",
+    "floordiv": "floor_divide", "mod": "remainder", "pow": "power", "matmul": "matmul",
+    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
+}.items():  # fmt: skip
+    for _prefix, _method in zip(("", "r", "i"), _binary(_name), strict=True):
+        setattr(DispatchArray, f"__{_prefix}{_operator}__", _method)
+
+for _operator, _name in {
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
+    "eq": "equal", "ne": "not_equal",
+}.items():  # fmt: skip
+    setattr(DispatchArray, f"__{_operator}__", _binary(_name)[0])
+
+for _operator, _name in {
+    "neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert",
+}.items():  # fmt: skip
+    setattr(DispatchArray, f"__{_operator}__", lambda self, _f=getattr(np, _name): _f(self))
+
+
+def _method(name: str) -> Callable[..., Any]:
+    function = getattr(np, name)
+
+    def method(self: DispatchArray, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__doc__ = f"See :func:`numpy.{name}`."
+    return method
+
+
+for _name in (
+    "all", "any", "argmax", "argmin", "argsort", "clip", "cumprod", "cumsum", "diagonal", "dot",
+    "max", "mean", "min", "nonzero", "prod", "ptp", "repeat", "round", "std", "sum", "take",
+    "trace", "var", "put",
+):  # fmt: skip
+    setattr(DispatchArray, _name, _method(_name))
+
+
+# ---- the way in and out ------------------------------------------------------------------
+
+# what a 1-D dask array that we gave out was flattened from: a user's own loop gets it back
+_flattened: dict[int, tuple[weakref.ref[Any], list[Piece], Shape]] = {}
+
+
+def is_dask(x: Any) -> bool:
+    """Whether `x` is a dask array, of either of dask's two kinds."""
+    return isinstance(x, DaskArray) or type(x).__module__.startswith("dask.array._array_expr")
+
+
+def check(x: Any, name: str = "x") -> None:
+    """Raise for dask arrays that cannot be worked on, before anything is done.
+
+    Raises
+    ------
+    TypeError
+        If the elements are Python objects, or `x` is of dask's expression mode.
+    ValueError
+        If chunk sizes are unknown.
+    """
+    if not isinstance(x, DaskArray):
+        raise TypeError(
+            f"{name} is a dask array of the expression mode, which is not supported. "
+            "Set dask.config.set({'array.query-planning': False}) before importing dask.array."
+        )
+    if x.dtype.kind not in "biufc":
+        raise TypeError(
+            f"{name} has dtype {x.dtype}, and linear operators need numbers. "
+            f"Convert it first: {name}.astype(float)."
+        )
+    if any(math.isnan(n) for n in x.shape):
+        raise ValueError(
+            f"{name} has chunks of unknown size {x.chunks}. "
+            f"Call {name}.compute_chunk_sizes() first."
+        )
+
+
+def lift(x: DaskArray) -> DispatchArray:
+    """Put a dask array into a box, with the layout that it was flattened from if that is known."""
+    check(x)
+    known = _flattened.get(id(x))
+    if known is not None and known[0]() is x:
+        return DispatchArray(list(known[1]), known[2])
+    return DispatchArray(x)
+
+
+def lower(box: DispatchArray) -> Any:
+    """Take the dask array out of a box; a scalar that has been read comes out as such."""
+    if box.ndim == 0 and box.value is not None:
+        return box.value
+    x = box.dask()
+    if box.ndim == 1 and not (len(box.pieces) == 1 and x is box.pieces[0]):
+        key = id(x)
+        reference = weakref.ref(x, lambda _: _flattened.pop(key, None))
+        _flattened[key] = (reference, list(box.pieces), box.shape)
+    return x
+
+
+def as_box(x: Any, model: DispatchArray | None = None) -> DispatchArray:
+    """Return anything array-like as a box; NumPy arrays get the layout of `model`."""
+    if isinstance(x, DispatchArray):
+        return x
+    if isinstance(x, DaskArray):
+        current = session.get()
+        return lift(x if current is None else current.leaf(x))
+    array = np.asarray(x)
+    if array.dtype.kind == "O":
+        raise not_dispatched("an array of objects", "Use numbers.")
+    if array.ndim == 0:
+        box = DispatchArray(da.from_array(array))
+        box.settle(array[()])
+        return box
+    if model is not None and model.shape == array.shape and not _symbolic(model):
+        if len(model.pieces) == 1 and model.pieces[0].shape != array.shape:
+            array = array.reshape(model.pieces[0].shape)
+        elif len(model.pieces) > 1:
+            return DispatchArray([_part(array, *cut) for cut in _cuts(model)], model.shape)
+        return DispatchArray(
+            pc.wrap_numpy(array, pc.realise(model.pieces[0]).chunks), model.shape
+        )
+    return DispatchArray(pc.wrap_numpy(array))
+
+
+def _symbolic(box: DispatchArray) -> bool:
+    return all(isinstance(piece, Zeros) for piece in box.pieces)
+
+
+def _cuts(model: DispatchArray) -> Iterator[tuple[int, Piece]]:
+    offset = 0
+    for piece in model.pieces:
+        yield offset, piece
+        offset += pc.size(piece)
+
+
+def _part(array: np.ndarray[Any, Any], offset: int, piece: Piece) -> DaskArray:
+    part = array[offset : offset + pc.size(piece)].reshape(piece.shape)
+    return pc.wrap_numpy(part, "auto" if isinstance(piece, Zeros) else piece.chunks)
+
+
+def lift_all(x: Any) -> Any:
+    """Lift every dask array in nested lists, tuples and dicts."""
+    return _walk(x, is_dask, lift)
+
+
+def lower_all(x: Any) -> Any:
+    """Lower every box in nested lists, tuples and dicts."""
+    return _walk(x, lambda y: isinstance(y, DispatchArray), lower)
+
+
+def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
+    """Whether nested lists, tuples and dicts hold something for which `kinds` is true."""
+    if isinstance(x, dict):
+        return any(holds(v, kinds) for v in x.values())
+    if isinstance(x, (list, tuple)):
+        return any(holds(v, kinds) for v in x)
+    return kinds(x)
+
+
+def _walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    if not holds(x, matches):
+        return x
+    if isinstance(x, dict):
+        return {k: _walk(v, matches, change) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        changed: Sequence[Any] = [_walk(v, matches, change) for v in x]
+        return changed if isinstance(x, list) else tuple(changed)
+    return change(x)

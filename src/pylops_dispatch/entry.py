@@ -1,0 +1,149 @@
+"""The methods of LinearOperator through which dask arrays come in and go out."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import blocks, solvers
+from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
+from pylops_dispatch.policy import ImplicitComputeWarning, NotDispatchedError
+from pylops_dispatch.rules import RULES
+from pylops_dispatch.rules.running import run_whole
+
+# what an operator's own code raises when it meets a box where only a NumPy array will do
+_UNSUITED = (TypeError, AttributeError, NotImplementedError)
+
+
+def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``dot``, ``matvec``, ``rmatvec``, ``matmat`` or ``rmatmat``."""
+    adjoint = name.startswith("r")
+    vector = name.endswith("matvec")
+
+    @functools.wraps(original)
+    def wrapper(self: Any, x: Any) -> Any:
+        if type(x) is np.ndarray:
+            return original(self, x)
+        if type(x) is DispatchArray:
+            return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
+        if not is_dask(x):
+            return original(self, x)
+        check(x)
+        counts = _counts(self)
+        try:
+            return _outwards(wrapper(self, lift(x)) if vector else original(self, lift(x)))
+        except Exception:
+            vars(self).update(counts)
+            raise
+
+    return wrapper
+
+
+def _outwards(y: Any) -> Any:
+    if not isinstance(y, DispatchArray):
+        y = as_box(y)
+    found = lower(y)
+    return found if is_dask(found) else y.dask()
+
+
+def _counts(op: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(op).items() if name.endswith("_count")}
+
+
+def _apply_or_whole(
+    original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
+) -> DispatchArray:
+    """Run PyLops's own code on a box, and where it cannot take one, the whole vector."""
+    if x.shape not in ((op.shape[0 if adjoint else 1],), (op.shape[0 if adjoint else 1], 1)):
+        return original(op, x)  # type: ignore[no-any-return]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", category=FutureWarning, message=".*dask.*")
+            return _checked(original(op, x), op)
+    except NotDispatchedError as error:
+        reason = str(error)
+    except _UNSUITED as error:
+        if type(op) in RULES:
+            raise
+        reason = str(error)
+    except Exception as error:
+        # Numba has its own hierarchy of errors for arguments that it cannot type
+        if type(op) in RULES or not type(error).__module__.startswith("numba."):
+            raise
+        reason = str(error).partition("\n")[0]
+    y = run_whole(type(op), op, x.reshape(-1), adjoint, reason)
+    count = "rmatvec_count" if adjoint else "matvec_count"
+    setattr(op, count, getattr(op, count) + 1)
+    return y.reshape(y.size, 1) if x.ndim == 2 else y
+
+
+def _checked(y: Any, op: Any) -> DispatchArray:
+    if isinstance(y, DispatchArray):
+        return y
+    raise NotDispatchedError(f"{type(op).__name__} returned {type(y).__name__} for a dask array")
+
+
+def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``__truediv__``: cgls on dask arrays, or one lazy task for an explicit matrix."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_dask(y):
+            return original(self, y, *args, **kwargs)
+        check(y, "y")
+        if self.explicit is True:
+            if y.shape[0] != self.shape[0]:
+                raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
+            return blocks.solve_explicit(self, original, y, args, kwargs)
+        with solvers.in_session(solvers.Session()):
+            return lower(original(self, lift(y), *args, **kwargs))
+
+    return wrapper
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "dot": apply_method,
+    "matvec": apply_method,
+    "rmatvec": apply_method,
+    "matmat": apply_method,
+    "rmatmat": apply_method,
+    "__truediv__": divide_method,
+}
+
+
+def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
+    """Yield the constructors that look at values of an array: class, method, wrapper."""
+    basic = importlib.import_module("pylops.basicoperators")
+    # Restriction.__init__: np.unique(self.iava); Spread.__init__: np.any(self.table > self.nt)
+    yield basic.Restriction, "__init__", functools.partial(_inspects, argument="iava", place=1)
+    yield basic.Spread, "__init__", functools.partial(_inspects, argument="table", place=2)
+
+
+def _inspects(original: Callable[..., Any], argument: str, place: int) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = args[place] if len(args) > place else kwargs.get(argument)
+        if isinstance(given, DaskArray):
+            check(given, argument)
+            warnings.warn(
+                f"{type(self).__name__} inspects the values of {argument}, which is computed "
+                "once, here; pass a NumPy array to avoid this.",
+                ImplicitComputeWarning,
+                stacklevel=2,
+            )
+            values = given.compute()
+            if len(args) > place:
+                args = (*args[:place], values, *args[place + 1 :])
+            else:
+                kwargs[argument] = values
+        original(self, *args, **kwargs)
+
+    return wrapper
+
+

@@ -1,0 +1,172 @@
+"""Element-wise work on boxes, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, as_box, is_dask
+from pylops_dispatch.pieces import Piece, Zeros
+
+
+def elementwise(ufunc: Any, inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
+    """Apply `ufunc`, which works element by element, to boxes, arrays and scalars.
+
+    Vectors that are the flattening of the same pieces are worked on piece by piece. Where the
+    chunks of two operands differ, those of the left one win, so that layouts do not fragment
+    from one step of a solver to the next.
+    """
+    kwargs = {k: _plain(v) for k, v in (kwargs or {}).items()}
+    operands = [_plain(x) for x in inputs]
+    if not any(isinstance(x, DispatchArray) or is_dask(x) for x in operands):
+        return ufunc(*operands, **kwargs)
+    model = max(
+        (x for x in operands if isinstance(x, DispatchArray)), key=lambda x: x.size, default=None
+    )
+    operands = [x if _is_scalar(x) else as_box(x, model) for x in operands]
+    arrays = [x for x in operands if isinstance(x, DispatchArray) and x.ndim]
+    shapes = {x.shape for x in arrays}
+    if len(shapes) == 1:
+        (shape,) = shapes
+        if len(shape) == 1:
+            return _join(_by_piece(ufunc, operands, kwargs), shape)
+        parts = [x.pieces[0] if isinstance(x, DispatchArray) else x for x in operands]
+        return _join([combine(ufunc, parts, kwargs)], shape)
+    return _join([combine(ufunc, [_whole(x, arrays) for x in operands], kwargs)], None)
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, DispatchArray):
+        return x if x.value is None else x.value
+    if isinstance(x, np.ndarray) and x.ndim == 0:
+        return x[()]
+    return np.asarray(x) if isinstance(x, (list, tuple)) else x
+
+
+def _is_scalar(x: Any) -> bool:
+    return np.isscalar(x) or x is None
+
+
+def _whole(x: Any, arrays: Sequence[DispatchArray]) -> Any:
+    """Return an operand as a dask array; zeros follow the first array with a layout."""
+    if not isinstance(x, DispatchArray):
+        return x
+    piece = x.pieces[0]
+    if x.ndim and len(x.pieces) == 1 and isinstance(piece, Zeros):
+        models = [a for a in arrays if not isinstance(a.pieces[0], Zeros)]
+        if models:
+            return pc.realise(piece, pc.chunks_like(x.shape, models[0].dask()))
+    return x.dask()
+
+
+def _join(parts: list[Any], shape: tuple[int, ...] | None) -> Any:
+    if isinstance(parts[0], tuple):
+        return tuple(_join(list(group), shape) for group in zip(*parts, strict=True))
+    return DispatchArray(parts, parts[0].shape if shape is None else shape)
+
+
+def partition(boxes: Sequence[DispatchArray]) -> list[list[Piece]]:
+    """Cut vectors of one length alike, and give counterparts one shape.
+
+    Returns
+    -------
+    list of list
+        For each vector its pieces; the n-th pieces of all of them have the same shape.
+    """
+    lead = max(boxes, key=lambda box: (len(box.pieces), _is_laid_out(box)))
+    cut = [
+        list(box.pieces)
+        if [pc.size(p) for p in box.pieces] == [pc.size(p) for p in lead.pieces]
+        else pc.split_like(box.pieces, lead.pieces)
+        for box in boxes
+    ]
+    for column in range(len(cut[0])):
+        group = [row[column] for row in cut]
+        shape = max(group, key=lambda p: (isinstance(p, DaskArray), p.ndim if _real(p) else 0)).shape
+        for row in cut:
+            row[column] = pc.reshape(row[column], shape)
+    return cut
+
+
+def _real(piece: Piece) -> bool:
+    return not isinstance(piece, Zeros)
+
+
+def _is_laid_out(box: DispatchArray) -> bool:
+    return any(isinstance(p, DaskArray) and p.ndim > 1 for p in box.pieces)
+
+
+def _by_piece(ufunc: Any, operands: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+    vectors = [x for x in operands if isinstance(x, DispatchArray) and x.ndim]
+    cut = iter(partition(vectors))
+    rows: list[list[Any] | None] = [
+        next(cut) if isinstance(x, DispatchArray) and x.ndim else None for x in operands
+    ]
+    count = len(next(row for row in rows if row is not None))
+    return [
+        combine(
+            ufunc,
+            [
+                row[i] if row is not None else (x.dask() if isinstance(x, DispatchArray) else x)
+                for x, row in zip(operands, rows, strict=True)
+            ],
+            kwargs,
+        )
+        for i in range(count)
+    ]
+
+
+def combine(ufunc: Any, parts: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Apply `ufunc` to pieces of one shape (or that broadcast) and scalars."""
+    arrays = [p for p in parts if isinstance(p, DaskArray) and p.ndim]
+    zeros = [p for p in parts if isinstance(p, Zeros)]
+    if zeros and not kwargs:
+        short = _of_zeros(ufunc, parts, zeros, arrays)
+        if short is not None:
+            return short
+    if arrays:
+        lead = max(arrays, key=lambda a: a.npartitions > 1)
+        parts = [align(pc.realise(p, lead.chunks), lead) if _sized(p) else p for p in parts]
+    else:
+        parts = [pc.realise(p) if isinstance(p, Zeros) else p for p in parts]
+    return ufunc(*parts, **kwargs)
+
+
+def _sized(part: Any) -> bool:
+    return isinstance(part, (DaskArray, Zeros)) and bool(part.shape)
+
+
+def align(array: DaskArray, lead: DaskArray) -> DaskArray:
+    """Give `array` the chunks of `lead`, where the two have the same shape."""
+    if array.shape == lead.shape and array.chunks != lead.chunks:
+        return array.rechunk(lead.chunks)
+    return array
+
+
+def _of_zeros(
+    ufunc: Any, parts: Sequence[Any], zeros: list[Zeros], arrays: list[DaskArray]
+) -> Any:
+    """Work on zeros without making them, where the result is certain."""
+    if not arrays:
+        if any(isinstance(p, DaskArray) for p in parts):
+            return None
+        with np.errstate(all="ignore"):
+            value = ufunc(*(p.dtype.type(0) if isinstance(p, Zeros) else p for p in parts))
+        if isinstance(value, tuple):
+            return None
+        if value == 0:
+            return Zeros(zeros[0].shape, np.asarray(value).dtype)
+        return None
+    if len(parts) != 2 or ufunc not in (np.add, np.subtract) or len(arrays) != 1:
+        return None
+    first, second = parts
+    dtype = ufunc(*(np.zeros(1, p.dtype) for p in parts)).dtype
+    if isinstance(second, Zeros) and isinstance(first, DaskArray):
+        return first.astype(dtype)
+    if isinstance(second, DaskArray):
+        return (second if ufunc is np.add else -second).astype(dtype)
+    return None

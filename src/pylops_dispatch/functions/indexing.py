@@ -1,0 +1,443 @@
+"""Reading and writing parts of boxes: slices, rows, masks, and positions along one axis."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import List, Task, TaskRef
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.pieces import Chunks, Piece, Shape, Zeros
+from pylops_dispatch.policy import not_dispatched
+
+Index = tuple[Any, ...]
+
+
+def _unwrap(index: Any) -> Any:
+    while isinstance(index, tuple) and len(index) == 1:
+        index = index[0]
+    return index
+
+
+def _range(index: slice, n: int) -> tuple[int, int] | None:
+    """Return start and stop of a slice of step one, else None."""
+    start, stop, step = index.indices(n)
+    return (start, max(start, stop)) if step == 1 else None
+
+
+def _is_int(index: Any) -> bool:
+    return isinstance(index, (int, np.integer)) and not isinstance(index, (bool, np.bool_))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, (DispatchArray, DaskArray, np.ndarray)) and index.dtype == bool
+
+
+def _to_index(index: Any) -> Any:
+    """Return an index in terms of dask and NumPy arrays."""
+    if isinstance(index, tuple):
+        return tuple(_to_index(i) for i in index)
+    if isinstance(index, DispatchArray):
+        return index.dask() if index.value is None else index.value
+    return np.asarray(index) if isinstance(index, (list, range)) else index
+
+
+# ---- reading -----------------------------------------------------------------------------
+
+
+def getitem(box: DispatchArray, index: Any) -> Any:
+    """Return a part of a box; ranges of a vector keep the layout of its pieces."""
+    index = _unwrap(index)
+    if index is Ellipsis:
+        return box.copy()
+    if box.ndim == 1:
+        if isinstance(index, slice):
+            found = _range(index, box.size)
+            if found is not None:
+                return _vector(pc.take_range(box.pieces, *found), found[1] - found[0], box)
+        if _is_int(index):
+            return _element(box, operator.index(index))
+    where = _to_index(index)
+    if _is_mask(where):
+        raise not_dispatched(
+            "indexing with a mask", "The shape of the result depends on values; use np.where."
+        )
+    if all(isinstance(piece, Zeros) for piece in box.pieces):
+        shape = np.broadcast_to(np.empty(()), box.shape)[where].shape
+        return DispatchArray(Zeros(shape, box.dtype)) if shape else box.dtype.type(0)
+    full = _expand(where, box.ndim)
+    if len([i for i in full if isinstance(i, np.ndarray)]) == 1 and None not in full:
+        return DispatchArray(_gather(box.dask(), full))
+    try:
+        return DispatchArray(box.dask()[where])
+    except NotImplementedError as error:
+        raise not_dispatched("indexing with several arrays", str(error)) from error
+
+
+def _vector(pieces: list[Piece], size: int, box: DispatchArray) -> DispatchArray:
+    return DispatchArray(pieces or [Zeros((0,), box.dtype)], (size,), box.dtype)
+
+
+def _element(box: DispatchArray, index: int) -> Any:
+    n = box.size
+    if not -n <= index < n:
+        raise IndexError(f"index {index} is out of bounds for axis 0 with size {n}")
+    index %= n
+    for piece in box.pieces:
+        if index < pc.size(piece):
+            if isinstance(piece, Zeros):
+                return box.dtype.type(0)
+            return DispatchArray(pc.element(piece, index))
+        index -= pc.size(piece)
+    raise AssertionError("the pieces of a vector add up to its size")
+
+
+def _expand(index: Any, ndim: int) -> Index:
+    """Return an index with one entry for each axis (and any None)."""
+    entries = index if isinstance(index, tuple) else (index,)
+    given = sum(i is not None and i is not Ellipsis for i in entries)
+    rest = (slice(None),) * (ndim - given)
+    for place, entry in enumerate(entries):
+        if entry is Ellipsis:
+            return (*entries[:place], *rest, *entries[place + 1 :])
+    return (*entries, *rest)
+
+
+def _gather(array: DaskArray, index: Index) -> DaskArray:
+    """Take positions along one axis, and slices or integers along the others."""
+    axis = next(a for a, i in enumerate(index) if isinstance(i, np.ndarray))
+    positions = index[axis]
+    others = tuple(slice(None) if a == axis else i for a, i in enumerate(index))
+    array = array[others]
+    axis -= sum(_is_int(i) for i in index[:axis])
+    return take(array, positions, axis)
+
+
+def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskArray:
+    """Take `positions` along `axis`, touching only the blocks that they lie in.
+
+    Increasing positions stay in the blocks where they are; others go through dask's take.
+    """
+    n = array.shape[axis]
+    if positions.ndim != 1:
+        taken = take(array, positions.ravel(), axis)
+        return taken.reshape(array.shape[:axis] + positions.shape + array.shape[axis + 1 :])
+    if positions.size and (positions.min() < -n or positions.max() >= n):
+        raise IndexError(f"positions out of bounds for axis {axis} with size {n}")
+    positions = np.where(positions < 0, positions + n, positions)
+    steps = np.diff(positions)
+    where: list[Any] = [slice(None)] * array.ndim
+    if positions.size and np.all(steps == 1):
+        where[axis] = slice(int(positions[0]), int(positions[-1]) + 1)
+        return array[tuple(where)]
+    if positions.size == 0 or np.any(steps < 0):
+        return da.take(array, positions, axis=axis)
+    edges = np.concatenate([[0], np.cumsum(array.chunks[axis])])
+    cuts = np.searchsorted(positions, edges)
+    parts = []
+    for low, high, start in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True):
+        if high > low:
+            parts.append((int(np.searchsorted(edges, start)), positions[low:high] - start))
+    name = f"take-{tokenize(array.name, positions, axis)}"
+    chunks = (
+        *array.chunks[:axis],
+        tuple(len(local) for _, local in parts),
+        *array.chunks[axis + 1 :],
+    )
+    graph: dict[Any, Any] = {}
+    for index in np.ndindex(*(len(c) for c in chunks)):
+        block, local = parts[index[axis]]
+        source = (array.name, *index[:axis], block, *index[axis + 1 :])
+        where[axis] = local
+        graph[(name, *index)] = Task((name, *index), operator.getitem, TaskRef(source), tuple(where))
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[array])
+    return DaskArray(layers, name, chunks, meta=array._meta)
+
+
+@implements(np.take)
+def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: Any = None) -> Any:
+    if axis is None:
+        a, axis = np.ravel(a), 0
+    if isinstance(indices, DispatchArray):
+        result = DispatchArray(da.take(as_box(a).dask(), indices.dask(), axis=axis))
+    else:
+        where: list[Any] = [slice(None)] * np.ndim(a)
+        where[axis] = indices if np.ndim(indices) else operator.index(indices)
+        result = getitem(as_box(a), tuple(where))
+    if out is None:
+        return result
+    out.assign(result)
+    return out
+
+
+# ---- writing -----------------------------------------------------------------------------
+
+
+def setitem(box: DispatchArray, index: Any, value: Any) -> None:
+    """Write into a box by rebinding its pieces; the layout stays."""
+    index = _unwrap(index)
+    if index is Ellipsis or (isinstance(index, slice) and _range(index, len(box)) == (0, len(box))):
+        _assign(box, value)
+        return
+    if _is_mask(index):
+        if np.ndim(value):
+            raise not_dispatched("writing an array through a mask", "Use np.where.")
+        _assign(box, np.where(as_box(index, box), value, box))
+        return
+    if box.ndim == 1 and _is_int(index):
+        start = operator.index(index) % box.size
+        index = slice(start, start + 1)
+    found = _range(index, box.size) if box.ndim == 1 and isinstance(index, slice) else None
+    if found is not None:
+        _write_range(box, *found, value)
+        return
+    where = _expand(_to_index(index), box.ndim)
+    piece = box.as_shape(box.shape)
+    box.rebind([write(piece, where, value, box.dtype)])
+
+
+def _assign(box: DispatchArray, value: Any) -> None:
+    source = as_box(value, box)
+    box.assign(source.reshape(box.shape) if source.size == box.size else source)
+
+
+def _write_range(box: DispatchArray, start: int, stop: int, value: Any) -> None:
+    source = as_box(value)
+    if source.size == stop - start and source.ndim <= 1:
+        source = source.reshape(stop - start)
+    else:
+        source = as_box(np.broadcast_to(source, (stop - start,)))
+    if source.dtype != box.dtype:
+        source = source.astype(box.dtype)
+    before = pc.take_range(box.pieces, 0, start)
+    after = pc.take_range(box.pieces, stop, box.size)
+    written = [*before, *source.pieces, *after] if stop > start else list(box.pieces)
+    real = [p for p in box.pieces if not isinstance(p, Zeros)]
+    if len(written) > len(box.pieces) and len(real) == len(box.pieces) == 1:
+        # a write into the middle of an array with a layout of its own keeps that layout
+        whole = pc.realise(pc.assemble(written, real[0].shape))
+        written = [whole.rechunk(real[0].chunks)]
+    box.rebind(written)
+
+
+def write(piece: Piece, index: Index, value: Any, dtype: np.dtype[Any]) -> DaskArray:
+    """Return `piece` with `value` written at `index`.
+
+    Parameters
+    ----------
+    piece : dask array or Zeros
+        Of any shape.
+    index : tuple
+        One entry for each axis: slices, integers, and at most one array of positions.
+    value : array-like
+        Broadcasts to the part that is written.
+    dtype : dtype
+        Of the result.
+
+    Raises
+    ------
+    NotDispatchedError
+        If the index has several arrays.
+    """
+    if any(i is None for i in index) or len(index) != len(piece.shape):
+        raise not_dispatched("writing with a new axis", "Reshape the values instead.")
+    arrays = [axis for axis, i in enumerate(index) if not isinstance(i, slice) and not _is_int(i)]
+    if len(arrays) > 1 or (arrays and not isinstance(index[arrays[0]], np.ndarray)):
+        raise not_dispatched(
+            "writing with several arrays of positions, or a lazy one",
+            "Write along one axis at a time, with positions as a NumPy array.",
+        )
+    part = np.broadcast_to(np.empty(()), piece.shape)[index].shape
+    source = as_box(value)
+    if source.shape != part:
+        source = as_box(np.broadcast_to(source, part))
+    # integers drop an axis: give it back, so that values and target have the same axes
+    kept = [1 if _is_int(i) else None for i in index]
+    sizes = iter(part)
+    source = source.reshape(tuple(n if n is not None else next(sizes) for n in kept))
+    if source.dtype != dtype:
+        source = source.astype(dtype)
+    spans = tuple(
+        slice(i % n, i % n + 1) if _is_int(i) else i for i, n in zip(index, piece.shape, strict=True)
+    )
+    return _write_axes(piece, spans, source.as_shape(source.shape), 0)
+
+
+def _write_axes(piece: Piece, index: Index, value: Piece, axis: int) -> DaskArray:
+    while axis < len(index) and isinstance(index[axis], slice):
+        if _range(index[axis], piece.shape[axis]) != (0, piece.shape[axis]):
+            break
+        axis += 1
+    if axis == len(index):
+        array = pc.realise(value, piece.chunks if isinstance(piece, DaskArray) else None)
+        return array.rechunk(piece.chunks) if isinstance(piece, DaskArray) else array
+    n = piece.shape[axis]
+    everything = (slice(None),) * axis
+    if isinstance(index[axis], np.ndarray) or index[axis].indices(n)[2] != 1:
+        entry = index[axis]
+        positions = entry if isinstance(entry, np.ndarray) else np.arange(n)[entry]
+        inner = _at(piece, (*everything, positions))
+        written = _write_axes(inner, index, value, axis + 1)
+        return _put(piece, positions, written, axis)
+    start, stop = index[axis].indices(n)[:2]
+    inner = _at(piece, (*everything, slice(start, stop)))
+    written = _write_axes(inner, index, value, axis + 1)
+    parts = [
+        pc.realise(p, (*written.chunks[:axis], (p.shape[axis],), *written.chunks[axis + 1 :]))
+        for p in (
+            _at(piece, (*everything, slice(0, start))),
+            written,
+            _at(piece, (*everything, slice(stop, n))),
+        )
+        if p.shape[axis]
+    ]
+    joined = da.concatenate(parts, axis=axis) if len(parts) > 1 else parts[0]
+    return joined.rechunk(piece.chunks) if isinstance(piece, DaskArray) else joined
+
+
+def _at(piece: Piece, index: Index) -> Piece:
+    if isinstance(piece, Zeros):
+        return Zeros(np.broadcast_to(np.empty(()), piece.shape)[index].shape, piece.dtype)
+    axis = next((a for a, i in enumerate(index) if isinstance(i, np.ndarray)), None)
+    return piece[index] if axis is None else take(piece, index[axis], axis)
+
+
+def _put(piece: Piece, positions: np.ndarray[Any, Any], value: DaskArray, axis: int) -> DaskArray:
+    n = piece.shape[axis]
+    positions = np.where(positions < 0, positions + n, positions)
+    target = piece.chunks[axis] if isinstance(piece, DaskArray) else None
+    placed = scatter(value, positions, axis, n, accumulate=False, chunks=target)
+    if isinstance(piece, Zeros):
+        return placed
+    mask = np.zeros(n, dtype=bool)
+    mask[positions] = True
+    mask = mask.reshape((n,) + (1,) * (len(piece.shape) - axis - 1))
+    return da.where(mask, placed, piece).rechunk(piece.chunks)
+
+
+def balanced(n: int, blocks: int) -> tuple[int, ...]:
+    """Cut `n` into at most `blocks` parts of nearly equal size."""
+    blocks = max(1, min(blocks, n))
+    small, larger = divmod(n, blocks)
+    return (small + 1,) * larger + (small,) * (blocks - larger) if n else (0,)
+
+
+def scatter(
+    values: DaskArray,
+    positions: np.ndarray[Any, Any],
+    axis: int,
+    n: int,
+    *,
+    accumulate: bool,
+    chunks: tuple[int, ...] | None = None,
+) -> DaskArray:
+    """Put `values` at `positions` of an axis of length `n`, zeros elsewhere.
+
+    Parameters
+    ----------
+    values : dask.array.Array
+        Values, as many along `axis` as there are positions.
+    positions : numpy.ndarray
+        Where they go, not negative.
+    axis : int
+        Axis.
+    n : int
+        Length of the axis in the result.
+    accumulate : bool
+        Whether values at one position add up; else the last one stays.
+    chunks : tuple of int, optional
+        Chunks of the result along `axis`; by default as many as `values` has.
+
+    Returns
+    -------
+    dask.array.Array
+        Each block depends only on the blocks of `values` that reach it.
+    """
+    sizes = balanced(n, values.numblocks[axis]) if chunks is None else chunks
+    out_chunks: Chunks = (*values.chunks[:axis], sizes, *values.chunks[axis + 1 :])
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    source_edges = np.concatenate([[0], np.cumsum(values.chunks[axis])])
+    name = f"scatter-{tokenize(values.name, positions, axis, n, accumulate, sizes)}"
+    routes = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        chosen = np.flatnonzero((positions >= start) & (positions < stop))
+        blocks = np.searchsorted(source_edges, chosen, side="right") - 1
+        routes.append(
+            [
+                (int(b), chosen[blocks == b] - source_edges[b], positions[chosen[blocks == b]] - start)
+                for b in np.unique(blocks)
+            ]
+        )
+    graph: dict[Any, Any] = {}
+    for index in np.ndindex(*(len(c) for c in out_chunks)):
+        shape = tuple(out_chunks[a][i] for a, i in enumerate(index))
+        route = routes[index[axis]]
+        keys = [(values.name, *index[:axis], b, *index[axis + 1 :]) for b, _, _ in route]
+        graph[(name, *index)] = Task(
+            (name, *index),
+            _scatter_block,
+            shape,
+            values.dtype,
+            axis,
+            accumulate,
+            [(taken, target) for _, taken, target in route],
+            List(*(TaskRef(key) for key in keys)),
+        )
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[values])
+    return DaskArray(layers, name, out_chunks, meta=values._meta)
+
+
+def _scatter_block(
+    shape: Shape,
+    dtype: np.dtype[Any],
+    axis: int,
+    accumulate: bool,
+    routes: Sequence[tuple[Any, Any]],
+    blocks: Sequence[Any],
+) -> Any:
+    out = (
+        np.zeros_like(blocks[0], shape=shape, dtype=dtype) if blocks else np.zeros(shape, dtype=dtype)
+    )
+    before = (slice(None),) * axis
+    for (taken, target), block in zip(routes, blocks, strict=True):
+        if accumulate:
+            np.add.at(out, (*before, target), block[(*before, taken)])
+        else:
+            out[(*before, target)] = block[(*before, taken)]
+    return out
+
+
+def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None:
+    """Run ``np.add.at`` on a box, along one axis."""
+    if ufunc is not np.add or not isinstance(target, DispatchArray):
+        raise not_dispatched(f"np.{ufunc.__name__}.at", "Only np.add.at on a lazy array is.")
+    where = _expand(_to_index(index), target.ndim)
+    axes = [axis for axis, i in enumerate(where) if isinstance(i, np.ndarray)]
+    whole = [_is_whole(i, target.shape[axis]) for axis, i in enumerate(where) if axis not in axes]
+    if len(axes) != 1 or not all(whole) or where[axes[0]].ndim != 1 or _is_mask(where[axes[0]]):
+        raise not_dispatched("np.add.at", "Only positions along one axis are lazy.")
+    axis = axes[0]
+    n = target.shape[axis]
+    positions = np.where(where[axis] < 0, where[axis] + n, where[axis])
+    part = (*target.shape[:axis], positions.size, *target.shape[axis + 1 :])
+    source = as_box(values)
+    source = source if source.shape == part else as_box(np.broadcast_to(source, part))
+    piece = target.as_shape(target.shape)
+    chunks = piece.chunks[axis] if isinstance(piece, DaskArray) else None
+    added = scatter(source.dask(), positions, axis, n, accumulate=True, chunks=chunks)
+    target.assign(target + DispatchArray(added))
+
+
+def _is_whole(index: Any, n: int) -> bool:
+    return isinstance(index, slice) and _range(index, n) == (0, n)
+
+

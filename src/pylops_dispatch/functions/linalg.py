@@ -1,0 +1,61 @@
+"""Shims for numpy.linalg and the products of numpy's main namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.reductions import dot, square_norm
+from pylops_dispatch.functions.registry import implements
+
+
+@implements(np.linalg.norm)
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+    """Norm of a vector piece by piece; PyLops's solvers read it in every step."""
+    box = as_box(x)
+    vector = axis is None and not keepdims and (box.ndim == 1 or ord is None)
+    if vector and ord in (None, 2):
+        return np.sqrt(square_norm(box))
+    if vector and ord == 1:
+        return np.sum(np.abs(box))
+    if vector and ord in (np.inf, -np.inf):
+        return (np.max if ord > 0 else np.min)(np.abs(box))
+    if vector and ord == 0:
+        return np.sum(box != 0).astype(np.empty(0, box.dtype).real.dtype)
+    return DispatchArray(da.linalg.norm(box.dask(), ord=ord, axis=axis, keepdims=keepdims))
+
+
+@implements(np.dot)
+def _dot(a: Any, b: Any, out: Any = None) -> Any:
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        result: Any = np.multiply(a, b)
+    elif np.ndim(a) == 1 and np.ndim(b) == 1:
+        result = dot(a, b)
+    else:
+        result = DispatchArray(da.dot(as_box(a).dask(), as_box(b).dask()))
+    if out is None:
+        return result
+    out.assign(result)
+    return out
+
+
+@implements(np.inner)
+def _inner(a: Any, b: Any) -> Any:
+    if np.ndim(a) == 1 and np.ndim(b) == 1:
+        return dot(a, b)
+    return DispatchArray(da.tensordot(as_box(a).dask(), as_box(b).dask(), axes=(-1, -1)))
+
+
+@implements(np.vdot)
+def _vdot(a: Any, b: Any) -> Any:
+    return dot(np.ravel(a), np.ravel(b), conjugate=True)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Product of two arrays as ``@`` has it."""
+    if np.ndim(a) == 1 and np.ndim(b) == 1:
+        return dot(a, b)
+    return DispatchArray(da.matmul(as_box(a).dask(), as_box(b).dask()))

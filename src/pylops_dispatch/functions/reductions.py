@@ -1,0 +1,125 @@
+"""Reductions of boxes: piece by piece, then over the pieces."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.elementwise import partition
+from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.pieces import Zeros
+
+
+def _reduction(func: Any, reduce_piece: Any, merge: Callable[[Any, Any], Any]) -> None:
+    @implements(func)
+    def shim(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, **kwargs: Any) -> Any:
+        box = as_box(a)
+        kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue and v is not False}
+        if dtype is not None:
+            kwargs["dtype"] = dtype
+        if box.value is not None:
+            result = func(box.value, **kwargs)
+        elif box.ndim == 1 and axis in (None, 0, -1, (0,)) and not kwargs.get("keepdims"):
+            parts = [DispatchArray(reduce_piece(pc.realise(p), **kwargs)) for p in box.pieces]
+            result = functools.reduce(merge, parts)
+        else:
+            result = DispatchArray(reduce_piece(box.dask(), axis=axis, **kwargs))
+        if out is None:
+            return result
+        out.assign(result)
+        return out
+
+
+_reduction(np.sum, da.sum, np.add)
+_reduction(np.prod, da.prod, np.multiply)
+_reduction(np.max, da.max, np.maximum)
+_reduction(np.min, da.min, np.minimum)
+_reduction(np.any, da.any, np.logical_or)
+_reduction(np.all, da.all, np.logical_and)
+_reduction(np.nansum, da.nansum, np.add)
+_reduction(np.nanmax, da.nanmax, np.fmax)
+_reduction(np.nanmin, da.nanmin, np.fmin)
+
+
+@implements(np.mean)
+def _mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, **kwargs: Any) -> Any:
+    box = as_box(a)
+    kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
+    if box.ndim != 1 or dtype is not None or kwargs or box.value is not None:
+        result: Any = DispatchArray(da.mean(box.dask(), axis=axis, dtype=dtype, **kwargs))
+    else:
+        result = np.true_divide(np.sum(box), box.size)
+    if out is None:
+        return result
+    out.assign(result)
+    return out
+
+
+def _block_dot(a: Any, b: Any) -> Any:
+    """Dot product of two blocks, unravelled: no copy, whatever their strides."""
+    axes = list(range(a.ndim))
+    return np.einsum(a, axes, b, axes, []).reshape((1,) * a.ndim)
+
+
+def _block_square_norm(a: Any) -> Any:
+    if a.dtype.kind == "c":
+        return _block_dot(a.real, a.real) + _block_dot(a.imag, a.imag)
+    return _block_dot(a, a)
+
+
+def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskArray) -> DaskArray:
+    """Reduce each block to one number by `function`, and add the numbers in a tree."""
+    axes = tuple(range(arrays[0].ndim))
+    partial = da.blockwise(
+        function,
+        axes,
+        *(item for array in arrays for item in (array, axes)),
+        adjust_chunks=dict.fromkeys(axes, 1),
+        align_arrays=False,
+        meta=np.empty((0,) * len(axes), dtype=dtype),
+    )
+    return partial.sum(dtype=dtype)
+
+
+def dot(a: Any, b: Any, conjugate: bool = False) -> Any:
+    """Return the dot product of two vectors, the first conjugated or not, as a 0-d box."""
+    model = a if isinstance(a, DispatchArray) else b
+    first, second = as_box(a, model), as_box(b, model)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"shapes {first.shape} and {second.shape} not aligned: "
+            f"{first.size} (dim 0) != {second.size} (dim 0)"
+        )
+    dtype = np.result_type(first.dtype, second.dtype)
+    total: Any = dtype.type(0)
+    for p, q in zip(*partition([first, second]), strict=True):
+        if isinstance(p, Zeros) or isinstance(q, Zeros):
+            continue
+        left = p.conj() if conjugate and p.dtype.kind == "c" else p
+        right = q if q.chunks == p.chunks else q.rechunk(p.chunks)
+        part = DispatchArray(_by_block(_block_dot, dtype, left, right))
+        total = part if not isinstance(total, DispatchArray) else total + part
+    return total
+
+
+def square_norm(a: Any) -> Any:
+    """Return the sum of the squared magnitudes of all elements."""
+    box = as_box(a)
+    dtype = np.empty(0, box.dtype).real.dtype
+    if dtype.kind in "biu":
+        dtype = np.dtype(float)
+        box = box.astype(dtype)
+    total: Any = dtype.type(0)
+    for piece in box.pieces:
+        if isinstance(piece, Zeros):
+            continue
+        part = DispatchArray(_by_block(_block_square_norm, dtype, piece))
+        total = part if not isinstance(total, DispatchArray) else total + part
+    return total

@@ -1,0 +1,203 @@
+"""Shims for functions that change shape, join, and repeat."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.elementwise import elementwise
+from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.pieces import Zeros
+
+
+@implements(np.reshape)
+def _reshape(a: Any, /, shape: Any = None, order: str = "C", *, copy: Any = None) -> Any:
+    return a.reshape(shape, order=order)
+
+
+@implements(np.ravel)
+def _ravel(a: Any, order: str = "C") -> Any:
+    return a.ravel(order=order)
+
+
+@implements(np.shape)
+def _shape(a: Any) -> Any:
+    return a.shape
+
+
+@implements(np.ndim)
+def _ndim(a: Any) -> int:
+    return int(a.ndim)
+
+
+@implements(np.size)
+def _size(a: Any, axis: Any = None) -> int:
+    return int(a.size if axis is None else a.shape[axis])
+
+
+@implements(np.iscomplexobj)
+def _iscomplexobj(x: Any) -> bool:
+    return bool(x.dtype.kind == "c")
+
+
+@implements(np.isrealobj)
+def _isrealobj(x: Any) -> bool:
+    return bool(x.dtype.kind != "c")
+
+
+@implements(np.copy)
+def _copy(a: Any, order: str = "K", subok: bool = False) -> Any:
+    return a.copy()
+
+
+@implements(np.real)
+def _real(val: Any) -> Any:
+    return val.real
+
+
+@implements(np.imag)
+def _imag(val: Any) -> Any:
+    return val.imag
+
+
+@implements(np.angle)
+def _angle(z: Any, deg: bool = False) -> Any:
+    # dask.array.angle wants one array; the pieces of a vector are several
+    return z.map(lambda p: da.angle(p, deg=deg))
+
+
+@implements(np.where)
+def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    if x is None or y is None:
+        from pylops_dispatch.policy import not_dispatched
+
+        raise not_dispatched("np.where", "The shape of its result depends on values.")
+    return elementwise(da.where, (condition, x, y))
+
+
+@implements(np.clip)
+def _clip(
+    a: Any, a_min: Any = None, a_max: Any = None, out: Any = None, *, min: Any = None,
+    max: Any = None, **kwargs: Any,
+) -> Any:  # fmt: skip
+    low, high = (a_min if min is None else min), (a_max if max is None else max)
+    low, high = (None if bound is np._NoValue else bound for bound in (low, high))
+    result = a if low is None else np.maximum(a, low)
+    result = result if high is None else np.minimum(result, high)
+    if out is None:
+        return result.copy() if result is a else result
+    out.assign(result)
+    return out
+
+
+@implements(np.concatenate)
+def _concatenate(arrays: Any, axis: int | None = 0, out: Any = None, **kwargs: Any) -> Any:
+    model = next(a for a in arrays if isinstance(a, DispatchArray))
+    boxes = [as_box(a, model) for a in arrays]
+    if axis is None or all(b.ndim == 1 for b in boxes):
+        dtype = np.result_type(*(b.dtype for b in boxes))
+        pieces = [p for b in boxes for p in b.astype(dtype).pieces]
+        result = DispatchArray(pieces, (sum(b.size for b in boxes),), dtype)
+    else:
+        result = DispatchArray(da.concatenate([b.dask() for b in boxes], axis=axis))
+    if out is None:
+        return result
+    out.assign(result)
+    return out
+
+
+@implements(np.hstack)
+def _hstack(tup: Any, **kwargs: Any) -> Any:
+    return np.concatenate([np.atleast_1d(a) for a in tup], axis=0 if np.ndim(tup[0]) < 2 else 1)
+
+
+@implements(np.vstack)
+def _vstack(tup: Any, **kwargs: Any) -> Any:
+    # rows that are vectors keep their pieces until they are stacked
+    return np.concatenate([np.atleast_2d(a) for a in tup], axis=0)
+
+
+@implements(np.atleast_1d)
+def _atleast_1d(*arrays: Any) -> Any:
+    found = [a.reshape(1) if a.ndim == 0 else a for a in (as_box(a) for a in arrays)]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+@implements(np.atleast_2d)
+def _atleast_2d(*arrays: Any) -> Any:
+    found = [a.reshape(1, -1) if a.ndim < 2 else a for a in (as_box(a) for a in arrays)]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+@implements(np.broadcast_to)
+def _broadcast_to(array: Any, shape: Any, subok: bool = False) -> Any:
+    wanted = tuple(shape) if np.iterable(shape) else (shape,)
+    piece = array.dask() if len(array.pieces) > 1 else array.pieces[0]
+    if isinstance(piece, Zeros):
+        return DispatchArray(Zeros(wanted, piece.dtype))
+    return DispatchArray(da.broadcast_to(array.dask(), wanted))
+
+
+@implements(np.tile)
+def _tile(A: Any, reps: Any) -> Any:
+    # Sum._rmatvec tiles an axis of length one: dask's tile makes a block of each copy
+    counts = tuple(int(n) for n in np.atleast_1d(reps))
+    if A.ndim < len(counts):
+        A = A.reshape((1,) * (len(counts) - A.ndim) + A.shape)
+    counts = (1,) * (A.ndim - len(counts)) + counts
+    array = A.dask()
+    for axis, count in enumerate(counts):
+        if count == 1:
+            continue
+        if array.shape[axis] == 1:
+            wanted = (*array.shape[:axis], count, *array.shape[axis + 1 :])
+            fixed = tuple("auto" if a == axis else c for a, c in enumerate(array.chunks))
+            chunks = da.core.normalize_chunks(fixed, wanted, dtype=array.dtype)
+            array = da.broadcast_to(array, wanted, chunks=chunks)
+        else:
+            array = da.concatenate([array] * count, axis=axis)
+    return DispatchArray(array)
+
+
+@implements(np.swapaxes)
+def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
+    return a.swapaxes(axis1, axis2)
+
+
+@implements(np.transpose)
+def _transpose(a: Any, axes: Any = None) -> Any:
+    return a.transpose(axes)
+
+
+@implements(np.expand_dims)
+def _expand_dims(a: Any, axis: Any) -> Any:
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    ndim = a.ndim + len(axes)
+    places = {ax % ndim for ax in axes}
+    rest = iter(a.shape)
+    return a.reshape(tuple(1 if i in places else next(rest) for i in range(ndim)))
+
+
+@implements(np.squeeze)
+def _squeeze(a: Any, axis: Any = None) -> Any:
+    return a.squeeze(axis)
+
+
+@implements(np.roll)
+def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
+    # dask's roll cuts chunks in two; the layout of the input is put back
+    array = a.dask()
+    return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks))
+
+
+@implements(np.pad)
+def _pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
+    if math.prod(np.shape(pad_width)) and not np.any(pad_width):
+        return array.copy()
+    width = np.asarray(pad_width).tolist()
+    return DispatchArray(da.pad(pc.realise(array.dask()), width, mode, **kwargs))

@@ -1,0 +1,150 @@
+"""What PyLops's ``get_array_module`` returns: for boxes, and inside blocks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch.array import DispatchArray, is_dask
+from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.policy import report_implicit_compute
+
+
+def _as_shape(shape: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in shape) if np.iterable(shape) else (int(shape),)
+
+
+class _DaskNamespace:
+    """NumPy's namespace, with creation functions that make boxes.
+
+    Every other name is NumPy's own function, which comes back through ``__array_function__``
+    when it meets a box.
+    """
+
+    ndarray = (DispatchArray, DaskArray)
+    __name__ = "pylops_dispatch"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def zeros(self, shape: Any, dtype: Any = float, order: str = "C") -> DispatchArray:
+        """Zeros, without a layout until they meet an array that has one."""
+        return DispatchArray(Zeros(_as_shape(shape), np.dtype(dtype)))
+
+    empty = zeros
+
+    def full(self, shape: Any, fill_value: Any, dtype: Any = None) -> DispatchArray:
+        """A constant."""
+        return DispatchArray(da.full(_as_shape(shape), fill_value, dtype=dtype))
+
+    def ones(self, shape: Any, dtype: Any = float, order: str = "C") -> DispatchArray:
+        """Ones."""
+        return DispatchArray(da.ones(_as_shape(shape), dtype=dtype))
+
+    def eye(self, *args: Any, **kwargs: Any) -> DispatchArray:
+        """Identity matrix."""
+        return DispatchArray(da.eye(*args, **kwargs))
+
+    def asarray(self, a: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Return boxes and dask arrays as they are, other things as NumPy arrays."""
+        if isinstance(a, (DispatchArray, DaskArray)):
+            return a if dtype is None else a.astype(dtype)
+        return np.asarray(a, dtype=dtype, **kwargs)
+
+    array = asanyarray = ascontiguousarray = asarray
+
+
+dask_namespace = _DaskNamespace()
+
+_block = threading.local()
+
+
+@contextmanager
+def inside_block() -> Iterator[None]:
+    """Hand out buffers in the memory order of the block that is worked on, in this thread."""
+    depth = getattr(_block, "depth", 0)
+    _block.depth = depth + 1
+    try:
+        yield
+    finally:
+        _block.depth = depth
+
+
+class _LayoutNamespace:
+    """NumPy's namespace, with zeros in the memory order of one array.
+
+    PyLops swaps the axis that it works on to the end and fills a C-ordered ``ncp.zeros``
+    (``FirstDerivative._matvec_centered3``): every write then crosses the cache.
+    """
+
+    __slots__ = ("_order",)
+
+    def __init__(self, x: np.ndarray[Any, Any]) -> None:
+        strides = x.strides
+        self._order = sorted(range(x.ndim), key=lambda axis: -abs(strides[axis]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def __eq__(self, other: object) -> bool:
+        return other is np
+
+    def __hash__(self) -> int:
+        return hash(np)
+
+    def zeros(self, shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray[Any, Any]:
+        """Zeros whose axes lie in memory as those of the array."""
+        if not np.iterable(shape) or len(shape) != len(self._order):
+            return np.zeros(shape, dtype=dtype, order=order)  # type: ignore[call-overload,no-any-return]
+        sizes = _as_shape(shape)
+        buffer = np.zeros([sizes[axis] for axis in self._order], dtype=dtype)
+        return buffer.transpose(np.argsort(self._order))
+
+
+def backend_functions(original: Any) -> dict[str, Callable[..., Any]]:
+    """Return replacements for functions of PyLops's backend module, by name.
+
+    Parameters
+    ----------
+    original : module
+        ``pylops.utils.backend`` as PyLops has it.
+    """
+    array_module, module_name, numpy_of = (
+        original.get_array_module,
+        original.get_module_name,
+        original.to_numpy,
+    )
+
+    def get_array_module(x: Any) -> Any:
+        kind = type(x)
+        if kind is np.ndarray:
+            if getattr(_block, "depth", 0) and x.ndim > 1:
+                return _LayoutNamespace(x)
+            return array_module(x)
+        if kind is DispatchArray or is_dask(x):
+            return dask_namespace
+        return array_module(x)
+
+    def get_module_name(mod: Any) -> str:
+        # PyLops asks this to tell jax and cupy apart; work on dask arrays is NumPy's
+        return "numpy" if mod is dask_namespace else str(module_name(mod))
+
+    def to_numpy(x: Any) -> Any:
+        if isinstance(x, DispatchArray):
+            return x.read("to_numpy()") if x.ndim == 0 else np.asarray(x)
+        if is_dask(x):
+            report_implicit_compute("to_numpy()")
+            return x.compute()
+        return numpy_of(x)
+
+    return {
+        "get_array_module": get_array_module,
+        "get_module_name": get_module_name,
+        "to_numpy": to_numpy,
+    }

@@ -1,0 +1,203 @@
+"""Pieces: the N-D dask arrays, or zeros, that a vector is the flattening of."""
+
+from __future__ import annotations
+
+import math
+import operator
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import DataNode
+from dask.array.core import normalize_chunks, slices_from_chunks
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+
+Shape = tuple[int, ...]
+Chunks = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros that have no layout yet: they take that of the first array that they meet."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+Piece = DaskArray | Zeros
+
+
+def size(piece: Piece) -> int:
+    """Return the number of elements of `piece` as a plain int."""
+    return math.prod(piece.shape)
+
+
+def realise(piece: Piece, chunks: Chunks | None = None) -> DaskArray:
+    """Return `piece` as a dask array, zeros with `chunks`."""
+    if isinstance(piece, Zeros):
+        return da.zeros(piece.shape, dtype=piece.dtype, chunks="auto" if chunks is None else chunks)
+    return piece
+
+
+def ravel(piece: Piece) -> DaskArray:
+    """Return `piece` as a 1-D dask array: this is where dask has to move data."""
+    piece = realise(piece)
+    return piece if piece.ndim == 1 else piece.ravel()
+
+
+def reshape(piece: Piece, shape: Shape) -> Piece:
+    """Reshape one piece, without touching its chunks where only unit axes differ."""
+    if piece.shape == shape:
+        return piece
+    if isinstance(piece, Zeros):
+        return Zeros(shape, piece.dtype)
+    core = [n for n in piece.shape if n != 1]
+    if core == [n for n in shape if n != 1]:
+        squeezed = piece[tuple(0 if n == 1 else slice(None) for n in piece.shape)]
+        return squeezed[tuple(None if n == 1 else slice(None) for n in shape)]
+    return piece.reshape(shape)
+
+
+def assemble(pieces: Sequence[Piece], shape: Shape) -> Piece:
+    """Return the array of `shape` whose flattening is that of `pieces`, one after another.
+
+    Stacking and concatenating whole pieces keeps their chunks; anything else goes through
+    dask's own ravel and reshape.
+    """
+    if len(pieces) == 1:
+        return reshape(pieces[0], shape)
+    if all(isinstance(piece, Zeros) for piece in pieces):
+        return Zeros(shape, pieces[0].dtype)
+    if len(shape) > 1:
+        if len(pieces) == shape[0] and all(size(p) == math.prod(shape[1:]) for p in pieces):
+            parts = [reshape(p, shape[1:]) for p in pieces]
+            if all(isinstance(p, Zeros) or p is q for p, q in zip(parts, pieces, strict=True)):
+                return da.stack(_realise_alike(parts))
+        row = math.prod(shape[1:])
+        if row and all(size(p) % row == 0 for p in pieces):
+            parts = [reshape(p, (size(p) // row, *shape[1:])) for p in pieces]
+            if all(isinstance(p, Zeros) or p is q for p, q in zip(parts, pieces, strict=True)):
+                return da.concatenate(_realise_alike(parts, first=1))
+    return da.concatenate([ravel(p) for p in pieces]).reshape(shape)
+
+
+def _realise_alike(parts: Sequence[Piece], first: int = 0) -> list[DaskArray]:
+    model = next(p for p in parts if not isinstance(p, Zeros))
+    return [
+        realise(p, (*((n,) for n in p.shape[:first]), *model.chunks[first:]))
+        if isinstance(p, Zeros)
+        else p
+        for p in parts
+    ]
+
+
+def take_range(pieces: Sequence[Piece], start: int, stop: int) -> list[Piece]:
+    """Return the pieces whose flattening is elements `start` to `stop`.
+
+    A range that falls on the boundaries of pieces, or of rows of a piece, keeps their layout.
+    """
+    found: list[Piece] = []
+    offset = 0
+    for piece in pieces:
+        n = size(piece)
+        low, high = max(start - offset, 0), min(stop - offset, n)
+        offset += n
+        if low >= high:
+            continue
+        if high - low == n:
+            found.append(piece)
+        elif isinstance(piece, Zeros):
+            found.append(Zeros((high - low,), piece.dtype))
+        else:
+            found.append(_rows(piece, low, high))
+    return found
+
+
+def _rows(piece: DaskArray, low: int, high: int) -> DaskArray:
+    row = math.prod(piece.shape[1:])
+    if piece.ndim > 1 and low % row == 0 and high % row == 0:
+        first, last = low // row, high // row
+        return piece[first] if last - first == 1 else piece[first:last]
+    if piece.ndim > 1 and low // row == (high - 1) // row:
+        inner = piece[low // row]
+        return _rows(inner, low % row, low % row + high - low)
+    return ravel(piece)[low:high]
+
+
+def split_like(pieces: Sequence[Piece], model: Sequence[Piece]) -> list[Piece]:
+    """Cut `pieces` where `model` is cut, and give each the shape of its counterpart."""
+    out: list[Piece] = []
+    offset = 0
+    for target in model:
+        n = size(target)
+        part = take_range(pieces, offset, offset + n)
+        out.append(assemble(part, target.shape) if part else Zeros(target.shape, pieces[0].dtype))
+        offset += n
+    return out
+
+
+def chunks_like(shape: Shape, model: DaskArray) -> Chunks:
+    """Chunks for an array of `shape` that follow those of `model` wherever an axis agrees."""
+    offset = model.ndim - len(shape)
+    return tuple(
+        model.chunks[axis + offset]
+        if axis + offset >= 0 and model.shape[axis + offset] == n
+        else (n,)
+        for axis, n in enumerate(shape)
+    )
+
+
+_identities: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def identity(obj: Any) -> str:
+    """Return a name for `obj` that lasts as long as it does, without looking at its contents."""
+    known = _identities.get(id(obj))
+    if known is not None and known[0]() is obj:
+        return known[1]
+    name, key = uuid.uuid4().hex, id(obj)
+    _identities[key] = (weakref.ref(obj, lambda _: _identities.pop(key, None)), name)
+    return name
+
+
+def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto") -> DaskArray:
+    """Wrap a NumPy array without hashing its bytes.
+
+    Each block holds a view, so that no array is in more than one task, and the same array
+    object with the same chunks gets the same keys again. Nothing outlives the graphs.
+    """
+    sizes: Chunks = normalize_chunks(chunks, array.shape, dtype=array.dtype)
+    name = f"coefficient-{tokenize(identity(array), sizes)}"
+    blocks = zip(np.ndindex(*(len(c) for c in sizes)), slices_from_chunks(sizes), strict=True)
+    graph: dict[Any, Any] = {
+        (name, *index): DataNode((name, *index), array[where]) for index, where in blocks
+    }
+    return DaskArray(graph, name, sizes, dtype=array.dtype)
+
+
+def in_memory(array: DaskArray) -> bool:
+    """Whether every block of `array` is data, or a future, and no task is left to run."""
+    layer = array.dask.layers.get(array.name)
+    if layer is None or len(array.dask.layers) != 1:
+        return False
+    try:
+        node = layer[(array.name, *(0,) * array.ndim)]
+    except KeyError:
+        return False
+    return isinstance(node, (np.ndarray, np.generic, DataNode)) or hasattr(node, "add_done_callback")
+
+
+def element(piece: DaskArray, index: int) -> DaskArray:
+    """Return the 0-d dask array at flat position `index` of `piece`."""
+    where = np.unravel_index(operator.index(index), piece.shape)
+    return piece[tuple(int(i) for i in where)]

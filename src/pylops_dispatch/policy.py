@@ -1,0 +1,144 @@
+"""Configuration, warnings and errors.
+
+Two situations are a matter of policy, each ``"raise"``, ``"warn"`` or ``"allow"``:
+
+``implicit-compute``
+    something asks for values that are still lazy, ``np.asarray(x)`` for example;
+    the default is ``"raise"``.
+``whole-array``
+    an operator cannot run on blocks, and runs in one task on the whole vector;
+    the default is ``"warn"``.
+
+They live in dask's configuration under ``pylops-dispatch``, so that files, environment
+variables and ``dask.config.set`` reach them too.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, Literal
+
+import dask
+
+Action = Literal["raise", "warn", "allow"]
+
+_DEFAULTS: dict[str, Action] = {"implicit-compute": "raise", "whole-array": "warn"}
+
+
+class NotDispatchedError(TypeError):
+    """A function has no lazy implementation for dask arrays."""
+
+
+class PerformanceWarning(UserWarning):
+    """An operator runs in one task on the whole vector: right, but not parallel."""
+
+
+class ImplicitComputeWarning(UserWarning):
+    """Lazy values were computed because some code asked for them."""
+
+
+def set_policy(
+    *, implicit_compute: Action | None = None, whole_array: Action | None = None
+) -> dask.config.set:
+    """Set what happens on an implicit compute and on a whole-array fallback.
+
+    Parameters
+    ----------
+    implicit_compute : {"raise", "warn", "allow"}, optional
+        When values of a lazy array are asked for. Default ``"raise"``.
+    whole_array : {"raise", "warn", "allow"}, optional
+        When an operator can only run in one task. Default ``"warn"``.
+
+    Returns
+    -------
+    dask.config.set
+        Takes effect at once; as a context manager it is undone at the end.
+
+    Raises
+    ------
+    ValueError
+        If a value is none of the three.
+
+    Examples
+    --------
+    >>> import pylops_dispatch
+    >>> with pylops_dispatch.set_policy(whole_array="raise"):
+    ...     pass
+    """
+    given = {"implicit-compute": implicit_compute, "whole-array": whole_array}
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key, value in changes.items():
+        if value not in ("raise", "warn", "allow"):
+            raise ValueError(f"{key} must be 'raise', 'warn' or 'allow', got {value!r}")
+    return dask.config.set({f"pylops-dispatch.{key}": value for key, value in changes.items()})
+
+
+def action(key: str) -> Action:
+    """Return the policy in force for `key`."""
+    value: Action = dask.config.get(f"pylops-dispatch.{key}", _DEFAULTS[key])
+    return value
+
+
+def caller() -> str:
+    """Say which line of PyLops, or else of the user, is being run.
+
+    Returns
+    -------
+    str
+        For example ``"FirstDerivative._matvec (pylops/basicoperators/firstderivative.py:163)"``.
+    """
+    frame: Any = sys._getframe(1)
+    nearest: Any = None
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        package = module.partition(".")[0]
+        if package not in ("pylops_dispatch", "numpy", "dask", "contextlib", "functools"):
+            nearest = nearest or frame
+            if package == "pylops" and module != "pylops.utils.decorators":
+                nearest = frame
+                break
+        frame = frame.f_back
+    if nearest is None:
+        return "unknown code"
+    owner = nearest.f_locals.get("self")
+    prefix = f"{type(owner).__name__}." if owner is not None else ""
+    path = "/".join(nearest.f_code.co_filename.replace("\\", "/").split("/")[-3:])
+    return f"{prefix}{nearest.f_code.co_name} ({path}:{nearest.f_lineno})"
+
+
+def not_dispatched(what: str, advice: str) -> NotDispatchedError:
+    """Build the error for a function that cannot be run lazily."""
+    return NotDispatchedError(f"{what} was called on a lazy dask array by {caller()}. {advice}")
+
+
+def report_implicit_compute(what: str) -> None:
+    """Raise, warn, or stay silent, before lazy values are computed."""
+    chosen = action("implicit-compute")
+    if chosen == "allow":
+        return
+    if chosen == "raise":
+        raise not_dispatched(
+            what,
+            "It needs the values now, which would compute the whole graph. Call .compute() "
+            "yourself, or allow it: pylops_dispatch.set_policy(implicit_compute='allow').",
+        )
+    warnings.warn(
+        f"{what} computes a lazy dask array, asked for by {caller()}",
+        ImplicitComputeWarning,
+        stacklevel=3,
+    )
+
+
+def announce_whole(operator: str, reason: str) -> None:
+    """Raise, warn, or stay silent, before an operator runs in one task."""
+    chosen = action("whole-array")
+    if chosen == "allow":
+        return
+    message = (
+        f"{operator} runs in one task on the whole vector, right but not in parallel: {reason}. "
+        "Silence this with pylops_dispatch.set_policy(whole_array='allow')."
+    )
+    if chosen == "raise":
+        raise NotDispatchedError(message)
+    warnings.warn(message, PerformanceWarning, stacklevel=3)

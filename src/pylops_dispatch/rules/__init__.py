@@ -1,0 +1,86 @@
+"""The capability table and what reads it."""
+
+from __future__ import annotations
+
+from pylops_dispatch.rules import basic, combinations
+from pylops_dispatch.rules.running import run_rule
+from pylops_dispatch.rules.table import (
+    RULES,
+    Rule,
+    alone,
+    compose,
+    halo,
+    parallel_sum,
+    whole,
+    whole_axis,
+)
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "alone",
+    "capabilities",
+    "compose",
+    "halo",
+    "parallel_sum",
+    "register_rule",
+    "run_rule",
+    "whole",
+    "whole_axis",
+]
+
+# importing fills the table
+_FAMILIES = (basic, combinations)
+
+
+def register_rule(cls: type, rule: Rule) -> None:
+    """Declare how an operator class runs on blocks.
+
+    Parameters
+    ----------
+    cls : type
+        Subclass of :class:`pylops.LinearOperator`. The rule is for this class itself: a
+        subclass that overrides ``_matvec`` needs one of its own.
+    rule : Rule
+        Made by :func:`alone`, :func:`halo`, :func:`whole_axis`, :func:`compose`,
+        :func:`parallel_sum` or :func:`whole`.
+
+    Raises
+    ------
+    TypeError
+        If `cls` is not an operator class, or `rule` not a rule.
+
+    Examples
+    --------
+    >>> import pylops, pylops_dispatch
+    >>> class Neighbours(pylops.LinearOperator):
+    ...     pass
+    >>> pylops_dispatch.register_rule(Neighbours, pylops_dispatch.halo(2))
+    """
+    import pylops
+
+    from pylops_dispatch import activation
+
+    if not (isinstance(cls, type) and issubclass(cls, pylops.LinearOperator)):
+        raise TypeError(f"cls must be a subclass of pylops.LinearOperator, got {cls!r}")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Rule, such as halo(1), got {rule!r}")
+    new = cls not in RULES
+    RULES[cls] = rule
+    if new and activation.is_enabled():
+        activation.change_operator(cls)
+
+
+def capabilities() -> dict[str, Rule]:
+    """Return the capability table: qualified class name to rule.
+
+    Returns
+    -------
+    dict
+        The rules of PyLops's public classes and of those that were registered.
+    """
+    return {
+        f"{cls.__module__}.{cls.__qualname__}": rule
+        for cls, rule in RULES.items()
+        if not cls.__name__.startswith("_")
+    }

@@ -1,0 +1,226 @@
+"""From a rule to a graph: what happens when an operator's ``_matvec`` meets a box."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import blocks
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.operators import dims_of, parts, signature
+from pylops_dispatch.pieces import Piece, Shape, Zeros
+from pylops_dispatch.policy import announce_whole
+from pylops_dispatch.rules.table import RULES
+
+
+@dataclass
+class _Local:
+    """What a tree of local operators needs: None for dims means any shape."""
+
+    dims: Shape | None
+    depth: Shape
+
+
+def _local(op: Any) -> _Local | None:
+    """Return what the tree of operators below `op` needs, or None if some of it is not local."""
+    rule = RULES.get(type(op))
+    if rule is None:
+        return None
+    if rule.depth is not None:
+        found = rule.depth(op)
+        if found is None or tuple(op.dims) != tuple(op.dimsd):
+            return None
+        depth = tuple(int(d) for d in found)
+        dims = tuple(int(n) for n in op.dims)
+        # an element-wise operator on a vector works on any layout of that vector
+        return _Local(None, ()) if len(dims) == 1 and not any(depth) else _Local(dims, depth)
+    merge = COMBINATIONS.get(type(op))
+    if merge is None:
+        return None
+    needs = []
+    for part in parts(op):
+        need = _local(part)
+        if need is None:
+            return None
+        needs.append(need)
+    shaped = [n for n in needs if n.dims is not None]
+    if not shaped:
+        return _Local(None, ())
+    if any(n.dims != shaped[0].dims for n in shaped):
+        return None
+    return _Local(shaped[0].dims, merge(op, [n.depth for n in shaped]))
+
+
+def deepest(op: Any, depths: Sequence[Shape]) -> Shape:
+    """Halo of a sum: the largest of its terms."""
+    return tuple(max(d) for d in zip(*depths, strict=True))
+
+
+def added(op: Any, depths: Sequence[Shape]) -> Shape:
+    """Halo of a product: that of all factors together."""
+    both = len(parts(op)) == 1 and len(op.args) == 2
+    return tuple(sum(d) * (2 if both else 1) for d in zip(*depths, strict=True))
+
+
+def repeated(op: Any, depths: Sequence[Shape]) -> Shape:
+    """Halo of a power."""
+    return tuple(d * int(op.args[1]) for d in depths[0])
+
+
+# PyLops's own combinations of operators that keep a tree local, and the halo that they need
+COMBINATIONS: dict[type, Callable[[Any, Sequence[Shape]], Shape]] = {}
+
+
+def _coefficient_names() -> dict[type, tuple[str, ...]]:
+    return {cls: rule.coefficients for cls, rule in RULES.items() if rule.coefficients}
+
+
+def _coefficient(
+    array: Any, dims: Shape, offset: int, count: int, model: DaskArray
+) -> DaskArray | None:
+    """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
+    if isinstance(array, DispatchArray):
+        array = array.dask()
+    if array.size == count or (array.ndim == 1 and array.size != 1):
+        flat = array if array.ndim == 1 else array.reshape(-1)
+        array = flat if flat.size == math.prod(dims) else flat[offset : offset + math.prod(dims)]
+        array = array.reshape(dims)
+    chunks = pc.chunks_like(array.shape, model)
+    if isinstance(array, DaskArray):
+        current = session.get()
+        array = array if current is None else current.leaf(array)
+        return array if array.chunks == chunks else array.rechunk(chunks)
+    return pc.wrap_numpy(array, chunks)
+
+
+_dtypes: dict[Any, np.dtype[Any]] = {}
+
+
+def _probe(cls: type, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool) -> Any:
+    """Return the dtype that an operator gives, from a run on a few samples of zeros."""
+    dims = tuple(min(n, 2 * d + 2) for n, d in zip(x.shape, depth, strict=True))
+    samples = [
+        np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype) for c in held
+    ]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        op = blocks.fitted(template, dims, samples)
+        return blocks.run(cls, op, np.zeros(dims, x.dtype), adjoint).dtype
+
+
+def _run_piece(
+    cls: type, op: Any, need: _Local, piece: Piece, offset: int, total: int, adjoint: bool
+) -> Piece:
+    dims = piece.shape
+    depth = need.depth or (0,) * len(dims)
+    names = _coefficient_names()
+    template = blocks.stripped(op, names)
+    model = pc.realise(piece) if isinstance(piece, DaskArray) else pc.realise(Zeros((1,) * len(dims), piece.dtype))
+    held = [(getattr(owner, name)) for owner, name in blocks.leaves(op, names)]
+    if isinstance(piece, Zeros):
+        cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
+        return Zeros(dims, _dtype_of(cls, op, template, depth, cheap, piece, adjoint))
+    coefficients = [_coefficient(a, dims, offset, total, model) for a in held]
+    dtype = _dtype_of(cls, op, template, depth, coefficients, piece, adjoint)
+    return blocks.apply_local(
+        cls, template, piece, depth, coefficients, adjoint, dtype, signature(op)
+    )
+
+
+def _dtype_of(
+    cls: type, op: Any, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool
+) -> np.dtype[Any]:
+    key = (cls, signature(template), x.dtype, tuple(c.dtype for c in held), adjoint)
+    try:
+        known = _dtypes.get(key)
+    except TypeError:
+        known, key = None, None
+    if known is None:
+        known = np.dtype(_probe(cls, template, depth, held, x, adjoint))
+        if key is not None:
+            if len(_dtypes) > 1000:
+                _dtypes.clear()
+            _dtypes[key] = known
+    return known
+
+
+def run_local(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    """Run a tree of local operators as one task for each block."""
+    need = _local(op)
+    if need is None:
+        return NotImplemented
+    if need.dims is not None:
+        out = _run_piece(cls, op, need, box.as_shape(need.dims), 0, box.size, adjoint)
+        return DispatchArray([out], (box.size,))
+    found = []
+    offset = 0
+    for piece in box.pieces:
+        found.append(_run_piece(cls, op, need, piece, offset, box.size, adjoint))
+        offset += pc.size(piece)
+    return DispatchArray(found, (box.size,))
+
+
+def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    """Run an operator along whole axes, in parallel over the others."""
+    rule = RULES[cls]
+    assert rule.axes is not None
+    dims, dimsd = dims_of(op, False)
+    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+    dtype = _sampled_dtype(cls, op, dims, dimsd, rule.axes(op), box, adjoint)
+    piece = box.as_shape(into)
+    if isinstance(piece, Zeros):
+        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+    y = blocks.apply_along(cls, op, piece, dims, dimsd, rule.axes(op), adjoint, dtype)
+    return DispatchArray([y], (math.prod(out),))
+
+
+def _sampled_dtype(
+    cls: type, op: Any, dims: Shape, dimsd: Shape, axes: Sequence[int], box: Any, adjoint: bool
+) -> np.dtype[Any]:
+    whole = {a % len(dims) for a in axes}
+    part, partd = (
+        tuple(n if a in whole else min(n, 1) for a, n in enumerate(d)) for d in (dims, dimsd)
+    )
+    shape = partd if adjoint else part
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        y = blocks._along_block(
+            np.zeros(shape, box.dtype), cls=cls, op=op, dims=part, dimsd=partd,
+            axes=tuple(whole), adjoint=adjoint,
+        )  # fmt: skip
+    return y.dtype
+
+
+def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
+    """Run an operator in one lazy task on the whole vector, and say so."""
+    announce_whole(type(op).__name__, reason)
+    dtype = np.result_type(op.dtype, box.dtype)
+    n = op.shape[1 if adjoint else 0]
+    return DispatchArray(
+        [blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),)
+    )
+
+
+def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    """Run `op` as the rule of `cls` says; NotImplemented leaves it to PyLops's own code."""
+    rule = RULES[cls]
+    if box.ndim != 1:
+        return NotImplemented
+    if rule.run is not None:
+        return rule.run(cls, op, box, adjoint)
+    if rule.kind == "whole":
+        return run_whole(cls, op, box, adjoint, rule.note)
+    if rule.kind == "whole_axis":
+        return run_along(cls, op, box, adjoint)
+    if type(op) is cls and (rule.local or cls in COMBINATIONS):
+        return run_local(cls, op, box, adjoint)
+    return NotImplemented
+
+

@@ -1,0 +1,201 @@
+"""One execution a step: what reading a scalar does inside PyLops's solvers."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import numpy as np
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import (
+    DispatchArray,
+    holds,
+    is_dask,
+    lift,
+    lift_all,
+    lower,
+    lower_all,
+    session,
+)
+from pylops_dispatch.pieces import Piece
+
+_METHODS = ("setup", "step", "run", "finalize", "solve")
+
+
+class Session:
+    """The boxes that are alive in one solve, and the arrays that came into it.
+
+    Reading a scalar persists all of them that are still lazy in one execution, so that the
+    graph of a step starts from data in memory, and nothing is worked out twice.
+    """
+
+    def __init__(self) -> None:
+        self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
+        self._leaves: dict[int, tuple[DaskArray, DispatchArray]] = {}
+
+    def register(self, box: DispatchArray) -> None:
+        """Watch a box for as long as something holds it."""
+        self._boxes[id(box)] = box
+
+    def leaf(self, array: DaskArray) -> Any:
+        """Return what an operator's dask array is to be read from: memory, once persisted."""
+        known = self._leaves.get(id(array))
+        if known is None or known[0].name != array.name:
+            known = (array, lift(array))
+            self._leaves[id(array)] = known
+        piece = known[1].pieces[0]
+        return piece if isinstance(piece, DaskArray) else pc.realise(piece)
+
+    def persist(self, wanted: DispatchArray) -> None:
+        """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
+        boxes = [box for box in list(self._boxes.values()) if box.value is None]
+        if not any(box is wanted for box in boxes):
+            boxes.append(wanted)
+        lazy: dict[str, DaskArray] = {}
+        for box in boxes:
+            for piece in box.pieces:
+                if isinstance(piece, DaskArray) and not pc.in_memory(piece):
+                    lazy.setdefault(piece.name, piece)
+        done = dict(zip(lazy, dask.persist(*lazy.values()), strict=True)) if lazy else {}
+        for box in boxes:
+            held: list[Piece] = [
+                done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces
+            ]
+            box.rebind(held)
+            if box.ndim == 0 and isinstance(held[0], DaskArray) and held[0].name in done:
+                box.settle(_scalar(held[0]))
+        if wanted.value is None:
+            wanted.settle(_scalar(pc.realise(wanted.pieces[0])))
+
+
+def _scalar(array: DaskArray) -> Any:
+    """Return the value of a persisted 0-d array; only a future has to be fetched."""
+    data = array.dask.get((array.name,))
+    data = getattr(data, "value", data)
+    if isinstance(data, (np.ndarray, np.generic)):
+        return data[()]
+    return array.compute()[()]
+
+
+_sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def in_session(own: Session) -> Iterator[None]:
+    """Let boxes made here belong to `own`."""
+    token = session.set(own)
+    try:
+        yield
+    finally:
+        session.reset(token)
+
+
+def _result(value: Any) -> Any:
+    """Take boxes out of a solver's result; scalars come out as NumPy's, as they would."""
+    if isinstance(value, DispatchArray):
+        return value.read("a solver's result") if value.ndim == 0 else lower(value)
+    if isinstance(value, (list, tuple)):
+        found = [_result(v) for v in value]
+        return found if isinstance(value, list) else tuple(found)
+    return value
+
+
+def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a user's function see dask arrays, not boxes."""
+    if getattr(callback, "_pylops_dispatch_lowered", False):
+        return callback
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        outside = session.set(None)
+        try:
+            return callback(*lower_all(args), **lower_all(kwargs))
+        finally:
+            session.reset(outside)
+
+    wrapper._pylops_dispatch_lowered = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def solver_function(original: Callable[..., Any], is_active: Callable[[], bool]) -> Any:
+    """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not is_active() or not (holds(args, is_dask) or holds(kwargs, is_dask)):
+            return original(*args, **kwargs)
+        if callable(kwargs.get("callback")):
+            kwargs["callback"] = lowered(kwargs["callback"])
+        with in_session(Session()):
+            return _result(original(*lift_all(args), **lift_all(kwargs)))
+
+    return wrapper
+
+
+def solver_method(original: Callable[..., Any], is_active: Callable[[], bool]) -> Any:
+    """Wrap a method of a solver class; a solver keeps one session for its life."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        current = session.get()
+        known = _sessions.get(self)
+        if not is_active() or (
+            known is None
+            and not (holds(args, _is_lazy) or holds(kwargs, _is_lazy))
+        ):
+            return original(self, *args, **kwargs)
+        inside = current is not None and (known is None or known is current)
+        if known is None:
+            known = _sessions[self] = current if current is not None else Session()
+        with in_session(known), _users_callbacks(self):
+            result = original(self, *lift_all(args), **lift_all(kwargs))
+            return result if inside else _result(result)
+
+    return wrapper
+
+
+def _is_lazy(x: Any) -> bool:
+    return isinstance(x, DispatchArray) or is_dask(x)
+
+
+class _LoweredCallbacks:
+    """A user's Callbacks object, whose methods see dask arrays."""
+
+    def __init__(self, callbacks: Any) -> None:
+        self._callbacks = callbacks
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._callbacks, name)
+        return lowered(value) if name.startswith("on_") else value
+
+
+@contextmanager
+def _users_callbacks(solver: Any) -> Iterator[None]:
+    """Let a solver's callbacks that are not PyLops's own see dask arrays."""
+    given = vars(solver).get("callback")
+    objects = solver.callbacks
+    if given is not None:
+        solver.callback = lowered(given)
+    if objects:
+        solver.callbacks = [
+            cb
+            if isinstance(cb, _LoweredCallbacks) or type(cb).__module__.startswith("pylops.")
+            else _LoweredCallbacks(cb)
+            for cb in objects
+        ]
+    try:
+        yield
+    finally:
+        if given is not None:
+            solver.callback = given
+        solver.callbacks = objects
+
+
+def methods_of(cls: type) -> Iterator[str]:
+    """Yield the names of the methods that a solver class defines itself."""
+    return (name for name in _METHODS if name in vars(cls))
