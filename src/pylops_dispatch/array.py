@@ -105,7 +105,18 @@ class DispatchArray:
 
     def as_shape(self, shape: Shape) -> Piece:
         """Return one piece of `shape`, with the chunks of the pieces wherever possible."""
-        return pc.assemble(self._pieces, shape)
+        piece = pc.assemble(self._pieces, shape)
+        self.adopt([piece])
+        return piece
+
+    def adopt(self, pieces: list[Piece]) -> None:
+        """Keep a vector that has no layout in that of `pieces`, which have the same elements.
+
+        Without this the same data would be moved again in every step of a solver.
+        """
+        flat = all(isinstance(p, DaskArray) and p.ndim == 1 for p in self._pieces)
+        if self.ndim == 1 and flat and all(isinstance(p, DaskArray) for p in pieces):
+            self._pieces = list(pieces)
 
     def __repr__(self) -> str:
         layout = ", ".join(str(piece.shape) for piece in self._pieces)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -386,18 +386,18 @@ def tile_lengths(shape: Shape, depth: Shape, itemsize: int) -> Shape:
     return tuple(lengths)
 
 
-def leaves(op: Any, names: dict[type, tuple[str, ...]]) -> Iterator[tuple[Any, str]]:
+def leaves(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Iterator[tuple[Any, str]]:
     """Yield operator and attribute for all coefficients in a tree of operators, in order."""
-    for name in names.get(type(op), ()):
+    for name in names(op):
         yield op, name
     for part in parts(op):
         yield from leaves(part, names)
 
 
-def stripped(op: Any, names: dict[type, tuple[str, ...]]) -> Any:
+def stripped(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Any:
     """Return a copy of a tree of operators with a placeholder for each coefficient."""
     new = rebuilt(op, lambda part: stripped(part, names))
-    for name in names.get(type(op), ()):
+    for name in names(op):
         setattr(new, name, _Placeholder(name))
     return new
 

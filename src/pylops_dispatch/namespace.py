@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, is_dask
+from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import report_implicit_compute
 
@@ -46,6 +46,20 @@ class _DaskNamespace:
     def ones(self, shape: Any, dtype: Any = float, order: str = "C") -> DispatchArray:
         """Ones."""
         return DispatchArray(da.ones(_as_shape(shape), dtype=dtype))
+
+    def zeros_like(self, a: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Zeros in the layout of a box, or of the shape of a NumPy array."""
+        return np.zeros_like(as_box(a), dtype=dtype, **kwargs)
+
+    empty_like = zeros_like
+
+    def ones_like(self, a: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """Ones, likewise."""
+        return np.ones_like(as_box(a), dtype=dtype, **kwargs)
+
+    def full_like(self, a: Any, fill_value: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        """A constant, likewise."""
+        return np.full_like(as_box(a), fill_value, dtype=dtype, **kwargs)
 
     def eye(self, *args: Any, **kwargs: Any) -> DispatchArray:
         """Identity matrix."""

@@ -89,6 +89,8 @@ def partition(boxes: Sequence[DispatchArray]) -> list[list[Piece]]:
         shape = max(group, key=lambda p: (isinstance(p, DaskArray), p.ndim if _real(p) else 0)).shape
         for row in cut:
             row[column] = pc.reshape(row[column], shape)
+    for box, row in zip(boxes, cut, strict=True):
+        box.adopt(row)
     return cut
 
 

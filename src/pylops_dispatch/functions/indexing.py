@@ -75,7 +75,7 @@ def getitem(box: DispatchArray, index: Any) -> Any:
         shape = np.broadcast_to(np.empty(()), box.shape)[where].shape
         return DispatchArray(Zeros(shape, box.dtype)) if shape else box.dtype.type(0)
     full = _expand(where, box.ndim)
-    if len([i for i in full if isinstance(i, np.ndarray)]) == 1 and None not in full:
+    if sum(isinstance(i, np.ndarray) for i in full) == 1 and not any(i is None for i in full):
         return DispatchArray(_gather(box.dask(), full))
     try:
         return DispatchArray(box.dask()[where])

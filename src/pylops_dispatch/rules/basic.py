@@ -9,6 +9,7 @@ import pylops
 from pylops import basicoperators as basic
 from pylops import signalprocessing as sp
 from pylops.signalprocessing import convolve1d
+from pylops.utils import backend
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
@@ -99,6 +100,12 @@ def _same_keys(a: DispatchArray, b: DispatchArray) -> bool:
     )
 
 
+def _to_cupy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Move each block to the GPU, or back."""
+    move = backend.to_numpy if adjoint else backend.to_cupy
+    return box.map(lambda p: p.map_blocks(move, dtype=p.dtype))
+
+
 def _causal_integration(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     piece = box.as_shape(tuple(int(n) for n in (op.dimsd if adjoint else op.dims)))
     if not isinstance(piece, Zeros) and piece.numblocks[op.axis] > 1:
@@ -149,7 +156,7 @@ RULES.update(
         basic.Gradient: compose("one derivative for each axis"),
         basic.FirstDirectionalDerivative: compose(),
         basic.SecondDirectionalDerivative: compose(),
-        basic.ToCupy: compose("blocks stay where they are"),
+        basic.ToCupy: compose("block by block", run=_to_cupy),
         sp.Convolve1D: halo(_filter_of_part),
         sp.Convolve2D: halo(_filter),
         sp.ConvolveND: halo(_filter),

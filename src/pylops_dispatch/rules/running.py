@@ -28,9 +28,20 @@ class _Local:
     depth: Shape
 
 
-def _local(op: Any) -> _Local | None:
+def _defining(op: Any) -> type | None:
+    """Return the class whose ``_matvec`` and ``_rmatvec`` an operator runs."""
+    kinds = type(op).__mro__
+    forward, adjoint = (
+        next((k for k in kinds if name in vars(k)), None) for name in ("_matvec", "_rmatvec")
+    )
+    # a class may define one and inherit the other; then it is a rule for itself that counts
+    return forward if forward is adjoint else kinds[0]
+
+
+def _local(op: Any, cls: type | None = None) -> _Local | None:
     """Return what the tree of operators below `op` needs, or None if some of it is not local."""
-    rule = RULES.get(type(op))
+    cls = cls or _defining(op)
+    rule = RULES.get(type(op)) or RULES.get(cls)  # type: ignore[arg-type]
     if rule is None:
         return None
     if rule.depth is not None:
@@ -41,7 +52,7 @@ def _local(op: Any) -> _Local | None:
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
         return _Local(None, ()) if len(dims) == 1 and not any(depth) else _Local(dims, depth)
-    merge = COMBINATIONS.get(type(op))
+    merge = COMBINATIONS.get(cls)  # type: ignore[arg-type]
     if merge is None:
         return None
     needs = []
@@ -50,6 +61,8 @@ def _local(op: Any) -> _Local | None:
         if need is None:
             return None
         needs.append(need)
+    if not needs:
+        return None  # a wrapped SciPy operator
     shaped = [n for n in needs if n.dims is not None]
     if not shaped:
         return _Local(None, ())
@@ -78,8 +91,9 @@ def repeated(op: Any, depths: Sequence[Shape]) -> Shape:
 COMBINATIONS: dict[type, Callable[[Any, Sequence[Shape]], Shape]] = {}
 
 
-def _coefficient_names() -> dict[type, tuple[str, ...]]:
-    return {cls: rule.coefficients for cls, rule in RULES.items() if rule.coefficients}
+def _coefficient_names(op: Any) -> tuple[str, ...]:
+    rule = RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
+    return rule.coefficients if rule is not None else ()
 
 
 def _coefficient(
@@ -120,10 +134,9 @@ def _run_piece(
 ) -> Piece:
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
-    names = _coefficient_names()
-    template = blocks.stripped(op, names)
+    template = blocks.stripped(op, _coefficient_names)
     model = pc.realise(piece) if isinstance(piece, DaskArray) else pc.realise(Zeros((1,) * len(dims), piece.dtype))
-    held = [(getattr(owner, name)) for owner, name in blocks.leaves(op, names)]
+    held = [(getattr(owner, name)) for owner, name in blocks.leaves(op, _coefficient_names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
         return Zeros(dims, _dtype_of(cls, op, template, depth, cheap, piece, adjoint))
@@ -153,7 +166,7 @@ def _dtype_of(
 
 def run_local(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run a tree of local operators as one task for each block."""
-    need = _local(op)
+    need = _local(op, cls)
     if need is None:
         return NotImplemented
     if need.dims is not None:
@@ -219,7 +232,7 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return run_whole(cls, op, box, adjoint, rule.note)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)
-    if type(op) is cls and (rule.local or cls in COMBINATIONS):
+    if rule.local or cls in COMBINATIONS:
         return run_local(cls, op, box, adjoint)
     return NotImplemented
 

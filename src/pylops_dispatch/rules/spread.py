@@ -93,8 +93,9 @@ def _table_of(op: Any, x0: Any, t0: Any, x: Any) -> tuple[Any, Any]:
     for i, ix0 in enumerate(x0):
         for j, it in enumerate(t0):
             found = op.fh(int(ix0), int(it))
-            if dtable is None:
-                table[i, j] = np.asarray(found)[chosen]
-            else:
-                table[i, j], dtable[i, j] = (np.asarray(f)[chosen] for f in found)
+            # Numba's kernels want a pair even where there is nothing to interpolate
+            indices, weights = found if isinstance(found, tuple) else (found, None)
+            table[i, j] = np.asarray(indices)[chosen]
+            if dtable is not None:
+                dtable[i, j] = np.asarray(weights)[chosen]
     return table, dtable
