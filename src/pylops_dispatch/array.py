@@ -7,6 +7,7 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
@@ -38,7 +39,7 @@ class DispatchArray:
         That of the pieces by default.
     """
 
-    __slots__ = ("__weakref__", "_dtype", "_pieces", "_shape", "_value")
+    __slots__ = ("__weakref__", "_dtype", "_held", "_shape", "_value", "_version", "_view")
     __array_priority__ = 1e6
 
     def __init__(
@@ -46,13 +47,57 @@ class DispatchArray:
     ) -> None:
         if not isinstance(pieces, list):
             pieces = [pieces]
-        self._pieces: list[Piece] = pieces
+        self._held: list[Piece] = pieces
         self._shape: Shape = pieces[0].shape if shape is None else shape
         self._dtype: np.dtype[Any] = pieces[0].dtype if dtype is None else dtype
         self._value: Any = None
+        self._version = 0
+        self._view: _View | None = None
         current = session.get()
         if current is not None:
             current.register(self)
+
+    # ---- views: as in NumPy, a write through one reaches the array that it was taken of ---
+
+    @property
+    def _pieces(self) -> list[Piece]:
+        view = self._view
+        if view is not None:
+            root = view.root()
+            if root is not None and root._version != view.version:
+                self._held, view.version = view.read(root)._pieces, root._version
+        return self._held
+
+    def viewing(self, of: DispatchArray, read: _Read, write: _Write) -> DispatchArray:
+        """Make this box a view: `read` takes it of its owner, `write` puts it back.
+
+        The owner is held weakly: when nothing else holds it, nobody can see a write to it.
+        """
+        outer = of._view
+        root = None if outer is None else outer.root()
+        if outer is None or root is None:
+            self._view = _View(weakref.ref(of), read, write, of._version)
+            return self
+
+        def read_through(box: DispatchArray) -> DispatchArray:
+            return read(outer.read(box))
+
+        def write_through(box: DispatchArray, value: DispatchArray) -> None:
+            inner = outer.read(box)
+            write(inner, value)
+            outer.write(box, inner)
+
+        self._view = _View(weakref.ref(root), read_through, write_through, root._version)
+        return self
+
+    def _written(self, pieces: list[Piece], value: Any = None) -> None:
+        self._held, self._value = pieces, value
+        self._version += 1
+        view = self._view
+        root = None if view is None else view.root()
+        if view is not None and root is not None:
+            view.write(root, self)
+            view.version = root._version
 
     # ---- what the box is -------------------------------------------------------------
 
@@ -116,7 +161,7 @@ class DispatchArray:
         """
         flat = all(isinstance(p, DaskArray) and p.ndim == 1 for p in self._pieces)
         if self.ndim == 1 and flat and all(isinstance(p, DaskArray) for p in pieces):
-            self._pieces = list(pieces)
+            self._held = list(pieces)
 
     def __repr__(self) -> str:
         layout = ", ".join(str(piece.shape) for piece in self._pieces)
@@ -177,6 +222,10 @@ class DispatchArray:
     def __format__(self, spec: str) -> str:
         return format(self.read("format()"), spec) if spec else repr(self)
 
+    def tolist(self) -> Any:
+        """Return nested lists of Python scalars."""
+        return np.asarray(self).tolist()
+
     def item(self) -> Any:
         """Return the only element as a Python scalar."""
         return self.read("item()").item()
@@ -216,9 +265,17 @@ class DispatchArray:
             raise not_dispatched(f"reshape(order={order!r})", "Only C order is lazy.")
         target = shape[0] if len(shape) == 1 and np.iterable(shape[0]) else shape
         wanted = _complete(tuple(int(n) for n in target), self.size, self._shape)
-        if len(wanted) == 1:
-            return DispatchArray(list(self._pieces), wanted, self._dtype)
-        return DispatchArray(self.as_shape(wanted), wanted, self._dtype)
+        return self._reshaped(wanted).viewing(
+            self,
+            lambda box: box._reshaped(wanted),
+            lambda box, value: box.assign(value._reshaped(box.shape)),
+        )
+
+    def _reshaped(self, shape: Shape) -> DispatchArray:
+        pieces = list(self._pieces) if len(shape) == 1 else [self.as_shape(shape)]
+        box = DispatchArray(pieces, shape, self._dtype)
+        box._value = None if self._value is None else self._value
+        return box
 
     def ravel(self, order: str = "C") -> DispatchArray:
         """Return the vector: the layout is remembered, nothing moves."""
@@ -228,20 +285,30 @@ class DispatchArray:
 
     def squeeze(self, axis: Any = None) -> DispatchArray:
         """Drop axes of length one."""
-        if axis is None:
-            return self.reshape(tuple(n for n in self._shape if n != 1))
-        return DispatchArray(self.dask().squeeze(axis))
+        axes = range(self.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        dropped = {int(a) % self.ndim for a in axes if axis is not None or self._shape[a] == 1}
+        if any(self._shape[a] != 1 for a in dropped):
+            raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
+        return self.reshape(tuple(n for a, n in enumerate(self._shape) if a not in dropped))
 
     def transpose(self, *axes: Any) -> DispatchArray:
         """Permute the axes."""
         order = axes[0] if len(axes) == 1 and (axes[0] is None or np.iterable(axes[0])) else axes
         wanted = tuple(int(a) % self.ndim for a in order) if order else tuple(range(self.ndim))[::-1]
+        back = tuple(int(a) for a in np.argsort(wanted))
+        return self._transposed(wanted).viewing(
+            self,
+            lambda box: box._transposed(wanted),
+            lambda box, value: box.assign(value._transposed(back)),
+        )
+
+    def _transposed(self, axes: Shape) -> DispatchArray:
+        piece = self._pieces[0]
         if self.ndim < 2:
             return self.copy()
-        piece = self._pieces[0]
         if isinstance(piece, Zeros):
-            return DispatchArray(Zeros(tuple(self._shape[a] for a in wanted), self._dtype))
-        return DispatchArray(piece.transpose(wanted))
+            return DispatchArray(Zeros(tuple(self._shape[a] for a in axes), self._dtype))
+        return DispatchArray(piece.transpose(axes))
 
     @property
     def T(self) -> DispatchArray:
@@ -295,21 +362,32 @@ class DispatchArray:
     def real(self) -> DispatchArray:
         """Real part."""
         if self._dtype.kind != "c":
-            return self.copy()
-        return self.map(lambda p: p.real, of_zeros=_real_dtype(self._dtype))
+            return self.reshape(self._shape)
+        return self._part(lambda p: p.real).viewing(
+            self,
+            lambda box: box._part(lambda p: p.real),
+            lambda box, value: box.assign(value + 1j * box._part(lambda p: p.imag)),
+        )
+
+    def _part(self, func: Callable[[DaskArray], DaskArray]) -> DispatchArray:
+        return self.map(func, of_zeros=_real_dtype(self._dtype))
 
     @real.setter
     def real(self, value: Any) -> None:
-        self.assign(value + 1j * self.imag)
+        self.assign(value + 1j * self._part(lambda p: p.imag))
 
     @property
     def imag(self) -> DispatchArray:
         """Imaginary part."""
-        return self.map(lambda p: p.imag, of_zeros=_real_dtype(self._dtype))
+        return self._part(lambda p: p.imag).viewing(
+            self,
+            lambda box: box._part(lambda p: p.imag),
+            lambda box, value: box.assign(box._part(lambda p: p.real) + 1j * value),
+        )
 
     @imag.setter
     def imag(self, value: Any) -> None:
-        self.assign(self.real + 1j * value)
+        self.assign(self._part(lambda p: p.real) + 1j * value)
 
     # ---- reading and writing parts ---------------------------------------------------
 
@@ -335,17 +413,33 @@ class DispatchArray:
             source = as_box(np.broadcast_to(source, self._shape), self)
         if source.dtype != self._dtype:
             source = source.astype(self._dtype)
-        self._pieces = list(source._pieces)
-        self._value = source._value
+        self._written(list(source._pieces), source._value)
 
     def rebind(self, pieces: list[Piece]) -> None:
-        """Put other pieces of the same sizes, or the same values in memory, into the box."""
-        self._pieces = pieces
-        self._value = None
+        """Write other pieces, of the same total size and dtype, into the box."""
+        self._written(pieces)
+
+    def replace(self, pieces: list[Piece]) -> None:
+        """Hold the same values in another form, in memory for example."""
+        self._held = pieces
 
     def fill(self, value: Any) -> None:
         """Write `value` everywhere."""
         self.assign(np.full_like(self, value))
+
+
+_Read = Callable[[DispatchArray], DispatchArray]
+_Write = Callable[[DispatchArray, DispatchArray], None]
+
+
+@dataclass
+class _View:
+    """What a box is a view of: the array itself, how to take the view of it and to put it back."""
+
+    root: weakref.ref[DispatchArray]
+    read: _Read
+    write: _Write
+    version: int
 
 
 def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -419,7 +513,7 @@ for _name in (
 # ---- the way in and out ------------------------------------------------------------------
 
 # what a 1-D dask array that we gave out was flattened from: a user's own loop gets it back
-_flattened: dict[int, tuple[weakref.ref[Any], list[Piece], Shape]] = {}
+_flattened: dict[int, tuple[weakref.ref[Any], str, list[Piece]]] = {}
 
 
 def is_dask(x: Any) -> bool:
@@ -454,13 +548,19 @@ def check(x: Any, name: str = "x") -> None:
         )
 
 
-def lift(x: DaskArray) -> DispatchArray:
-    """Put a dask array into a box, with the layout that it was flattened from if that is known."""
+def lift(x: Any) -> Any:
+    """Put a dask array into a box, with the layout that it was flattened from if that is known.
+
+    The box has its own array object, so that ``x[...] = v`` of the user does not reach it. All
+    else comes back as it is.
+    """
+    if isinstance(x, DispatchArray) or not is_dask(x):
+        return x
     check(x)
     known = _flattened.get(id(x))
-    if known is not None and known[0]() is x:
-        return DispatchArray(list(known[1]), known[2])
-    return DispatchArray(x)
+    if known is not None and known[0]() is x and known[1] == x.name:
+        return DispatchArray(list(known[2]), x.shape)
+    return DispatchArray(x.copy())
 
 
 def lower(box: DispatchArray) -> Any:
@@ -471,8 +571,9 @@ def lower(box: DispatchArray) -> Any:
     if box.ndim == 1 and not (len(box.pieces) == 1 and x is box.pieces[0]):
         key = id(x)
         reference = weakref.ref(x, lambda _: _flattened.pop(key, None))
-        _flattened[key] = (reference, list(box.pieces), box.shape)
-    return x
+        _flattened[key] = (reference, x.name, list(box.pieces))
+        return x
+    return x.copy()
 
 
 def as_box(x: Any, model: DispatchArray | None = None) -> DispatchArray:

@@ -65,7 +65,7 @@ def _apply_or_whole(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", category=FutureWarning, message=".*dask.*")
-            return _checked(original(op, x), op)
+            return _in_chunks_of(x, _checked(original(op, x), op))
     except NotDispatchedError as error:
         reason = str(error)
     except _UNSUITED as error:
@@ -87,6 +87,23 @@ def _checked(y: Any, op: Any) -> DispatchArray:
     if isinstance(y, DispatchArray):
         return y
     raise NotDispatchedError(f"{type(op).__name__} returned {type(y).__name__} for a dask array")
+
+
+def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
+    """Give a result the chunks of the input that it has the shape of.
+
+    Slicing and writing cut chunks; without this they would get smaller in every step.
+    """
+    if len(x.pieces) == len(y.pieces) == 1:
+        before, after = x.pieces[0], y.pieces[0]
+        if (
+            isinstance(before, DaskArray)
+            and isinstance(after, DaskArray)
+            and before.shape == after.shape
+            and before.chunks != after.chunks
+        ):
+            y.replace([after.rechunk(before.chunks)])
+    return y
 
 
 def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:

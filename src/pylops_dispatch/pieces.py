@@ -17,6 +17,8 @@ from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
+_HASHED = 1 << 16  # bytes: what is hashed in less time than a task takes
+
 Shape = tuple[int, ...]
 Chunks = tuple[tuple[int, ...], ...]
 
@@ -65,7 +67,10 @@ def reshape(piece: Piece, shape: Shape) -> Piece:
     if core == [n for n in shape if n != 1]:
         squeezed = piece[tuple(0 if n == 1 else slice(None) for n in piece.shape)]
         return squeezed[tuple(None if n == 1 else slice(None) for n in shape)]
-    return piece.reshape(shape)
+    try:
+        return piece.reshape(shape)
+    except NotImplementedError:  # dask cannot merge and split axes in one go
+        return piece.ravel().reshape(shape)
 
 
 def assemble(pieces: Sequence[Piece], shape: Shape) -> Piece:
@@ -170,14 +175,19 @@ def identity(obj: Any) -> str:
     return name
 
 
-def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto") -> DaskArray:
-    """Wrap a NumPy array without hashing its bytes.
+def wrap_numpy(
+    array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = None
+) -> DaskArray:
+    """Wrap a NumPy array: each block holds a view, so that no array is in more than one task.
 
-    Each block holds a view, so that no array is in more than one task, and the same array
-    object with the same chunks gets the same keys again. Nothing outlives the graphs.
+    Small arrays are named by contents. The bytes of a large one are not hashed: the same array
+    object (or `named`, if given) with the same chunks gets the same keys again. Nothing
+    outlives the graphs.
     """
     sizes: Chunks = normalize_chunks(chunks, array.shape, dtype=array.dtype)
-    name = f"coefficient-{tokenize(identity(array), sizes)}"
+    if named is None:
+        named = tokenize(array) if array.nbytes <= _HASHED else identity(array)
+    name = f"coefficient-{tokenize(named, sizes)}"
     blocks = zip(np.ndindex(*(len(c) for c in sizes)), slices_from_chunks(sizes), strict=True)
     graph: dict[Any, Any] = {
         (name, *index): DataNode((name, *index), array[where]) for index, where in blocks

@@ -67,7 +67,7 @@ class Session:
             held: list[Piece] = [
                 done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces
             ]
-            box.rebind(held)
+            box.replace(held)
             if box.ndim == 0 and isinstance(held[0], DaskArray) and held[0].name in done:
                 box.settle(_scalar(held[0]))
         if wanted.value is None:

@@ -15,7 +15,7 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, is_dask
-from pylops_dispatch.functions import creation, indexing, linalg, reductions, shaping
+from pylops_dispatch.functions import creation, fft, indexing, linalg, reductions, shaping
 from pylops_dispatch.functions.elementwise import elementwise
 from pylops_dispatch.functions.registry import REFUSED, SHIMS
 from pylops_dispatch.policy import not_dispatched
@@ -23,7 +23,7 @@ from pylops_dispatch.policy import not_dispatched
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (creation, indexing, linalg, reductions, shaping)
+_MODULES = (creation, fft, indexing, linalg, reductions, shaping)
 
 _REDUCTIONS = {
     np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min,
@@ -57,10 +57,13 @@ def call_ufunc(
         result = ufunc(np.reshape(first, np.shape(first) + (1,) * np.ndim(second)), second)
     elif method != "__call__":
         raise not_dispatched(f"np.{ufunc.__name__}.{method}", "It has no lazy form.")
-    elif ufunc is np.matmul:
-        result = linalg.matmul(*inputs)
+    elif ufunc.signature is not None:
+        result = linalg.generalised(ufunc, inputs)
     else:
+        where = kwargs.pop("where", True)
         result = elementwise(ufunc, inputs, kwargs)
+        if where is not True and out is not None:
+            result = np.where(where, result, out[0])
     if out is None:
         return result
     results = result if isinstance(result, tuple) else (result,)
@@ -108,7 +111,9 @@ def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     for target in _implementations(func):
         try:
             return target(*args, **kwargs)
-        except (TypeError, NotImplementedError) as found:
+        except np.exceptions.AxisError:
+            raise
+        except (TypeError, ValueError, NotImplementedError) as found:
             error = found
     if error is not None:
         raise not_dispatched(name, f"dask.array cannot do this: {error}") from error

@@ -55,8 +55,49 @@ def _to_index(index: Any) -> Any:
 
 
 def getitem(box: DispatchArray, index: Any) -> Any:
-    """Return a part of a box; ranges of a vector keep the layout of its pieces."""
-    index = _unwrap(index)
+    """Return a part of a box; ranges of a vector keep the layout of its pieces.
+
+    Slices and integers give a view, as in NumPy.
+    """
+    index = _positions(_to_index(_unwrap(index)), box.shape)
+    part = _taken(box, index)
+    if not isinstance(part, DispatchArray) or not part.ndim or not _is_basic(index):
+        return part
+    return part.viewing(
+        box, lambda owner: _taken(owner, index), lambda owner, value: _put_at(owner, index, value)
+    )
+
+
+def _is_basic(index: Any) -> bool:
+    entries = index if isinstance(index, tuple) else (index,)
+    return all(isinstance(i, slice) or i is None or i is Ellipsis or _is_int(i) for i in entries)
+
+
+def _positions(index: Any, shape: Shape) -> Any:
+    """Replace NumPy masks by positions."""
+    if not isinstance(index, tuple):
+        return np.flatnonzero(index) if isinstance(index, np.ndarray) and index.dtype == bool and (
+            index.ndim == 1
+        ) else index
+    return tuple(
+        np.flatnonzero(i) if isinstance(i, np.ndarray) and i.dtype == bool and i.ndim == 1 else i
+        for i in index
+    )
+
+
+def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
+    """Return positions in the flattened array for an index that picks single elements."""
+    if isinstance(index, np.ndarray) and index.dtype == bool and index.shape == shape:
+        return np.flatnonzero(index)
+    if isinstance(index, tuple) and len(index) == len(shape) > 1 and all(
+        isinstance(i, np.ndarray) or _is_int(i) for i in index
+    ) and any(isinstance(i, np.ndarray) for i in index):
+        arrays = [np.where(i < 0, i + n, i) for i, n in zip(index, shape, strict=True)]
+        return np.ravel_multi_index(tuple(np.broadcast_arrays(*arrays)), shape)
+    return None
+
+
+def _taken(box: DispatchArray, index: Any) -> Any:
     if index is Ellipsis:
         return box.copy()
     if box.ndim == 1:
@@ -66,19 +107,21 @@ def getitem(box: DispatchArray, index: Any) -> Any:
                 return _vector(pc.take_range(box.pieces, *found), found[1] - found[0], box)
         if _is_int(index):
             return _element(box, operator.index(index))
-    where = _to_index(index)
-    if _is_mask(where):
+    flat = _flat_positions(index, box.shape)
+    if flat is not None:
+        return DispatchArray(take(box.ravel().dask(), flat, 0))
+    if _is_mask(index):
         raise not_dispatched(
             "indexing with a mask", "The shape of the result depends on values; use np.where."
         )
     if all(isinstance(piece, Zeros) for piece in box.pieces):
-        shape = np.broadcast_to(np.empty(()), box.shape)[where].shape
+        shape = np.broadcast_to(np.empty(()), box.shape)[index].shape
         return DispatchArray(Zeros(shape, box.dtype)) if shape else box.dtype.type(0)
-    full = _expand(where, box.ndim)
+    full = _expand(index, box.ndim)
     if sum(isinstance(i, np.ndarray) for i in full) == 1 and not any(i is None for i in full):
         return DispatchArray(_gather(box.dask(), full))
     try:
-        return DispatchArray(box.dask()[where])
+        return DispatchArray(box.dask()[index])
     except NotImplementedError as error:
         raise not_dispatched("indexing with several arrays", str(error)) from error
 
@@ -184,14 +227,25 @@ def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: 
 
 def setitem(box: DispatchArray, index: Any, value: Any) -> None:
     """Write into a box by rebinding its pieces; the layout stays."""
-    index = _unwrap(index)
+    _put_at(box, _positions(_to_index(_unwrap(index)), box.shape), value)
+
+
+def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
     if index is Ellipsis or (isinstance(index, slice) and _range(index, len(box)) == (0, len(box))):
         _assign(box, value)
+        return
+    flat = _flat_positions(index, box.shape)
+    if flat is not None:
+        vector = box.reshape(-1)
+        source = value if np.ndim(value) == 0 else np.reshape(value, -1)
+        _put_at(vector, flat.ravel(), source)
         return
     if _is_mask(index):
         if np.ndim(value):
             raise not_dispatched("writing an array through a mask", "Use np.where.")
-        _assign(box, np.where(as_box(index, box), value, box))
+        mask = as_box(index, box)
+        mask = mask.reshape(mask.shape + (1,) * (box.ndim - mask.ndim))
+        _assign(box, np.where(mask, value, box))
         return
     if box.ndim == 1 and _is_int(index):
         start = operator.index(index) % box.size
@@ -200,7 +254,7 @@ def setitem(box: DispatchArray, index: Any, value: Any) -> None:
     if found is not None:
         _write_range(box, *found, value)
         return
-    where = _expand(_to_index(index), box.ndim)
+    where = _expand(index, box.ndim)
     piece = box.as_shape(box.shape)
     box.rebind([write(piece, where, value, box.dtype)])
 

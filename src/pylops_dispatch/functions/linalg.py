@@ -10,6 +10,7 @@ import numpy as np
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.policy import not_dispatched
 
 
 @implements(np.linalg.norm)
@@ -54,8 +55,18 @@ def _vdot(a: Any, b: Any) -> Any:
     return dot(np.ravel(a), np.ravel(b), conjugate=True)
 
 
-def matmul(a: Any, b: Any) -> Any:
-    """Product of two arrays as ``@`` has it."""
-    if np.ndim(a) == 1 and np.ndim(b) == 1:
-        return dot(a, b)
-    return DispatchArray(da.matmul(as_box(a).dask(), as_box(b).dask()))
+def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> Any:
+    """Run ``np.matmul`` and its kin, which are ufuncs but not element-wise."""
+    name = ufunc.__name__
+    a, b = inputs if len(inputs) == 2 else (None, None)
+    if name == "matmul":
+        if np.ndim(a) == 1 and np.ndim(b) == 1:
+            return dot(a, b)
+        return DispatchArray(da.matmul(as_box(a).dask(), as_box(b).dask()))
+    if name == "vecdot":
+        return np.sum(np.conj(a) * b, axis=-1)
+    if name == "matvec":
+        return np.matmul(a, np.expand_dims(b, -1))[..., 0]
+    if name == "vecmat":
+        return np.matmul(np.expand_dims(np.conj(a), -2), b)[..., 0, :]
+    raise not_dispatched(f"np.{name}", "It has no lazy form.")

@@ -18,6 +18,7 @@ REFUSED: dict[Any, str] = {
     np.percentile: "dask.array only approximates it; compute the array, or pass a threshold.",
     np.quantile: "dask.array only approximates it; compute the array, or pass a threshold.",
     np.unique: "The shape of its result depends on values.",
+    np.piecewise: "Its functions would see single chunks of the conditions; use np.select.",
     np.apply_along_axis: "dask.array runs the function to learn its result; use da.map_blocks.",
 }
 

@@ -13,6 +13,7 @@ from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.elementwise import elementwise
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.policy import not_dispatched
 
 
 @implements(np.reshape)
@@ -74,10 +75,16 @@ def _angle(z: Any, deg: bool = False) -> Any:
 @implements(np.where)
 def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
     if x is None or y is None:
-        from pylops_dispatch.policy import not_dispatched
-
         raise not_dispatched("np.where", "The shape of its result depends on values.")
     return elementwise(da.where, (condition, x, y))
+
+
+@implements(np.select)
+def _select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
+    result = default
+    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
+        result = np.where(condition, choice, result)
+    return result
 
 
 @implements(np.clip)
@@ -190,6 +197,8 @@ def _squeeze(a: Any, axis: Any = None) -> Any:
 
 @implements(np.roll)
 def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
+    if axis is None:
+        return _roll(np.ravel(a), int(np.sum(shift)), 0).reshape(a.shape)
     # dask's roll cuts chunks in two; the layout of the input is put back
     array = a.dask()
     return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks))

@@ -13,7 +13,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.array import DispatchArray, check, is_dask, session
 from pylops_dispatch.operators import dims_of, parts, signature
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import announce_whole
@@ -102,16 +102,21 @@ def _coefficient(
     """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
     if isinstance(array, DispatchArray):
         array = array.dask()
-    if array.size == count or (array.ndim == 1 and array.size != 1):
-        flat = array if array.ndim == 1 else array.reshape(-1)
-        array = flat if flat.size == math.prod(dims) else flat[offset : offset + math.prod(dims)]
-        array = array.reshape(dims)
+    if is_dask(array):
+        check(array, "a coefficient")
+    named = None
+    if array.shape != dims and (array.size == count or array.ndim == 1 and array.size != 1):
+        if isinstance(array, np.ndarray) and array.nbytes > 1 << 16:
+            named = (pc.identity(array), offset, dims)
+        size = math.prod(dims)
+        flat = array.reshape(-1)
+        array = (flat if size == count else flat[offset : offset + size]).reshape(dims)
     chunks = pc.chunks_like(array.shape, model)
     if isinstance(array, DaskArray):
         current = session.get()
         array = array if current is None else current.leaf(array)
         return array if array.chunks == chunks else array.rechunk(chunks)
-    return pc.wrap_numpy(array, chunks)
+    return pc.wrap_numpy(array, chunks, named)
 
 
 _dtypes: dict[Any, np.dtype[Any]] = {}
