@@ -13,7 +13,7 @@ from typing import Any
 import pylops
 
 from pylops_dispatch import entry, namespace, solvers
-from pylops_dispatch.rules import RULES, run_rule
+from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
 
@@ -43,6 +43,8 @@ _suspended = 0
 _class_changes: list[tuple[type, str, Any, Any]] = []
 # and for functions, by identity, wherever they are bound: replacement and original
 _functions: list[tuple[Any, Any]] = []
+# replacements are made once: enabling again puts the same objects back
+_made: dict[Any, Any] = {}
 
 
 def is_enabled() -> bool:
@@ -134,15 +136,23 @@ def disabled() -> Iterator[None]:
 
 def _change_functions() -> None:
     backend = importlib.import_module("pylops.utils.backend")
-    for name, new in namespace.backend_functions(backend).items():
-        old = getattr(backend, name)
-        _functions.append((old, functools.update_wrapper(new, old)))
+    for name, make in namespace.BACKEND_FUNCTIONS.items():
+        _functions.append(_replacement(getattr(backend, name), make))
+    metrics = importlib.import_module("pylops.utils.metrics")
+    for name in ("mae", "mse", "snr", "psnr"):
+        _functions.append(_replacement(getattr(metrics, name), solvers.metric))
     for module_name, names in _SOLVER_FUNCTIONS.items():
         module = importlib.import_module(module_name)
         for name in names:
             old = getattr(module, name)
-            _functions.append((old, solvers.solver_function(old, is_enabled)))
+            _functions.append(_replacement(old, solvers.solver_function))
     _rebind({id(old): new for old, new in _functions})
+
+
+def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
+    if old not in _made:
+        _made[old] = functools.wraps(old)(make(old))
+    return old, _made[old]
 
 
 def _rebind(replacements: dict[int, Any]) -> None:
@@ -162,19 +172,23 @@ def _rebind(replacements: dict[int, Any]) -> None:
 
 def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     original = vars(owner)[name]
-    replacement = make(original)
-    setattr(owner, name, replacement)
-    _class_changes.append((owner, name, original, replacement))
+    key = (owner, name, original)
+    if key not in _made:
+        _made[key] = functools.wraps(original)(make(original))
+    setattr(owner, name, _made[key])
+    _class_changes.append((owner, name, original, _made[key]))
 
 
 def _change_classes() -> None:
     for name in entry.METHODS:
         _change(pylops.LinearOperator, name, functools.partial(entry.METHODS[name], name=name))
+    for name in ("_matmat", "_rmatmat"):
+        _change(pylops.LinearOperator, name, functools.partial(columns.matmat, name=name))
     for cls in RULES:
         change_operator(cls)
     for cls in _subclasses(importlib.import_module("pylops.optimization.basesolver").Solver):
         for name in solvers.methods_of(cls):
-            _change(cls, name, lambda f: solvers.solver_method(f, is_enabled))
+            _change(cls, name, solvers.solver_method)
     for cls, name, make in entry.constructors():
         _change(cls, name, make)
 
@@ -189,7 +203,6 @@ def change_operator(cls: type) -> None:
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
     from pylops_dispatch.array import DispatchArray
 
-    @functools.wraps(original)
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is not DispatchArray:
             return original(self, x)

@@ -20,7 +20,15 @@ from dask.highlevelgraph import HighLevelGraph
 from threadpoolctl import ThreadpoolController
 
 from pylops_dispatch.namespace import inside_block
-from pylops_dispatch.operators import duplicate, lazy_arrays, parts, rebuilt, resized, signature
+from pylops_dispatch.operators import (
+    duplicate,
+    lazy_arrays,
+    parts,
+    rebuilt,
+    resized,
+    signature,
+    without_pools,
+)
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.policy import announce_whole
 
@@ -67,6 +75,7 @@ one_blas_thread = _OneBlasThread()
 
 def embed(op: Any, token: str) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
+    op = without_pools(op)
     held = sum(
         value.nbytes
         for part in _all_parts(op)
@@ -484,6 +493,7 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
 
     Dask arrays that the operator holds come in as inputs of the task.
     """
+    op = without_pools(op)
     held = list(lazy_arrays(op))
     n = op.shape[1 if adjoint else 0]
     key = tokenize(signature(op), adjoint, x.name)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, solvers
@@ -26,7 +27,6 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     adjoint = name.startswith("r")
     vector = name.endswith("matvec")
 
-    @functools.wraps(original)
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is np.ndarray:
             return original(self, x)
@@ -109,7 +109,6 @@ def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
 def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap ``__truediv__``: cgls on dask arrays, or one lazy task for an explicit matrix."""
 
-    @functools.wraps(original)
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
@@ -120,6 +119,18 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             return blocks.solve_explicit(self, original, y, args, kwargs)
         with solvers.in_session(solvers.Session()):
             return lower(original(self, lift(y), *args, **kwargs))
+
+    return wrapper
+
+
+def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``LinearOperator.__init__``, before which operators store their arrays."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name, value in vars(self).items():
+            if is_dask(value):
+                check(value, name)
+        original(self, *args, **kwargs)
 
     return wrapper
 
@@ -136,6 +147,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
     """Yield the constructors that look at values of an array: class, method, wrapper."""
+    yield pylops.LinearOperator, "__init__", check_arrays
     basic = importlib.import_module("pylops.basicoperators")
     # Restriction.__init__: np.unique(self.iava); Spread.__init__: np.any(self.table > self.nt)
     yield basic.Restriction, "__init__", functools.partial(_inspects, argument="iava", place=1)
@@ -143,7 +155,6 @@ def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
 
 
 def _inspects(original: Callable[..., Any], argument: str, place: int) -> Callable[..., Any]:
-    @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
         given = args[place] if len(args) > place else kwargs.get(argument)
         if isinstance(given, DaskArray):

@@ -121,44 +121,43 @@ class _LayoutNamespace:
         return buffer.transpose(np.argsort(self._order))
 
 
-def backend_functions(original: Any) -> dict[str, Callable[..., Any]]:
-    """Return replacements for functions of PyLops's backend module, by name.
-
-    Parameters
-    ----------
-    original : module
-        ``pylops.utils.backend`` as PyLops has it.
-    """
-    array_module, module_name, numpy_of = (
-        original.get_array_module,
-        original.get_module_name,
-        original.to_numpy,
-    )
-
+def _get_array_module(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_array_module(x: Any) -> Any:
         kind = type(x)
         if kind is np.ndarray:
             if getattr(_block, "depth", 0) and x.ndim > 1:
                 return _LayoutNamespace(x)
-            return array_module(x)
+            return original(x)
         if kind is DispatchArray or is_dask(x):
             return dask_namespace
-        return array_module(x)
+        return original(x)
 
-    def get_module_name(mod: Any) -> str:
+    return get_array_module
+
+
+def _get_module_name(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_module_name(mod: Any) -> Any:
         # PyLops asks this to tell jax and cupy apart; work on dask arrays is NumPy's
-        return "numpy" if mod is dask_namespace else str(module_name(mod))
+        return "numpy" if mod is dask_namespace else original(mod)
 
+    return get_module_name
+
+
+def _to_numpy(original: Callable[..., Any]) -> Callable[..., Any]:
     def to_numpy(x: Any) -> Any:
         if isinstance(x, DispatchArray):
             return x.read("to_numpy()") if x.ndim == 0 else np.asarray(x)
         if is_dask(x):
             report_implicit_compute("to_numpy()")
             return x.compute()
-        return numpy_of(x)
+        return original(x)
 
-    return {
-        "get_array_module": get_array_module,
-        "get_module_name": get_module_name,
-        "to_numpy": to_numpy,
-    }
+    return to_numpy
+
+
+# functions of pylops.utils.backend that choose the backend, and what makes their replacements
+BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "get_array_module": _get_array_module,
+    "get_module_name": _get_module_name,
+    "to_numpy": _to_numpy,
+}

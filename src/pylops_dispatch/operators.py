@@ -80,6 +80,21 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
     return new
 
 
+def without_pools(op: Any) -> Any:
+    """Return an operator for a task: stacks without their pools, which a task cannot have.
+
+    ``VStack.pool`` cannot be pickled, and may be closed before the task runs.
+    """
+    if getattr(op, "pool", None) is None and not any(
+        without_pools(part) is not part for part in parts(op)
+    ):
+        return op
+    new = rebuilt(op, without_pools)
+    if getattr(op, "pool", None) is not None:
+        vars(new).update(_nproc=1, pool=None, lock=None)
+    return new
+
+
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
     """Yield owner, attribute and array for every dask array that an operator holds."""
     for name, value in vars(op).items():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
 import numpy as np
 from dask.array.core import Array as DaskArray
+from pylops.optimization.basesolver import Solver
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import (
@@ -114,7 +114,10 @@ def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         outside = session.set(None)
         try:
-            return callback(*lower_all(args), **lower_all(kwargs))
+            with ExitStack() as stack:
+                for solver in (a for a in args if isinstance(a, Solver)):
+                    stack.enter_context(_boxes_outside(solver))
+                return callback(*lower_all(args), **lower_all(kwargs))
         finally:
             session.reset(outside)
 
@@ -122,12 +125,21 @@ def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def solver_function(original: Callable[..., Any], is_active: Callable[[], bool]) -> Any:
+def metric(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap one of PyLops's metrics: inside a solver its result is a number, as in NumPy."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        return result.read(original.__name__) if isinstance(result, DispatchArray) else result
+
+    return wrapper
+
+
+def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
 
-    @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not is_active() or not (holds(args, is_dask) or holds(kwargs, is_dask)):
+        if not (holds(args, is_dask) or holds(kwargs, is_dask)):
             return original(*args, **kwargs)
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
@@ -137,26 +149,61 @@ def solver_function(original: Callable[..., Any], is_active: Callable[[], bool])
     return wrapper
 
 
-def solver_method(original: Callable[..., Any], is_active: Callable[[], bool]) -> Any:
-    """Wrap a method of a solver class; a solver keeps one session for its life."""
+def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of a solver class; a solver keeps one session for its life.
 
-    @functools.wraps(original)
+    Between the calls that a user makes, the solver's attributes are dask arrays.
+    """
+
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = session.get()
         known = _sessions.get(self)
-        if not is_active() or (
-            known is None
-            and not (holds(args, _is_lazy) or holds(kwargs, _is_lazy))
-        ):
+        if known is None and not (holds(args, _is_lazy) or holds(kwargs, _is_lazy)):
             return original(self, *args, **kwargs)
-        inside = current is not None and (known is None or known is current)
+        if current is not None and known in (None, current):
+            _sessions[self] = current
+            with _users_callbacks(self):
+                return original(self, *args, **kwargs)
         if known is None:
-            known = _sessions[self] = current if current is not None else Session()
-        with in_session(known), _users_callbacks(self):
-            result = original(self, *lift_all(args), **lift_all(kwargs))
-            return result if inside else _result(result)
+            known = _sessions[self] = Session()
+        with in_session(known), _users_callbacks(self), _boxes_inside(self):
+            return _result(original(self, *lift_all(args), **lift_all(kwargs)))
 
     return wrapper
+
+
+@contextmanager
+def _boxes_inside(solver: Any) -> Iterator[None]:
+    """Make a solver's dask arrays boxes inside, and dask arrays again outside."""
+    _convert(solver, is_dask, lift)
+    try:
+        yield
+    finally:
+        _convert(solver, _is_box, lower)
+
+
+@contextmanager
+def _boxes_outside(solver: Any) -> Iterator[None]:
+    """Let a user's callback see dask arrays in the solver that it is given."""
+    boxes = {name: value for name, value in vars(solver).items() if _is_box(value)}
+    shown = {name: lower(box) for name, box in boxes.items()}
+    vars(solver).update(shown)
+    try:
+        yield
+    finally:
+        for name, value in shown.items():
+            if vars(solver).get(name) is value:
+                setattr(solver, name, boxes[name])
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, DispatchArray)
+
+
+def _convert(solver: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> None:
+    for name, value in list(vars(solver).items()):
+        if matches(value):
+            setattr(solver, name, change(value))
 
 
 def _is_lazy(x: Any) -> bool:

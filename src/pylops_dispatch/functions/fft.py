@@ -12,10 +12,9 @@ from pylops_dispatch.functions.registry import implements
 
 
 def _transform(func: Any, several: bool) -> None:
-    lazy = getattr(da.fft, func.__name__)
-
     @implements(func)
     def shim(a: Any, n: Any = None, axis: Any = None, norm: Any = None, out: Any = None, **kw: Any):  # type: ignore[no-untyped-def]
+        lazy = getattr(da.fft, func.__name__)
         n, axis = kw.pop("s", n), kw.pop("axes", axis)
         array = as_box(a).dask()
         if several:

@@ -255,6 +255,11 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         _write_range(box, *found, value)
         return
     where = _expand(index, box.ndim)
+    if any(i is None for i in where):
+        part = np.broadcast_to(np.empty(()), box.shape)[where].shape
+        where = tuple(i for i in where if i is not None)
+        inner = np.broadcast_to(np.empty(()), box.shape)[where].shape
+        value = np.reshape(np.broadcast_to(value, part), inner)
     piece = box.as_shape(box.shape)
     box.rebind([write(piece, where, value, box.dtype)])
 

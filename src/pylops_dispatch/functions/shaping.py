@@ -197,6 +197,8 @@ def _squeeze(a: Any, axis: Any = None) -> Any:
 
 @implements(np.roll)
 def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
+    if isinstance(shift, DispatchArray):
+        raise not_dispatched("np.roll by a lazy shift", "The shift must be a number.")
     if axis is None:
         return _roll(np.ravel(a), int(np.sum(shift)), 0).reshape(a.shape)
     # dask's roll cuts chunks in two; the layout of the input is put back

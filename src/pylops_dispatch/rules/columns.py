@@ -1,0 +1,70 @@
+"""Products with matrices of columns: the columns in parallel, not one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pylops
+from dask.base import tokenize
+
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.blocks import embed
+from pylops_dispatch.operators import lazy_arrays, signature
+from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.policy import set_policy
+
+# a task holds at least one column, and up to this many bytes of them
+_BYTES = 1 << 27
+
+
+def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``LinearOperator._matmat`` or ``_rmatmat``, which apply an operator to each column.
+
+    Where whole columns fit into a task, the unmodified operator is applied to some of them in
+    each; else, or where the operator's own arrays are lazy, to one column after another.
+    """
+    adjoint = name == "_rmatmat"
+
+    def wrapper(self: Any, X: Any) -> Any:
+        if not isinstance(X, DispatchArray) or X.size == 0:
+            return original(self, X)
+        if (
+            X.shape[0] * X.itemsize > _BYTES
+            or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
+            or next(lazy_arrays(self), None) is not None
+        ):
+            return original(self, X)
+        dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
+        array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
+        rows = self.shape[1 if adjoint else 0]
+        key = tokenize(signature(self), adjoint, array.name)
+        y = da.blockwise(
+            _columns,
+            (0, 1),
+            array,
+            (0, 1),
+            name=f"{type(self).__name__.strip('_')}-{name.strip('_')}-{key}",
+            adjust_chunks={0: rows},
+            dtype=dtype,
+            meta=np.empty((0, 0), dtype=dtype),
+            op=embed(self, key),
+            adjoint=adjoint,
+        )
+        return DispatchArray(y)
+
+    return wrapper
+
+
+def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
+    counts = {k: v for k, v in vars(op).items() if k.endswith("_count")}
+    with set_policy(whole_array="allow"):
+        dtype = (op.rmatvec if adjoint else op.matvec)(zeros).dtype
+    vars(op).update(counts)
+    return dtype
+
+
+def _columns(block: Any, *, op: Any, adjoint: bool) -> Any:
+    return op._rmatmat(block) if adjoint else op._matmat(block)
