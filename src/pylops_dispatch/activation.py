@@ -139,8 +139,10 @@ def _change_functions() -> None:
     for name, make in namespace.BACKEND_FUNCTIONS.items():
         _functions.append(_replacement(getattr(backend, name), make))
     metrics = importlib.import_module("pylops.utils.metrics")
-    for name in ("mae", "mse", "snr", "psnr"):
-        _functions.append(_replacement(getattr(metrics, name), solvers.metric))
+    _functions.extend(
+        _replacement(getattr(metrics, name), solvers.metric)
+        for name in ("mae", "mse", "snr", "psnr")
+    )
     for module_name, names in _SOLVER_FUNCTIONS.items():
         module = importlib.import_module(module_name)
         for name in names:
@@ -212,7 +214,7 @@ def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[.
     return wrapper
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: Any) -> Iterator[type]:
     for sub in cls.__subclasses__():
         if sub.__module__.startswith("pylops."):
             yield sub

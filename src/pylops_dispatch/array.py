@@ -18,11 +18,13 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import not_dispatched, report_implicit_compute
 
+Names = tuple[Any, ...]
+
 # the session that reads scalars, set by solvers.py; None outside of solvers
 session: contextvars.ContextVar[Any] = contextvars.ContextVar("session", default=None)
 
 
-class DispatchArray:
+class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     """A mutable box over immutable dask arrays, as PyLops's own code expects of NumPy.
 
     A 1-D box is the flattening of its pieces, so that ``ravel`` and ``reshape`` move nothing;
@@ -39,7 +41,16 @@ class DispatchArray:
         That of the pieces by default.
     """
 
-    __slots__ = ("__weakref__", "_dtype", "_held", "_shape", "_value", "_version", "_view")
+    __slots__ = (
+        "__weakref__",
+        "_conjugated",
+        "_dtype",
+        "_held",
+        "_shape",
+        "_value",
+        "_version",
+        "_view",
+    )
     __array_priority__ = 1e6
 
     def __init__(
@@ -53,6 +64,7 @@ class DispatchArray:
         self._value: Any = None
         self._version = 0
         self._view: _View | None = None
+        self._conjugated: Names | None = None
         current = session.get()
         if current is not None:
             current.register(self)
@@ -91,7 +103,7 @@ class DispatchArray:
         return self
 
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
-        self._held, self._value = pieces, value
+        self._held, self._value, self._conjugated = pieces, value, None
         self._version += 1
         view = self._view
         root = None if view is None else view.root()
@@ -135,6 +147,18 @@ class DispatchArray:
     def pieces(self) -> tuple[Piece, ...]:
         """The N-D arrays that a 1-D box is the flattening of; else the array itself."""
         return tuple(self._pieces)
+
+    @property
+    def names(self) -> Names:
+        """What tells the contents of the box from others, without looking at them."""
+        return tuple(p if isinstance(p, Zeros) else (p.name, p.shape) for p in self._pieces)
+
+    @property
+    def conjugated(self) -> Names:
+        """The names of the vector that this one is the complex conjugate of."""
+        if self._dtype.kind != "c":
+            return self.names
+        return self._conjugated or ()
 
     @property
     def value(self) -> Any:
@@ -294,7 +318,9 @@ class DispatchArray:
     def transpose(self, *axes: Any) -> DispatchArray:
         """Permute the axes."""
         order = axes[0] if len(axes) == 1 and (axes[0] is None or np.iterable(axes[0])) else axes
-        wanted = tuple(int(a) % self.ndim for a in order) if order else tuple(range(self.ndim))[::-1]
+        wanted = (
+            tuple(int(a) % self.ndim for a in order) if order else tuple(range(self.ndim))[::-1]
+        )
         back = tuple(int(a) for a in np.argsort(wanted))
         return self._transposed(wanted).viewing(
             self,
@@ -338,9 +364,7 @@ class DispatchArray:
         """Apply `func`, which keeps shapes, to each piece."""
         if of_zeros is not None and all(isinstance(p, Zeros) for p in self._pieces):
             dtype = np.dtype(of_zeros)
-            return DispatchArray(
-                [Zeros(p.shape, dtype) for p in self._pieces], self._shape, dtype
-            )
+            return DispatchArray([Zeros(p.shape, dtype) for p in self._pieces], self._shape, dtype)
         return DispatchArray([func(pc.realise(p)) for p in self._pieces], self._shape)
 
     def astype(self, dtype: Any, copy: bool = True, **kwargs: Any) -> DispatchArray:
@@ -354,9 +378,14 @@ class DispatchArray:
         """Complex conjugate."""
         if self._dtype.kind != "c":
             return self.copy()
-        return self.map(lambda p: p.conj(), of_zeros=self._dtype)
+        box = self.map(lambda p: p.conj(), of_zeros=self._dtype)
+        box._conjugated = self.names
+        return box
 
     conjugate = conj
+
+    def _part(self, func: Callable[[DaskArray], DaskArray]) -> DispatchArray:
+        return self.map(func, of_zeros=_real_dtype(self._dtype))
 
     @property
     def real(self) -> DispatchArray:
@@ -368,9 +397,6 @@ class DispatchArray:
             lambda box: box._part(lambda p: p.real),
             lambda box, value: box.assign(value + 1j * box._part(lambda p: p.imag)),
         )
-
-    def _part(self, func: Callable[[DaskArray], DaskArray]) -> DispatchArray:
-        return self.map(func, of_zeros=_real_dtype(self._dtype))
 
     @real.setter
     def real(self, value: Any) -> None:
@@ -456,42 +482,6 @@ def _complete(shape: Shape, size: int, old: Shape) -> Shape:
     return shape
 
 
-def _binary(name: str) -> tuple[Any, Any, Any]:
-    ufunc: np.ufunc = getattr(np, name)
-
-    def forward(self: DispatchArray, other: Any) -> Any:
-        return ufunc(self, other)
-
-    def reflected(self: DispatchArray, other: Any) -> Any:
-        return ufunc(other, self)
-
-    def in_place(self: DispatchArray, other: Any) -> DispatchArray:
-        ufunc(self, other, out=(self,))
-        return self
-
-    return forward, reflected, in_place
-
-
-for _operator, _name in {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide",
-    "floordiv": "floor_divide", "mod": "remainder", "pow": "power", "matmul": "matmul",
-    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
-}.items():  # fmt: skip
-    for _prefix, _method in zip(("", "r", "i"), _binary(_name), strict=True):
-        setattr(DispatchArray, f"__{_prefix}{_operator}__", _method)
-
-for _operator, _name in {
-    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
-    "eq": "equal", "ne": "not_equal",
-}.items():  # fmt: skip
-    setattr(DispatchArray, f"__{_operator}__", _binary(_name)[0])
-
-for _operator, _name in {
-    "neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert",
-}.items():  # fmt: skip
-    setattr(DispatchArray, f"__{_operator}__", lambda self, _f=getattr(np, _name): _f(self))
-
-
 def _method(name: str) -> Callable[..., Any]:
     function = getattr(np, name)
 
@@ -557,10 +547,11 @@ def lift(x: Any) -> Any:
     if isinstance(x, DispatchArray) or not is_dask(x):
         return x
     check(x)
-    known = _flattened.get(id(x))
-    if known is not None and known[0]() is x and known[1] == x.name:
-        return DispatchArray(list(known[2]), x.shape)
-    return DispatchArray(x.copy())
+    array: DaskArray = x
+    known = _flattened.get(id(array))
+    if known is not None and known[0]() is array and known[1] == array.name:
+        return DispatchArray(list(known[2]), array.shape)
+    return DispatchArray(array.copy())
 
 
 def lower(box: DispatchArray) -> Any:
@@ -595,9 +586,7 @@ def as_box(x: Any, model: DispatchArray | None = None) -> DispatchArray:
             array = array.reshape(model.pieces[0].shape)
         elif len(model.pieces) > 1:
             return DispatchArray([_part(array, *cut) for cut in _cuts(model)], model.shape)
-        return DispatchArray(
-            pc.wrap_numpy(array, pc.realise(model.pieces[0]).chunks), model.shape
-        )
+        return DispatchArray(pc.wrap_numpy(array, pc.realise(model.pieces[0]).chunks), model.shape)
     return DispatchArray(pc.wrap_numpy(array))
 
 

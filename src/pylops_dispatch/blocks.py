@@ -137,7 +137,9 @@ def _face(
     edges = np.concatenate([[0], np.cumsum(x.chunks[axis])])
     n = int(edges[-1])
     spans = [
-        (int(stop), min(int(stop) + width, n)) if after else (max(int(start) - width, 0), int(start))
+        (int(stop), min(int(stop) + width, n))
+        if after
+        else (max(int(start) - width, 0), int(start))
         for start, stop in itertools.pairwise(edges)
     ]
     name = f"halo-{tokenize(x.name, [f[1].name for f in faces], axis, width, after)}"
@@ -147,7 +149,12 @@ def _face(
         last = int(np.searchsorted(edges, high, side="left"))
         sources.append(
             [
-                (b, slice(max(low - int(edges[b]), 0), min(high, int(edges[b + 1])) - int(edges[b])))
+                (
+                    b,
+                    slice(
+                        max(low - int(edges[b]), 0), min(high, int(edges[b + 1])) - int(edges[b])
+                    ),
+                )
                 for b in range(first, last)
             ]
             if high > low
@@ -248,7 +255,10 @@ def _extended(block: Any, axes: Sequence[int], faces: Sequence[Any]) -> _Extende
     parts = [(block, tuple(reached))]
     for axis, before, after in zip(axes, faces[::2], faces[1::2], strict=True):
         low, high = margins[axis]
-        for face, span in ((before, slice(0, low)), (after, slice(shape[axis] - high, shape[axis]))):
+        for face, span in (
+            (before, slice(0, low)),
+            (after, slice(shape[axis] - high, shape[axis])),
+        ):
             if face is not None:
                 parts.append((face, (*reached[:axis], span, *reached[axis + 1 :])))
         reached[axis] = slice(0, shape[axis])
@@ -303,7 +313,10 @@ def apply_local(
     arguments: list[Any] = []
     layout = []
     for array in (x, *coefficients):
-        faces = halo_faces(array, [d if n > 1 or array is x else 0 for d, n in zip(depth, array.shape, strict=True)])
+        faces = halo_faces(
+            array,
+            [d if n > 1 or array is x else 0 for d, n in zip(depth, array.shape, strict=True)],
+        )
         layout.append([axis for axis, _, _ in faces])
         for item in (array, *(f for _, *pair in faces for f in pair)):
             arguments += [item, axes]
@@ -354,7 +367,9 @@ def _local_block(
             for t, d, n in zip(tile, depth, x.shape, strict=True)
         )
         held = [
-            a.window(tuple(w if m > 1 else slice(0, m) for w, m in zip(where, a.shape, strict=True)))
+            a.window(
+                tuple(w if m > 1 else slice(0, m) for w, m in zip(where, a.shape, strict=True))
+            )
             for a in arrays[1:]
         ]
         window = x.window(where)
@@ -450,11 +465,9 @@ def apply_along(
     `dims` and `dimsd` are the operator's own (not exchanged for the adjoint).
     """
     whole = {axis % x.ndim for axis in axes}
-    x = x.rechunk({axis: -1 for axis in whole})
+    x = x.rechunk(dict.fromkeys(whole, -1))
     result = dims if adjoint else dimsd
-    chunks: Chunks = tuple(
-        (result[a],) if a in whole else c for a, c in enumerate(x.chunks)
-    )
+    chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
     key = tokenize(signature(op), adjoint, x.name)
     index = tuple(range(x.ndim))
     return da.blockwise(
@@ -501,7 +514,9 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     whole = [a.rechunk(-1) for a in (x, *(array for _, _, array in held))]
     keys = [(a.name, *(0,) * a.ndim) for a in whole]
     template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
-    task = Task((name, 0), _whole_block, cls, DataNode(None, template), adjoint, *(TaskRef(k) for k in keys))
+    task = Task(
+        (name, 0), _whole_block, cls, DataNode(None, template), adjoint, *(TaskRef(k) for k in keys)
+    )
     graph = HighLevelGraph.from_collections(name, {(name, 0): task}, dependencies=whole)
     return DaskArray(graph, name, ((n,),), dtype=dtype)
 
@@ -537,7 +552,6 @@ def _whole_block(cls: type, template: Any, adjoint: bool, x: Any, *arrays: Any) 
     return method(op, x).reshape(-1)
 
 
-
 def solve_explicit(
     op: Any, divide: Any, y: DaskArray, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> DaskArray:
@@ -563,7 +577,5 @@ def solve_explicit(
     return DaskArray(graph, name, tuple((n,) for n in shape), dtype=dtype)
 
 
-def _solve_block(
-    divide: Any, template: Any, args: Any, kwargs: Any, y: Any, *arrays: Any
-) -> Any:
+def _solve_block(divide: Any, template: Any, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:
     return divide(filled(template, arrays) if arrays else template, y, *args, **kwargs)

@@ -14,7 +14,11 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, solvers
 from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
-from pylops_dispatch.policy import ImplicitComputeWarning, NotDispatchedError
+from pylops_dispatch.policy import (
+    ImplicitComputeWarning,
+    NotDispatchedError,
+    users_stacklevel,
+)
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
 
@@ -61,11 +65,9 @@ def _apply_or_whole(
 ) -> DispatchArray:
     """Run PyLops's own code on a box, and where it cannot take one, the whole vector."""
     if x.shape not in ((op.shape[0 if adjoint else 1],), (op.shape[0 if adjoint else 1], 1)):
-        return original(op, x)  # type: ignore[no-any-return]
+        return original(op, x)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", category=FutureWarning, message=".*dask.*")
-            return _in_chunks_of(x, _checked(original(op, x), op))
+        return _in_chunks_of(x, _checked(original(op, x), op))
     except NotDispatchedError as error:
         reason = str(error)
     except _UNSUITED as error:
@@ -163,7 +165,7 @@ def _inspects(original: Callable[..., Any], argument: str, place: int) -> Callab
                 f"{type(self).__name__} inspects the values of {argument}, which is computed "
                 "once, here; pass a NumPy array to avoid this.",
                 ImplicitComputeWarning,
-                stacklevel=2,
+                stacklevel=users_stacklevel(),
             )
             values = given.compute()
             if len(args) > place:
@@ -173,5 +175,3 @@ def _inspects(original: Callable[..., Any], argument: str, place: int) -> Callab
         original(self, *args, **kwargs)
 
     return wrapper
-
-

@@ -114,9 +114,9 @@ class _LayoutNamespace:
 
     def zeros(self, shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray[Any, Any]:
         """Zeros whose axes lie in memory as those of the array."""
-        if not np.iterable(shape) or len(shape) != len(self._order):
-            return np.zeros(shape, dtype=dtype, order=order)  # type: ignore[call-overload,no-any-return]
         sizes = _as_shape(shape)
+        if len(sizes) != len(self._order):
+            return np.zeros(sizes, dtype=dtype)
         buffer = np.zeros([sizes[axis] for axis in self._order], dtype=dtype)
         return buffer.transpose(np.argsort(self._order))
 

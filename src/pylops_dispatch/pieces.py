@@ -13,8 +13,8 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode
-from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.array.core import Array as DaskArray
+from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.base import tokenize
 
 _HASHED = 1 << 16  # bytes: what is hashed in less time than a task takes
@@ -175,9 +175,7 @@ def identity(obj: Any) -> str:
     return name
 
 
-def wrap_numpy(
-    array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = None
-) -> DaskArray:
+def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = None) -> DaskArray:
     """Wrap a NumPy array: each block holds a view, so that no array is in more than one task.
 
     Small arrays are named by contents. The bytes of a large one are not hashed: the same array
@@ -204,7 +202,9 @@ def in_memory(array: DaskArray) -> bool:
         node = layer[(array.name, *(0,) * array.ndim)]
     except KeyError:
         return False
-    return isinstance(node, (np.ndarray, np.generic, DataNode)) or hasattr(node, "add_done_callback")
+    return isinstance(node, (np.ndarray, np.generic, DataNode)) or hasattr(
+        node, "add_done_callback"
+    )
 
 
 def element(piece: DaskArray, index: int) -> DaskArray:

@@ -107,6 +107,19 @@ def caller() -> str:
     return f"{prefix}{nearest.f_code.co_name} ({path}:{nearest.f_lineno})"
 
 
+def users_stacklevel() -> int:
+    """Return the stacklevel, for a warning of our caller, that points at the user's own line."""
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "pylops_dispatch",
+        "pylops",
+        "numpy",
+        "contextlib",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level + 1
+
+
 def not_dispatched(what: str, advice: str) -> NotDispatchedError:
     """Build the error for a function that cannot be run lazily."""
     return NotDispatchedError(f"{what} was called on a lazy dask array by {caller()}. {advice}")
@@ -126,7 +139,7 @@ def report_implicit_compute(what: str) -> None:
     warnings.warn(
         f"{what} computes a lazy dask array, asked for by {caller()}",
         ImplicitComputeWarning,
-        stacklevel=3,
+        stacklevel=users_stacklevel(),
     )
 
 
@@ -136,9 +149,10 @@ def announce_whole(operator: str, reason: str) -> None:
     if chosen == "allow":
         return
     message = (
-        f"{operator} runs in one task on the whole vector, right but not in parallel: {reason}. "
+        f"{operator} runs in one task on the whole vector, right but not in parallel: "
+        f"{reason.rstrip('.')}. "
         "Silence this with pylops_dispatch.set_policy(whole_array='allow')."
     )
     if chosen == "raise":
         raise NotDispatchedError(message)
-    warnings.warn(message, PerformanceWarning, stacklevel=3)
+    warnings.warn(message, PerformanceWarning, stacklevel=users_stacklevel())

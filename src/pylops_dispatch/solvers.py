@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
-import numpy as np
 from dask.array.core import Array as DaskArray
 from pylops.optimization.basesolver import Solver
 
@@ -23,7 +22,7 @@ from pylops_dispatch.array import (
     lower_all,
     session,
 )
-from pylops_dispatch.pieces import Piece
+from pylops_dispatch.functions.reductions import square_of
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -38,6 +37,8 @@ class Session:
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
         self._leaves: dict[int, tuple[DaskArray, DispatchArray]] = {}
+        self._norms: dict[str, Any] = {}
+        self._with_norms = False
 
     def register(self, box: DispatchArray) -> None:
         """Watch a box for as long as something holds it."""
@@ -52,35 +53,47 @@ class Session:
         piece = known[1].pieces[0]
         return piece if isinstance(piece, DaskArray) else pc.realise(piece)
 
+    def known_norm(self, piece: DaskArray) -> Any:
+        """Return the squared norm of a piece in memory, if it came with its last execution."""
+        return self._norms.get(piece.name)
+
     def persist(self, wanted: DispatchArray) -> None:
         """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
         boxes = [box for box in list(self._boxes.values()) if box.value is None]
         if not any(box is wanted for box in boxes):
             boxes.append(wanted)
-        lazy: dict[str, DaskArray] = {}
+        pieces = (p for box in boxes for p in box.pieces if isinstance(p, DaskArray))
+        lazy = {piece.name: piece for piece in pieces if not pc.in_memory(piece)}
+        # a solver that reads norms of what is in memory gets them with the vectors next time
+        vectors = [a for a in lazy.values() if a.ndim and a.dtype.kind in "fc"]
+        self._with_norms |= bool(lazy) and not any(a.ndim for a in lazy.values())
+        norms = {a.name: square_of(a) for a in vectors} if self._with_norms else {}
+        found = dask.persist(*lazy.values(), *norms.values()) if lazy else ()
+        done = dict(zip(lazy, found, strict=False))
         for box in boxes:
-            for piece in box.pieces:
-                if isinstance(piece, DaskArray) and not pc.in_memory(piece):
-                    lazy.setdefault(piece.name, piece)
-        done = dict(zip(lazy, dask.persist(*lazy.values()), strict=True)) if lazy else {}
-        for box in boxes:
-            held: list[Piece] = [
-                done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces
-            ]
-            box.replace(held)
-            if box.ndim == 0 and isinstance(held[0], DaskArray) and held[0].name in done:
-                box.settle(_scalar(held[0]))
+            box.replace(
+                [done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces]
+            )
+        scalars = [
+            box for box in boxes if box.ndim == 0 and pc.in_memory(pc.realise(box.pieces[0]))
+        ]
+        arrays = [*(pc.realise(box.pieces[0]) for box in scalars), *found[len(lazy) :]]
+        values = _scalars(arrays)
+        for box, value in zip(scalars, values, strict=False):
+            box.settle(value)
+        if vectors:
+            self._norms = dict(zip(norms, values[len(scalars) :], strict=True))
         if wanted.value is None:
-            wanted.settle(_scalar(pc.realise(wanted.pieces[0])))
+            wanted.settle(wanted.dask().compute()[()])
 
 
-def _scalar(array: DaskArray) -> Any:
-    """Return the value of a persisted 0-d array; only a future has to be fetched."""
-    data = array.dask.get((array.name,))
-    data = getattr(data, "value", data)
-    if isinstance(data, (np.ndarray, np.generic)):
-        return data[()]
-    return array.compute()[()]
+def _scalars(arrays: list[DaskArray]) -> list[Any]:
+    """Return the values of persisted 0-d arrays; only futures have to be fetched, all at once."""
+    nodes = [array.dask[(array.name,)] for array in arrays]
+    values = [getattr(node, "value", node) for node in nodes]
+    if not all(hasattr(value, "dtype") for value in values):
+        values = list(dask.compute(*arrays))
+    return [value[()] for value in values]
 
 
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()

@@ -25,11 +25,11 @@ __all__ = ["call_function", "call_ufunc", "elementwise"]
 # importing registers the shims
 _MODULES = (creation, fft, indexing, linalg, reductions, shaping)
 
-_REDUCTIONS = {
+_REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min,
     np.logical_and: np.all, np.logical_or: np.any,
 }  # fmt: skip
-_ACCUMULATIONS = {np.add: np.cumsum, np.multiply: np.cumprod}
+_ACCUMULATIONS: dict[Any, Any] = {np.add: np.cumsum, np.multiply: np.cumprod}
 
 
 def call_ufunc(
@@ -79,9 +79,10 @@ def _write(ufunc: np.ufunc, target: DispatchArray, value: Any, casting: str) -> 
             f"Cannot cast ufunc '{ufunc.__name__}' output from {dtype!r} to {target.dtype!r} "
             f"with casting rule '{casting}'"
         )
-    if np.shape(value) != target.shape and np.broadcast_shapes(
-        np.shape(value), target.shape
-    ) != target.shape:
+    if (
+        np.shape(value) != target.shape
+        and np.broadcast_shapes(np.shape(value), target.shape) != target.shape
+    ):
         raise ValueError(
             f"non-broadcastable output operand with shape {target.shape} doesn't match the "
             f"broadcast shape {np.shape(value)}"
@@ -158,5 +159,3 @@ def from_dask(x: Any, name: str) -> Any:
     if isinstance(x, (list, tuple)) and any(is_dask(v) for v in x):
         return type(x)(from_dask(v, name) for v in x) if type(x) in (list, tuple) else x
     return x
-
-

@@ -81,7 +81,7 @@ def _array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
         return False
     model = a1 if isinstance(a1, DispatchArray) else a2
     first, second = as_box(a1, model), as_box(a2, model)
-    same = first == second
+    same: Any = first == second
     if equal_nan:
         same = same | (np.isnan(first) & np.isnan(second))
     return np.all(same)

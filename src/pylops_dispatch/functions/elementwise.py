@@ -86,7 +86,7 @@ def partition(boxes: Sequence[DispatchArray]) -> list[list[Piece]]:
     ]
     for column in range(len(cut[0])):
         group = [row[column] for row in cut]
-        shape = max(group, key=lambda p: (isinstance(p, DaskArray), p.ndim if _real(p) else 0)).shape
+        shape = max(group, key=_layout).shape
         for row in cut:
             row[column] = pc.reshape(row[column], shape)
     for box, row in zip(boxes, cut, strict=True):
@@ -94,8 +94,8 @@ def partition(boxes: Sequence[DispatchArray]) -> list[list[Piece]]:
     return cut
 
 
-def _real(piece: Piece) -> bool:
-    return not isinstance(piece, Zeros)
+def _layout(piece: Piece) -> int:
+    return piece.ndim if isinstance(piece, DaskArray) else -1
 
 
 def _is_laid_out(box: DispatchArray) -> bool:
@@ -149,9 +149,7 @@ def align(array: DaskArray, lead: DaskArray) -> DaskArray:
     return array
 
 
-def _of_zeros(
-    ufunc: Any, parts: Sequence[Any], zeros: list[Zeros], arrays: list[DaskArray]
-) -> Any:
+def _of_zeros(ufunc: Any, parts: Sequence[Any], zeros: list[Zeros], arrays: list[DaskArray]) -> Any:
     """Work on zeros without making them, where the result is certain."""
     if not arrays:
         if any(isinstance(p, DaskArray) for p in parts):

@@ -76,9 +76,11 @@ def _is_basic(index: Any) -> bool:
 def _positions(index: Any, shape: Shape) -> Any:
     """Replace NumPy masks by positions."""
     if not isinstance(index, tuple):
-        return np.flatnonzero(index) if isinstance(index, np.ndarray) and index.dtype == bool and (
-            index.ndim == 1
-        ) else index
+        return (
+            np.flatnonzero(index)
+            if isinstance(index, np.ndarray) and index.dtype == bool and (index.ndim == 1)
+            else index
+        )
     return tuple(
         np.flatnonzero(i) if isinstance(i, np.ndarray) and i.dtype == bool and i.ndim == 1 else i
         for i in index
@@ -89,9 +91,12 @@ def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
     """Return positions in the flattened array for an index that picks single elements."""
     if isinstance(index, np.ndarray) and index.dtype == bool and index.shape == shape:
         return np.flatnonzero(index)
-    if isinstance(index, tuple) and len(index) == len(shape) > 1 and all(
-        isinstance(i, np.ndarray) or _is_int(i) for i in index
-    ) and any(isinstance(i, np.ndarray) for i in index):
+    if (
+        isinstance(index, tuple)
+        and len(index) == len(shape) > 1
+        and all(isinstance(i, np.ndarray) or _is_int(i) for i in index)
+        and any(isinstance(i, np.ndarray) for i in index)
+    ):
         arrays = [np.where(i < 0, i + n, i) for i, n in zip(index, shape, strict=True)]
         return np.ravel_multi_index(tuple(np.broadcast_arrays(*arrays)), shape)
     return None
@@ -201,7 +206,9 @@ def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskAr
         block, local = parts[index[axis]]
         source = (array.name, *index[:axis], block, *index[axis + 1 :])
         where[axis] = local
-        graph[(name, *index)] = Task((name, *index), operator.getitem, TaskRef(source), tuple(where))
+        graph[(name, *index)] = Task(
+            (name, *index), operator.getitem, TaskRef(source), tuple(where)
+        )
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[array])
     return DaskArray(layers, name, chunks, meta=array._meta)
 
@@ -326,7 +333,8 @@ def write(piece: Piece, index: Index, value: Any, dtype: np.dtype[Any]) -> DaskA
     if source.dtype != dtype:
         source = source.astype(dtype)
     spans = tuple(
-        slice(i % n, i % n + 1) if _is_int(i) else i for i, n in zip(index, piece.shape, strict=True)
+        slice(i % n, i % n + 1) if _is_int(i) else i
+        for i, n in zip(index, piece.shape, strict=True)
     )
     return _write_axes(piece, spans, source.as_shape(source.shape), 0)
 
@@ -432,7 +440,11 @@ def scatter(
         blocks = np.searchsorted(source_edges, chosen, side="right") - 1
         routes.append(
             [
-                (int(b), chosen[blocks == b] - source_edges[b], positions[chosen[blocks == b]] - start)
+                (
+                    int(b),
+                    chosen[blocks == b] - source_edges[b],
+                    positions[chosen[blocks == b]] - start,
+                )
                 for b in np.unique(blocks)
             ]
         )
@@ -464,7 +476,9 @@ def _scatter_block(
     blocks: Sequence[Any],
 ) -> Any:
     out = (
-        np.zeros_like(blocks[0], shape=shape, dtype=dtype) if blocks else np.zeros(shape, dtype=dtype)
+        np.zeros_like(blocks[0], shape=shape, dtype=dtype)
+        if blocks
+        else np.zeros(shape, dtype=dtype)
     )
     before = (slice(None),) * axis
     for (taken, target), block in zip(routes, blocks, strict=True):
@@ -493,10 +507,8 @@ def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None
     piece = target.as_shape(target.shape)
     chunks = piece.chunks[axis] if isinstance(piece, DaskArray) else None
     added = scatter(source.dask(), positions, axis, n, accumulate=True, chunks=chunks)
-    target.assign(target + DispatchArray(added))
+    target.assign(np.add(target, DispatchArray(added)))
 
 
 def _is_whole(index: Any, n: int) -> bool:
     return isinstance(index, slice) and _range(index, n) == (0, n)
-
-

@@ -16,7 +16,7 @@ from pylops_dispatch.policy import not_dispatched
 @implements(np.linalg.norm)
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """Norm of a vector piece by piece; PyLops's solvers read it in every step."""
-    box = as_box(x)
+    box: Any = as_box(x)
     vector = axis is None and not keepdims and (box.ndim == 1 or ord is None)
     if vector and ord in (None, 2):
         return np.sqrt(square_norm(box))
@@ -58,6 +58,8 @@ def _vdot(a: Any, b: Any) -> Any:
 def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> Any:
     """Run ``np.matmul`` and its kin, which are ufuncs but not element-wise."""
     name = ufunc.__name__
+    a: Any
+    b: Any
     a, b = inputs if len(inputs) == 2 else (None, None)
     if name == "matmul":
         if np.ndim(a) == 1 and np.ndim(b) == 1:

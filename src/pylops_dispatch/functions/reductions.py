@@ -11,7 +11,7 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
@@ -88,6 +88,10 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     return partial.sum(dtype=dtype)
 
 
+def _added(total: Any, part: Any) -> Any:
+    return total + part if isinstance(total, DispatchArray) or total != 0 else part
+
+
 def dot(a: Any, b: Any, conjugate: bool = False) -> Any:
     """Return the dot product of two vectors, the first conjugated or not, as a 0-d box."""
     model = a if isinstance(a, DispatchArray) else b
@@ -98,14 +102,16 @@ def dot(a: Any, b: Any, conjugate: bool = False) -> Any:
             f"{first.size} (dim 0) != {second.size} (dim 0)"
         )
     dtype = np.result_type(first.dtype, second.dtype)
+    if first.names == (second.names if conjugate else second.conjugated):
+        square = square_norm(first)
+        return square.astype(dtype)
     total: Any = dtype.type(0)
     for p, q in zip(*partition([first, second]), strict=True):
         if isinstance(p, Zeros) or isinstance(q, Zeros):
             continue
         left = p.conj() if conjugate and p.dtype.kind == "c" else p
         right = q if q.chunks == p.chunks else q.rechunk(p.chunks)
-        part = DispatchArray(_by_block(_block_dot, dtype, left, right))
-        total = part if not isinstance(total, DispatchArray) else total + part
+        total = _added(total, DispatchArray(_by_block(_block_dot, dtype, left, right)))
     return total
 
 
@@ -116,10 +122,16 @@ def square_norm(a: Any) -> Any:
     if dtype.kind in "biu":
         dtype = np.dtype(float)
         box = box.astype(dtype)
+    current = session.get()
     total: Any = dtype.type(0)
     for piece in box.pieces:
         if isinstance(piece, Zeros):
             continue
-        part = DispatchArray(_by_block(_block_square_norm, dtype, piece))
-        total = part if not isinstance(total, DispatchArray) else total + part
+        part: Any = None if current is None else current.known_norm(piece)
+        total = _added(total, DispatchArray(square_of(piece)) if part is None else part)
     return total
+
+
+def square_of(piece: DaskArray) -> DaskArray:
+    """Return the sum of the squared magnitudes of an inexact array as a 0-d array."""
+    return _by_block(_block_square_norm, np.empty(0, piece.dtype).real.dtype, piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pylops
 from pylops import basicoperators as basic
@@ -81,7 +82,7 @@ def _memoize(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Recognise a vector by its keys: comparing values, as PyLops does, would compute them."""
     for pair in op.store:
         known, result = (pair[1], pair[0]) if adjoint else pair
-        if isinstance(known, DispatchArray) and _same_keys(known, box):
+        if isinstance(known, DispatchArray) and known.names == box.names:
             return result.copy()
     if len(op.store) + 1 > op.max_neval:
         del op.store[0]
@@ -91,19 +92,10 @@ def _memoize(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     return y
 
 
-def _same_keys(a: DispatchArray, b: DispatchArray) -> bool:
-    return len(a.pieces) == len(b.pieces) and all(
-        p == q
-        if isinstance(p, Zeros) or isinstance(q, Zeros)
-        else (p.name, p.shape) == (q.name, q.shape)
-        for p, q in zip(a.pieces, b.pieces, strict=True)
-    )
-
-
 def _to_cupy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     """Move each block to the GPU, or back."""
     move = backend.to_numpy if adjoint else backend.to_cupy
-    return box.map(lambda p: p.map_blocks(move, dtype=p.dtype))
+    return box.map(lambda p: da.map_blocks(move, p, dtype=p.dtype))
 
 
 def _causal_integration(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:

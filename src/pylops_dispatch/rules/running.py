@@ -96,16 +96,14 @@ def _coefficient_names(op: Any) -> tuple[str, ...]:
     return rule.coefficients if rule is not None else ()
 
 
-def _coefficient(
-    array: Any, dims: Shape, offset: int, count: int, model: DaskArray
-) -> DaskArray | None:
+def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskArray) -> DaskArray:
     """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
     if isinstance(array, DispatchArray):
         array = array.dask()
     if is_dask(array):
         check(array, "a coefficient")
     named = None
-    if array.shape != dims and (array.size == count or array.ndim == 1 and array.size != 1):
+    if array.shape != dims and (array.size == count or (array.ndim == 1 and array.size != 1)):
         if isinstance(array, np.ndarray) and array.nbytes > 1 << 16:
             named = (pc.identity(array), offset, dims)
         size = math.prod(dims)
@@ -122,11 +120,14 @@ def _coefficient(
 _dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _probe(cls: type, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool) -> Any:
+def _probe(
+    cls: type, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool
+) -> Any:
     """Return the dtype that an operator gives, from a run on a few samples of zeros."""
     dims = tuple(min(n, 2 * d + 2) for n, d in zip(x.shape, depth, strict=True))
     samples = [
-        np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype) for c in held
+        np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype)
+        for c in held
     ]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -140,12 +141,11 @@ def _run_piece(
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
     template = blocks.stripped(op, _coefficient_names)
-    model = pc.realise(piece) if isinstance(piece, DaskArray) else pc.realise(Zeros((1,) * len(dims), piece.dtype))
-    held = [(getattr(owner, name)) for owner, name in blocks.leaves(op, _coefficient_names)]
+    held = [getattr(owner, name) for owner, name in blocks.leaves(op, _coefficient_names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
         return Zeros(dims, _dtype_of(cls, op, template, depth, cheap, piece, adjoint))
-    coefficients = [_coefficient(a, dims, offset, total, model) for a in held]
+    coefficients = [_coefficient(a, dims, offset, total, piece) for a in held]
     dtype = _dtype_of(cls, op, template, depth, coefficients, piece, adjoint)
     return blocks.apply_local(
         cls, template, piece, depth, coefficients, adjoint, dtype, signature(op)
@@ -156,17 +156,11 @@ def _dtype_of(
     cls: type, op: Any, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool
 ) -> np.dtype[Any]:
     key = (cls, signature(template), x.dtype, tuple(c.dtype for c in held), adjoint)
-    try:
-        known = _dtypes.get(key)
-    except TypeError:
-        known, key = None, None
-    if known is None:
-        known = np.dtype(_probe(cls, template, depth, held, x, adjoint))
-        if key is not None:
-            if len(_dtypes) > 1000:
-                _dtypes.clear()
-            _dtypes[key] = known
-    return known
+    if key not in _dtypes:
+        if len(_dtypes) > 1000:
+            _dtypes.clear()
+        _dtypes[key] = np.dtype(_probe(cls, template, depth, held, x, adjoint))
+    return _dtypes[key]
 
 
 def run_local(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -221,9 +215,7 @@ def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str
     announce_whole(type(op).__name__, reason)
     dtype = np.result_type(op.dtype, box.dtype)
     n = op.shape[1 if adjoint else 0]
-    return DispatchArray(
-        [blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),)
-    )
+    return DispatchArray([blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),))
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -240,5 +232,3 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     if rule.local or cls in COMBINATIONS:
         return run_local(cls, op, box, adjoint)
     return NotImplemented
-
-

@@ -1,0 +1,68 @@
+"""Development sessions: ``nox -s tests``, ``nox -s lint``, ..."""
+
+from __future__ import annotations
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "tests"]
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+
+
+def lowest_pins() -> list[str]:
+    """Return the dependencies pinned to their lower bounds."""
+    pins = []
+    for line in PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        (bound,) = (s.version for s in requirement.specifier if s.operator == ">=")
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        pins.append(f"{requirement.name}{extras}=={bound}")
+    return pins
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """Run the tests with the newest dependencies."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest supported dependencies."""
+    session.install("-e", ".[test]", *lowest_pins())
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the examples."""
+    session.install("-e", ".[demo]")
+    session.run("python", "examples/demo.py", *session.posargs)
+    session.run("python", "examples/poststack.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types."""
+    session.install("-e", ".[demo,dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks: ``nox -s bench -- benchmarks/some_script.py``."""
+    session.install("-e", ".[bench]")
+    session.run("python", *(session.posargs or ["-m", "benchmarks"]))

@@ -1,0 +1,41 @@
+"""Fixtures and the Hypothesis profile."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import pylops_dispatch
+
+from . import helpers
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=10,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def enabled():
+    """Every test starts with the dispatch enabled, and must leave it enabled."""
+    assert pylops_dispatch.is_enabled()
+    yield
+    left = pylops_dispatch.is_enabled()
+    pylops_dispatch.enable()
+    assert left, "the test left the dispatch disabled"
+
+
+@pytest.fixture
+def count_executions():
+    return helpers.count_executions
+
+
+@pytest.fixture
+def forbid_executions():
+    return helpers.forbid_executions

@@ -1,0 +1,225 @@
+"""Shared tools: counted executions, comparison with NumPy, chunkings."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.local
+import dask.threaded
+import numpy as np
+from dask._task_spec import Alias, DataNode
+from hypothesis import strategies as st
+
+# ---------------------------------------------------------------- executions
+
+
+@dataclass
+class Execution:
+    """One graph that a scheduler was given: everything that is not data yet."""
+
+    size: int
+    tasks: tuple[Any, ...]
+
+
+@dataclass
+class Executions:
+    """The graphs that dask ran while this was counting."""
+
+    runs: list[Execution] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.runs)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [run.size for run in self.runs]
+
+    @property
+    def tasks(self) -> list[Any]:
+        return [key for run in self.runs for key in run.tasks]
+
+
+class UnexpectedExecution(AssertionError):
+    """Dask ran a graph although the budget of executions was spent."""
+
+
+def graph_of(collection: Any) -> dict[Any, Any]:
+    """The plain dictionary of tasks of a collection, an expression or a graph."""
+    if hasattr(collection, "__dask_graph__"):
+        collection = collection.__dask_graph__()
+    return dict(collection)
+
+
+def _is_data(node: Any) -> bool:
+    return isinstance(node, (DataNode, np.ndarray, np.generic, int, float, complex))
+
+
+@contextlib.contextmanager
+def count_executions(
+    budget: int | None = None, threads: bool = False
+) -> Iterator[Executions]:
+    """Count (and record) every graph that dask executes in this block.
+
+    With a ``budget``, the execution that exceeds it raises ``UnexpectedExecution``.
+    """
+    seen = Executions()
+    lock = threading.Lock()
+    run = dask.threaded.get if threads else dask.local.get_sync
+
+    def get(dsk, keys, **kwargs):
+        graph = graph_of(dsk)
+        tasks = tuple(
+            key
+            for key, node in graph.items()
+            if not _is_data(node) and not isinstance(node, Alias)
+        )
+        with lock:
+            seen.runs.append(Execution(len(graph), tasks))
+            if budget is not None and len(seen.runs) > budget:
+                raise UnexpectedExecution(
+                    f"execution {len(seen.runs)} with a budget of {budget}; "
+                    f"it asked for {str(keys)[:200]}"
+                )
+        return run(dsk, keys, **kwargs)
+
+    with dask.config.set(scheduler=get):
+        yield seen
+    # also when the code under test swallowed the exception raised above
+    if budget is not None:
+        assert seen.count <= budget, f"{seen.count} executions, budget {budget}"
+
+
+def forbid_executions() -> contextlib.AbstractContextManager[Executions]:
+    """No graph may be executed in this block."""
+    return count_executions(budget=0)
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def tolerance(dtype: Any) -> float:
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fc":
+        return 0.0
+    return 100 * float(np.finfo(dtype).eps)
+
+
+def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> None:
+    """Equal within rounding, measured against the largest expected value."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    if rtol is None:
+        rtol = max(tolerance(actual.dtype), tolerance(expected.dtype))
+    if expected.dtype.kind not in "fciu":
+        np.testing.assert_array_equal(actual, expected)
+        return
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite])
+    actual, expected = actual[finite], expected[finite]
+    if expected.size == 0:
+        return
+    scale = float(np.max(np.abs(expected)))
+    error = float(np.max(np.abs(actual - expected)))
+    assert error <= rtol * max(scale, 1e-2), (
+        f"largest error {error:.3e}, largest value {scale:.3e}, rtol {rtol:.1e}"
+    )
+
+
+def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None) -> None:
+    """A lazy dask array with the shape, the dtype and the values of ``expected``."""
+    assert type(result) is da.Array, f"{type(result)} instead of dask.array.Array"
+    assert result.shape == expected.shape
+    assert result.dtype == expected.dtype
+    assert type(result._meta) is np.ndarray
+    assert result._meta.dtype == expected.dtype
+    assert result._meta.ndim == expected.ndim
+    assert tuple(sum(axis) for axis in result.chunks) == expected.shape
+    values = result.compute(scheduler="synchronous")
+    assert type(values) is np.ndarray or expected.ndim == 0
+    assert values.dtype == expected.dtype
+    assert_close(values, expected, rtol=rtol)
+
+
+def assert_bitwise(actual: Any, expected: Any) -> None:
+    assert type(actual) is type(expected)
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert actual.tobytes() == expected.tobytes()
+
+
+# ------------------------------------------------------------ random arrays
+
+
+def rand(shape: Any, dtype: Any = "float64", seed: int = 0) -> np.ndarray:
+    """Seeded normal numbers, real or complex."""
+    rng = np.random.default_rng([seed, *np.atleast_1d(shape)])
+    dtype = np.dtype(dtype)
+    values = rng.normal(size=shape)
+    if dtype.kind == "c":
+        values = values + 1j * rng.normal(size=shape)
+    return np.asarray(values).astype(dtype)
+
+
+# -------------------------------------------------------------------- chunks
+
+Chunks = tuple[tuple[int, ...], ...]
+
+
+def cut(n: int, at: Any) -> tuple[int, ...]:
+    """The chunks of an axis of n samples cut at these positions."""
+    edges = [0, *sorted({int(i) for i in at if 0 < i < n}), n]
+    return tuple(int(i) for i in np.diff(edges)) if n else (0,)
+
+
+def random_chunks(shape: tuple[int, ...], seed: int, parts: int = 3) -> Chunks:
+    """Uneven chunks on every axis that is long enough to be cut."""
+    rng = np.random.default_rng([seed, *shape])
+    return tuple(
+        cut(n, rng.integers(1, n, size=rng.integers(1, parts + 1))) if n > 1 else (n,)
+        for n in shape
+    )
+
+
+def ones_chunks(shape: tuple[int, ...], axis: int) -> Chunks:
+    """Chunks of one single sample on one axis, the other axes whole."""
+    axis %= len(shape)
+    return tuple((1,) * n if i == axis else (n,) for i, n in enumerate(shape))
+
+
+@st.composite
+def chunks_for(draw: Any, shape: tuple[int, ...]) -> Chunks:
+    """Any chunks: one chunk, single samples, or uneven cuts, axis by axis."""
+    chunks = []
+    for n in shape:
+        kind = draw(st.sampled_from(["whole", "uneven", "uneven", "ones"]))
+        if n < 2 or kind == "whole":
+            chunks.append((n,))
+        elif kind == "ones" and n <= 8:
+            chunks.append((1,) * n)
+        else:
+            at = draw(st.lists(st.integers(1, n - 1), min_size=1, max_size=3))
+            chunks.append(cut(n, at))
+    return tuple(chunks)
+
+
+def to_dask(x: np.ndarray, chunks: Any) -> da.Array:
+    return da.from_array(x, chunks=chunks)
+
+
+def as_numpy_coefficient(a: np.ndarray) -> np.ndarray:
+    return a
+
+
+def as_dask_coefficient(a: np.ndarray) -> da.Array:
+    """A lazy coefficient, cut unevenly on every axis."""
+    return da.from_array(a, chunks=tuple(cut(n, [n // 3 + 1]) for n in a.shape))
+
+
+COEFFICIENTS = {"numpy": as_numpy_coefficient, "dask": as_dask_coefficient}

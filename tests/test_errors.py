@@ -1,0 +1,358 @@
+"""Bad input gives a clear error before any work, and changes nothing."""
+
+import re
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+import scipy.ndimage
+from pylops.utils.decorators import reshaped
+
+import pylops_dispatch
+from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy
+from pylops_dispatch.array import DispatchArray
+
+from .catalogue import UserBlur
+from .helpers import assert_same, forbid_executions, rand, to_dask
+
+DIMS = (6, 5)
+
+
+def operators():
+    return {
+        "Diagonal": pylops.Diagonal(rand(DIMS)),
+        "FirstDerivative": pylops.FirstDerivative(DIMS, axis=0),
+        "MatrixMult": pylops.MatrixMult(rand((4, 30))),
+        "VStack": pylops.VStack([pylops.Identity(DIMS), pylops.Laplacian(DIMS)]),
+        "sum": pylops.Diagonal(rand(DIMS)) + pylops.FirstDerivative(DIMS),
+        "Restriction": pylops.Restriction(DIMS, [1, 2], axis=0),
+        "user": UserBlur(DIMS),
+    }
+
+
+def state(op):
+    return {k: v for k, v in vars(op).items() if not callable(v)}
+
+
+def unchanged(before, after):
+    assert before.keys() == after.keys()
+    assert all(before[key] is after[key] for key in before)
+
+
+@pytest.mark.parametrize("name", operators())
+@pytest.mark.parametrize(
+    "shape", [(31,), (29,), (0,), (5, 6), (7, 5), (6, 5, 1, 2), (1, 30)]
+)
+def test_wrong_shape(name, shape):
+    op = operators()[name]
+    with pytest.raises(ValueError) as numpy_error:
+        op @ np.ones(shape)
+    before = state(op)
+    with forbid_executions(), pytest.raises(ValueError) as dask_error:
+        op @ da.ones(shape)
+    assert str(dask_error.value) == str(numpy_error.value)
+    unchanged(before, state(op))
+
+
+@pytest.mark.parametrize("method", ["matvec", "rmatvec", "matmat", "rmatmat"])
+@pytest.mark.parametrize("shape", [(), (30, 1, 1), (29,), (29, 2)])
+def test_wrong_number_of_dimensions(method, shape):
+    op = pylops.FirstDerivative(DIMS)
+    with pytest.raises((ValueError, UnboundLocalError)) as numpy_error:
+        getattr(op, method)(np.ones(shape))
+    with forbid_executions(), pytest.raises(numpy_error.type):
+        getattr(op, method)(da.ones(shape))
+
+
+def unknown_chunks(n=30):
+    x = da.ones(n, chunks=7)
+    return x[x > 0]
+
+
+@pytest.mark.parametrize("name", operators())
+def test_unknown_chunks(name):
+    op = operators()[name]
+    before = state(op)
+    for apply in [op.dot, op.matvec, lambda x: op @ x]:
+        with forbid_executions(), pytest.raises(ValueError) as caught:
+            apply(unknown_chunks())
+        assert "compute_chunk_sizes" in str(caught.value)
+    unchanged(before, state(op))
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr"])
+def test_unknown_chunks_in_a_solver(solver):
+    op = pylops.Identity(30)
+    with forbid_executions(), pytest.raises(ValueError, match="compute_chunk_sizes"):
+        getattr(pylops, solver)(op, unknown_chunks())
+
+
+def test_unknown_chunks_of_a_coefficient():
+    with forbid_executions(), pytest.raises(ValueError, match="compute_chunk_sizes"):
+        pylops.Diagonal(unknown_chunks()) @ da.ones(30)
+
+
+@pytest.mark.parametrize("name", operators())
+def test_object_dtype(name):
+    op = operators()[name]
+    x = da.from_array(np.ones(30, dtype=object), chunks=7)
+    before = state(op)
+    with forbid_executions(), pytest.raises(TypeError, match="object"):
+        op @ x
+    unchanged(before, state(op))
+
+
+@pytest.mark.parametrize("dtype", ["U3", "M8[s]", [("a", "f8")]])
+def test_other_dtypes_that_are_not_numbers(dtype):
+    x = da.from_array(np.zeros(30, dtype=dtype), chunks=7)
+    with forbid_executions(), pytest.raises(TypeError):
+        pylops.FirstDerivative(DIMS) @ x
+
+
+def run(code, *options):
+    return subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_expression_mode_arrays_are_refused():
+    """dask's in-tree expression arrays are another class, with other graphs."""
+    result = run(
+        """
+        import dask
+        dask.config.set({"array.query-planning": True})
+        import dask.array as da
+        import numpy as np
+        import pylops
+        import pylops_dispatch
+
+        def get(*args, **kwargs):
+            raise SystemExit("an execution")
+
+        x = da.ones(12, chunks=5)
+        assert "_array_expr" in type(x).__module__, type(x)
+        op = pylops.FirstDerivative(12)
+        calls = [
+            lambda: op @ x,
+            lambda: op.matvec(x),
+            lambda: op.H @ x,
+            lambda: pylops.cgls(op, x),
+            lambda: pylops.Diagonal(x) @ x,
+        ]
+        with dask.config.set(scheduler=get):
+            for call in calls:
+                try:
+                    call()
+                except TypeError as error:
+                    assert "query-planning" in str(error), error
+                else:
+                    raise SystemExit("accepted")
+        assert op.matvec_count == 0
+        np.testing.assert_array_equal(
+            op @ np.arange(12.0), [0, *[1.0] * 10, 0]
+        )
+        print("refused")
+        """
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.strip() == "refused"
+
+
+def test_an_error_inside_an_operator_is_the_users_error():
+    class Broken(pylops.LinearOperator):
+        def _matvec(self, x):
+            raise ZeroDivisionError("mine")
+
+        def _rmatvec(self, x):
+            return x
+
+    op = Broken(dtype=np.dtype("f8"), shape=(5, 5))
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        (op @ da.ones(5)).compute(scheduler="synchronous")
+    assert_same(op.H @ da.ones(5), np.ones(5))
+
+
+def test_not_implemented_adjoint():
+    op = pylops.FunctionOperator(lambda v: 2 * v, 5)
+    with pytest.raises(NotImplementedError, match="Adjoint not implemented"):
+        op.H @ da.ones(5)
+
+
+def test_an_error_leaves_the_dispatch_working():
+    op = pylops.Diagonal(rand(30))
+    for bad in [da.ones(29), unknown_chunks(), da.ones((3, 3, 3))]:
+        with pytest.raises(ValueError):
+            op @ bad
+    assert pylops_dispatch.is_enabled()
+    assert_same(op @ da.ones(30), op @ np.ones(30))
+
+
+def test_an_error_leaves_ndarray_multiplication_as_it_was():
+    op = pylops.Identity(30)
+    before = pylops.get_ndarray_multiplication()
+    with pytest.raises(ValueError):
+        pylops.cgls(op, unknown_chunks())
+    with pytest.raises(ValueError):
+        pylops.cgls(op, da.ones(29))
+    assert pylops.get_ndarray_multiplication() is before
+
+
+# ----------------------------------------------------- refusals and their text
+
+
+class Reader(pylops.LinearOperator):
+    """Reads a value where it should not."""
+
+    def __init__(self, dims):
+        super().__init__(dtype=np.dtype("f8"), dims=dims, dimsd=dims)
+
+    @reshaped
+    def _matvec(self, x):
+        return scipy.ndimage.gaussian_filter(x, 1.0)
+
+    _rmatvec = _matvec
+
+
+def test_whole_array_fallback_warns_once_and_is_right():
+    op = Reader(DIMS)
+    x0 = rand(DIMS)
+    with forbid_executions(), pytest.warns(PerformanceWarning) as caught:
+        y = op @ to_dask(x0, 3)
+    assert_same(y, op @ x0)
+    assert len([w for w in caught if w.category is PerformanceWarning]) == 1
+    assert "Reader" in str(caught[0].message)
+
+
+def test_whole_array_fallback_refused():
+    op = Reader(DIMS)
+    x = to_dask(rand(DIMS), 3)
+    with (
+        set_policy(whole_array="raise"),
+        forbid_executions(),
+        pytest.raises(NotDispatchedError) as caught,
+    ):
+        op @ x
+    message = str(caught.value)
+    assert "Reader" in message
+    assert "set_policy" in message
+    assert re.search(r"[\w/\\.]+\.py:\d+", message), message
+
+
+def test_whole_array_fallback_allowed():
+    op = Reader(DIMS)
+    x0 = rand(DIMS)
+    with set_policy(whole_array="allow"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = op @ to_dask(x0, 3)
+    assert_same(y, op @ x0)
+
+
+def test_refusal_names_function_operator_file_and_line():
+    """PyLops's own line, which calls what cannot be dispatched, is in the message."""
+
+    def blur(v):
+        return scipy.ndimage.gaussian_filter(v, 1.0)
+
+    op = pylops.FunctionOperator(blur, blur, 12)
+    x = to_dask(rand(12), 5)
+    for apply in [lambda: op @ x, lambda: op.H @ x]:
+        with (
+            set_policy(whole_array="raise"),
+            forbid_executions(),
+            pytest.raises(NotDispatchedError) as caught,
+        ):
+            apply()
+        message = str(caught.value)
+        assert "FunctionOperator" in message
+        assert "asarray" in message or "gaussian_filter" in message
+        assert re.search(r"functionoperator\.py:\d+", message), message
+
+
+def test_refusal_outside_an_operator_names_the_function():
+    x = DispatchArray(to_dask(rand(12), 5))
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="float"):
+        float(x.sum())
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="array"):
+        np.asarray(x)
+
+
+def test_not_dispatched_error_is_a_type_error():
+    assert issubclass(NotDispatchedError, TypeError)
+    assert issubclass(PerformanceWarning, Warning)
+
+
+# --------------------------------------------------------------------- policy
+
+
+def total():
+    return DispatchArray(to_dask(rand(12), 5)).sum()
+
+
+def test_policy_is_scoped():
+    with set_policy(implicit_compute="allow"):
+        assert isinstance(float(total()), float)
+        with set_policy(implicit_compute="raise"):
+            with pytest.raises(NotDispatchedError):
+                float(total())
+        assert isinstance(float(total()), float)
+    with pytest.raises(NotDispatchedError):
+        float(total())
+
+
+def test_policy_warns():
+    with (
+        set_policy(implicit_compute="warn"),
+        pytest.warns(UserWarning, match="float"),
+    ):
+        value = float(total())
+    assert value == pytest.approx(rand(12).sum())
+
+
+def test_policy_is_also_a_setter():
+    setting = set_policy(implicit_compute="allow")
+    try:
+        assert isinstance(float(total()), float)
+    finally:
+        setting.__exit__(None, None, None)
+    with pytest.raises(NotDispatchedError):
+        float(total())
+
+
+def test_policy_is_put_back_after_an_error():
+    with pytest.raises(RuntimeError, match="mine"), set_policy(implicit_compute="allow"):
+        raise RuntimeError("mine")
+    with pytest.raises(NotDispatchedError):
+        float(total())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"implicit_compute": "yes"},
+        {"whole_array": True},
+        {"implicit_compute": "allow", "whole_array": "never"},
+        {"implicit_compute": "allow", "whole": "raise"},
+    ],
+)
+def test_bad_policy_changes_nothing(bad):
+    with pytest.raises((ValueError, TypeError)):
+        set_policy(**bad)
+    with pytest.raises(NotDispatchedError):
+        float(total())
+
+
+def test_policies_are_independent():
+    x = to_dask(rand(DIMS), 3)
+    with set_policy(whole_array="allow"):
+        (Reader(DIMS) @ x).compute(scheduler="synchronous")
+        with pytest.raises(NotDispatchedError):
+            float(total())

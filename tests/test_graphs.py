@@ -1,0 +1,351 @@
+"""What the graphs look like: chunks, number of tasks, what is embedded in them."""
+
+import gc
+import weakref
+
+import cloudpickle
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+
+from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
+from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
+
+MOVES = ("rechunk", "reshape", "ravel")
+
+
+def moves(y):
+    """The names of the layers and tasks that move data between chunks."""
+    names = {str(name) for name in y.dask.layers}
+    names |= {str(key[0] if isinstance(key, tuple) else key) for key in graph_of(y)}
+    return sorted(name for name in names if any(move in name for move in MOVES))
+
+
+def tasks_after_optimisation(y):
+    (optimised,) = dask.optimize(y)
+    return len(graph_of(optimised))
+
+
+def uneven(dims):
+    return tuple((n // 2 + 1, n - n // 2 - 1) if n > 2 else (n,) for n in dims)
+
+
+# -------------------------------------------------------------- chunks survive
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("entry", ELEMENTWISE + STENCILS, ids=case_id)
+def test_chunks_survive_on_all_axes(entry, direction):
+    with build(entry) as op:
+        x0 = model(entry, op).reshape(op.dims)
+        x = to_dask(x0, uneven(op.dims))
+        y = op @ x if direction == "forward" else op.H @ x
+    assert y.chunks == x.chunks
+    assert moves(y) == []
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_chunks_survive_many_applications(steps):
+    dims = (12, 10)
+    op = pylops.Laplacian(dims) @ pylops.FirstDerivative(dims, axis=0)
+    x = to_dask(rand(dims), uneven(dims))
+    y = x
+    for _ in range(steps):
+        y = op @ y
+    assert y.chunks == x.chunks
+    assert moves(y) == []
+
+
+@pytest.mark.parametrize(
+    "compose",
+    [
+        lambda d, f: d @ f,
+        lambda d, f: d + 2 * f,
+        lambda d, f: f.H @ f + 0.1 * d,
+        lambda d, f: (d - f) ** 2,
+        lambda d, f: (d @ f).T,
+        lambda d, f: -f.conj(),
+    ],
+)
+def test_chunks_survive_a_composition(compose):
+    dims = (8, 6, 10)
+    op = compose(pylops.Diagonal(rand(dims)), pylops.FirstDerivative(dims, axis=0))
+    x = to_dask(rand(dims), uneven(dims))
+    y = op @ x
+    assert y.chunks == x.chunks
+    assert moves(y) == []
+
+
+def test_coefficients_take_the_chunks_of_the_model():
+    dims = (8, 6, 10)
+    x = to_dask(rand(dims), uneven(dims))
+    for diag in [rand(dims), to_dask(rand(dims), uneven(dims))]:
+        y = pylops.Diagonal(diag) @ x
+        assert y.chunks == x.chunks
+        assert moves(y) == []
+
+
+def test_stack_and_its_adjoint_give_the_chunks_of_the_model_back():
+    """The flat data of a stack remember what they were flattened from."""
+    dims = (8, 10)
+    op = pylops.VStack(
+        [pylops.Identity(dims), pylops.Laplacian(dims), pylops.FirstDerivative(dims, 0)]
+    )
+    x = to_dask(rand(dims), uneven(dims))
+    y = op @ x
+    assert y.ndim == 1
+    back = op.H @ y
+    assert back.chunks == x.chunks
+    assert moves(back) == []
+    assert_same(back, op.H @ (op @ x.compute()))
+
+
+def test_user_stencil_keeps_the_chunks():
+    op = UserDifference((9, 8))
+    x = to_dask(rand((9, 8)), ((4, 5), (3, 5)))
+    assert (op @ x).chunks == x.chunks
+
+
+def test_gradient_stacks_on_a_new_axis():
+    dims = (8, 10)
+    x = to_dask(rand(dims), uneven(dims))
+    y = pylops.Gradient(dims) @ x
+    assert y.shape == (2, *dims)
+    assert y.chunks[1:] == x.chunks
+    assert moves(y) == []
+
+
+# -------------------------------------------------------------- number of tasks
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("cuts", [4, 16, 50])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dims: pylops.FirstDerivative(dims, axis=0),
+        lambda dims: pylops.FirstDerivative(dims, axis=0, order=5, edge=True),
+        lambda dims: pylops.FirstDerivative(dims, axis=1),
+        lambda dims: pylops.SecondDerivative(dims, axis=0),
+        lambda dims: pylops.Laplacian(dims, axes=(0, 1)),
+        lambda dims: pylops.Diagonal(rand(dims)),
+        lambda dims: pylops.Diagonal(rand(dims[0]), dims=dims, axis=0),
+    ],
+)
+def test_at_most_eight_tasks_for_a_chunk(make, cuts, direction):
+    dims = (4 * cuts, 6)
+    op = make(dims)
+    x = da.ones(dims, chunks=(4, 6)).persist(scheduler="synchronous")
+    y = op @ x if direction == "forward" else op.H @ x
+    assert tasks_after_optimisation(y) <= 8 * cuts
+
+
+def test_tasks_grow_linearly_with_the_chunks():
+    def tasks(cuts):
+        dims = (4 * cuts, 6)
+        x = da.ones(dims, chunks=(4, 6)).persist(scheduler="synchronous")
+        return tasks_after_optimisation(pylops.Laplacian(dims, axes=(0, 1)) @ x)
+
+    few, many, more = tasks(8), tasks(16), tasks(32)
+    assert more - many == 2 * (many - few)
+
+
+def test_three_cut_axes_stay_sparse():
+    """A stencil on three cut axes: a few tasks for each of the 4**3 chunks."""
+    dims = (16, 16, 16)
+    x = da.ones(dims, chunks=4).persist(scheduler="synchronous")
+    y = pylops.Laplacian(dims, (0, 1, 2), (1, 1, 1), (1, 1, 1)) @ x
+    assert tasks_after_optimisation(y) <= 24 * 4**3
+
+
+# --------------------------------------------------------- what tasks contain
+
+
+class Finder(cloudpickle.Pickler):
+    """Finds the large arrays inside any object, however deep."""
+
+    def __init__(self, limit):
+        import io
+
+        super().__init__(io.BytesIO())
+        self.limit = limit
+        self.found = []
+
+    def persistent_id(self, obj):
+        if isinstance(obj, np.ndarray) and obj.nbytes > self.limit:
+            self.found.append(obj)
+            return f"array {len(self.found)}"
+        return None
+
+
+def large_arrays(node, limit):
+    finder = Finder(limit)
+    finder.dump(node)
+    return finder.found
+
+
+def addresses(y, limit):
+    """For each task, where the large arrays that it carries live in memory."""
+    carried = {}
+    for key, node in graph_of(y).items():
+        for array in large_arrays(node, limit):
+            address = array.__array_interface__["data"][0]
+            carried.setdefault(address, set()).add(key)
+    return carried
+
+
+MEGABYTE = 2**20
+
+
+@pytest.mark.parametrize("applications", [1, 3])
+@pytest.mark.parametrize("optimised", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: (pylops.Diagonal(rand(n)), (n,)),
+        lambda n: (pylops.Diagonal(rand((n // 8, 8))), (n // 8, 8)),
+        lambda n: (pylops.MatrixMult(rand((800, 800))), (800,)),
+        lambda n: (pylops.MatrixMult(rand((800, 800)), otherdims=4), (800, 4)),
+        lambda n: (
+            pylops.Diagonal(rand(n)) @ pylops.FirstDerivative(n),
+            (n,),
+        ),
+    ],
+)
+def test_no_large_array_is_in_more_than_one_task(make, optimised, applications):
+    op, dims = make(400_000)
+    x = da.ones(dims, chunks=(-(-dims[0] // 8), *dims[1:]))
+    x = x.persist(scheduler="synchronous")
+    y = x
+    for _ in range(applications):
+        y = op @ y
+    if optimised:
+        (y,) = dask.optimize(y)
+    for address, keys in addresses(y, MEGABYTE).items():
+        assert len(keys) == 1, f"array at {address} is in {len(keys)} tasks"
+
+
+def test_the_finder_finds_what_is_hidden():
+    """The check above can fail: a closure, an attribute, a partial."""
+    array = np.ones(200_000)
+    op = pylops.Diagonal(array)
+    y = da.ones(8, chunks=2).map_blocks(lambda b: b + op.diag[0], dtype="f8")
+    assert [a is array for a in large_arrays(dict(y.dask), MEGABYTE)][:1] == [True]
+    assert any(len(keys) > 1 for keys in addresses(y, MEGABYTE).values())
+
+
+def test_pieces_of_a_coefficient_do_not_carry_the_whole():
+    """A task that needs an eighth of a coefficient does not ship all of it."""
+    n = 400_000
+    x = da.ones(n, chunks=n // 8).persist(scheduler="synchronous")
+    y = pylops.Diagonal(rand(n)) @ x
+    whole = [keys for keys in addresses(y, 8 * n - 1).values()]
+    assert all(len(keys) == 1 for keys in whole)
+
+
+def test_second_application_reuses_the_coefficient():
+    """The coefficient is wrapped once: its keys are the same, without hashing."""
+    n = 400_000
+    op = pylops.Diagonal(rand(n))
+    x1 = da.ones(n, chunks=n // 4).persist(scheduler="synchronous")
+    x2 = da.zeros(n, chunks=n // 4).persist(scheduler="synchronous")
+    own1 = {k for k in graph_of(op @ x1) if k not in graph_of(x1)}
+    own2 = {k for k in graph_of(op @ x2) if k not in graph_of(x2)}
+    assert own1 & own2, "no key is shared: the coefficient was wrapped twice"
+    carrying1 = {k for ks in addresses(op @ x1, MEGABYTE).values() for k in ks}
+    carrying2 = {k for ks in addresses(op @ x2, MEGABYTE).values() for k in ks}
+    assert carrying1 - set(graph_of(x1)) == carrying2 - set(graph_of(x2))
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The shapes of the large NumPy arrays that dask hashes."""
+    from dask.tokenize import normalize_token
+
+    normalize_token(np.ones(1))  # registers the handler
+    handler = normalize_token.dispatch(np.ndarray)
+    shapes = []
+
+    def watching(array):
+        if array.nbytes > MEGABYTE:
+            shapes.append(array.shape)
+        return handler(array)
+
+    monkeypatch.setitem(normalize_token._lookup, np.ndarray, watching)
+    return shapes
+
+
+def test_second_application_hashes_nothing_large(hashed):
+    n = 400_000
+    op = pylops.Diagonal(rand(n))
+    x = da.ones(n, chunks=n // 4).persist(scheduler="synchronous")
+    op @ x
+    hashed.clear()
+    op @ x
+    op.H @ x
+    op @ (2 * x)
+    assert hashed == []
+
+
+def test_the_hash_watcher_watches(hashed):
+    da.from_array(np.ones(400_000), chunks=100_000)
+    assert hashed == [(400_000,)]
+
+
+def test_coefficient_is_released_with_its_operator():
+    diag = rand(2000)
+    alive = weakref.ref(diag)
+    op = pylops.Diagonal(diag)
+    y = op @ da.ones(2000, chunks=500)
+    y.compute(scheduler="synchronous")
+    del op, y, diag
+    gc.collect()
+    assert alive() is None
+
+
+def test_input_is_released_with_its_result():
+    op = pylops.FirstDerivative(2000)
+    x0 = rand(2000)
+    alive = weakref.ref(x0)
+    x = da.from_array(x0, chunks=500, name=False)
+    y = op @ x
+    y.compute(scheduler="synchronous")
+    del x, y, x0
+    gc.collect()
+    assert alive() is None
+
+
+def test_graph_survives_dask_optimisation():
+    dims = (9, 8)
+    op = pylops.Diagonal(rand(dims)) @ pylops.Laplacian(dims)
+    x = to_dask(rand(dims), random_chunks(dims, 1))
+    y = op @ x
+    (optimised,) = dask.optimize(y)
+    assert_same(optimised, op @ x.compute())
+    assert_same(y[2:5, ::2], (op @ x.compute())[2:5, ::2])
+    assert_same((y + 1).sum(axis=0), ((op @ x.compute()) + 1).sum(axis=0))
+
+
+def test_layers_do_not_hold_the_box():
+    """No DispatchArray is hidden in a graph that the user gets."""
+    from pylops_dispatch.array import DispatchArray
+
+    class BoxFinder(cloudpickle.Pickler):
+        boxes = 0
+
+        def persistent_id(self, obj):
+            if isinstance(obj, DispatchArray):
+                self.boxes += 1
+                return "box"
+            return None
+
+    import io
+
+    dims = (9, 8)
+    op = pylops.VStack([pylops.Diagonal(rand(dims)), UserDifference(dims)])
+    y = op @ to_dask(rand(dims), 4)
+    finder = BoxFinder(io.BytesIO())
+    finder.dump(dict(graph_of(y)))
+    assert finder.boxes == 0

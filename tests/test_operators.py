@@ -1,0 +1,378 @@
+"""Every operator of the catalogue on dask arrays, against NumPy."""
+
+import functools
+import warnings
+
+import cloudpickle
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pylops_dispatch
+from pylops_dispatch import PerformanceWarning
+
+from .catalogue import (
+    CASES,
+    CATALOGUE,
+    DTYPES,
+    adjoint,
+    build,
+    case_id,
+    data,
+    model,
+    nd,
+)
+from .helpers import (
+    COEFFICIENTS,
+    assert_close,
+    assert_same,
+    chunks_for,
+    count_executions,
+    forbid_executions,
+    ones_chunks,
+    rand,
+    random_chunks,
+    to_dask,
+    tolerance,
+)
+
+WITH_ADJOINT = [case for case in CASES if case[0].adjoint]
+DIRECTIONS = ["forward", "adjoint"]
+
+
+def cases(selected):
+    return pytest.mark.parametrize(("entry", "coefficient"), selected, ids=case_id)
+
+
+@pytest.fixture(autouse=True)
+def only_the_expected_warnings(request):
+    """An operator that is not known to need it never takes the whole array."""
+    with warnings.catch_warnings():
+        params = getattr(getattr(request.node, "callspec", None), "params", {})
+        whole = "entry" in params and params["entry"].whole
+        warnings.simplefilter("ignore" if whole else "error", PerformanceWarning)
+        yield
+
+
+def start(entry, op, direction, extra=(), seed=1):
+    """The vector that an operator is applied to, and its shape in dimensions."""
+    if direction == "forward":
+        return model(entry, op, extra, seed), op.dims
+    return data(entry, op, extra, seed), op.dimsd
+
+
+def apply(op, direction, x):
+    return op @ x if direction == "forward" else adjoint(op, x)
+
+
+@functools.cache
+def numpy_result(entry, direction, shaped, extra=()):
+    """What PyLops alone gives: the input and the output (or the error)."""
+    with pylops_dispatch.disabled(), build(entry) as op:
+        x, dims = start(entry, op, direction, extra)
+        if shaped:
+            x = x.reshape((*dims, *extra))
+        try:
+            return x, apply(op, direction, x)
+        except ValueError as error:
+            return x, error
+
+
+def layouts(shape):
+    """Uneven chunks; single samples along one axis."""
+    axis = int(np.argmax(np.asarray(shape) < 40))
+    return [random_chunks(shape, seed=1), ones_chunks(shape, axis)]
+
+
+def check_all_layouts(entry, coefficient, direction, shaped, extra=()):
+    coef = COEFFICIENTS[coefficient]
+    x0, expected = numpy_result(entry, direction, shaped, extra)
+    for chunks in layouts(x0.shape)[: 1 if extra else 2]:
+        x = to_dask(x0, chunks)
+        peeks = entry.peeks if coefficient == "dask" else 0
+        with count_executions(budget=peeks) as executions:
+            with build(entry, coef) as op:
+                assert executions.count == peeks
+                if isinstance(expected, ValueError):
+                    with pytest.raises(type(expected)):
+                        apply(op, direction, x)
+                    continue
+                y = apply(op, direction, x)
+        assert_same(y, expected)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@cases(CASES)
+def test_flat_vector(entry, coefficient, direction):
+    if direction == "forward" or entry.adjoint:
+        check_all_layouts(entry, coefficient, direction, shaped=False)
+    else:
+        with build(entry) as op, pytest.raises(NotImplementedError):
+            adjoint(op, da.ones(op.shape[0]))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@cases([case for case in WITH_ADJOINT if "apply_columns" not in case[0].id])
+def test_array_of_the_operators_dimensions(entry, coefficient, direction):
+    check_all_layouts(entry, coefficient, direction, shaped=True)
+
+
+@cases([case for case in WITH_ADJOINT if case[0].matmat])
+def test_matrix_of_columns(entry, coefficient):
+    for direction in DIRECTIONS:
+        check_all_layouts(entry, coefficient, direction, shaped=False, extra=(3,))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [e for e in CATALOGUE if e.adjoint and e.matmat and "apply_columns" not in e.id],
+    ids=case_id,
+)
+def test_dimensions_and_columns(entry):
+    for direction in DIRECTIONS:
+        check_all_layouts(entry, "numpy", direction, shaped=True, extra=(2,))
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=case_id)
+@settings(max_examples=3)
+@given(choice=st.data())
+def test_any_chunks(entry, choice):
+    """The values do not depend on how the input is cut."""
+    direction = choice.draw(st.sampled_from(DIRECTIONS if entry.adjoint else ["forward"]))
+    with build(entry) as op:
+        shaped = nd(op) and choice.draw(st.booleans())
+        x0, expected = numpy_result(entry, direction, shaped)
+        x = to_dask(x0, choice.draw(chunks_for(x0.shape)))
+        with forbid_executions():
+            y = apply(op, direction, x)
+    assert_same(y, expected)
+
+
+@pytest.mark.parametrize(
+    "method", ["matvec", "rmatvec", "dot", "mul", "matmul", "matmat", "rmatmat"]
+)
+def test_every_way_to_apply_an_operator(method):
+    op = pylops.MatrixMult(rand((6, 6)))
+    x0 = rand((6, 2) if method.endswith("mat") else 6)
+    call = {
+        "mul": lambda x: op * x,
+        "matmul": lambda x: op @ x,
+    }.get(method) or getattr(op, method)
+    with forbid_executions():
+        y = call(to_dask(x0, random_chunks(x0.shape, 1)))
+    assert_same(y, call(x0))
+
+
+def test_column_vector_of_one_column():
+    op = pylops.FirstDerivative(9)
+    x0 = rand((9, 1))
+    for method in ["matvec", "rmatvec"]:
+        y = getattr(op, method)(to_dask(x0, (4, 1)))
+        assert_same(y, getattr(op, method)(x0))
+
+
+@cases(
+    [c for c in CASES if c[0].adjoint and c[0].dot != "none" and not c[0].fresh],
+)
+def test_dot_test_with_dask_vectors(entry, coefficient):
+    with build(entry, COEFFICIENTS[coefficient]) as op:
+        u0, v0 = model(entry, op), data(entry, op)
+        u = to_dask(u0, random_chunks(u0.shape, 3))
+        v = to_dask(v0, random_chunks(v0.shape, 4))
+        left, right = op @ u, adjoint(op, v)
+        complex_field = entry.dot == "op" and op.clinear
+    if complex_field:
+        left, right = da.vdot(left, v), da.vdot(u, right)
+    else:
+        left = da.dot(left.real, v.real) + da.dot(left.imag, v.imag)
+        right = da.dot(u.real, right.real) + da.dot(u.imag, right.imag)
+    assert_close(right.compute(), left.compute(), rtol=1e-4 if _single(op) else 1e-10)
+
+
+def _single(op):
+    return np.dtype(op.dtype) in (np.dtype("float32"), np.dtype("complex64"))
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if not e.fresh], ids=case_id)
+def test_linear(entry):
+    with build(entry) as op:
+        x0, y0 = model(entry, op, seed=5), model(entry, op, seed=6)
+        x = to_dask(x0, random_chunks(x0.shape, 5))
+        y = to_dask(y0, random_chunks(y0.shape, 6))
+        together, apart = op @ (2 * x - 3 * y), 2 * (op @ x) - 3 * (op @ y)
+    assert_close(
+        together.compute(), apart.compute(), rtol=1e-4 if _single(op) else 1e-11
+    )
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=case_id)
+def test_input_is_unchanged(entry):
+    directions = DIRECTIONS if entry.adjoint else DIRECTIONS[:1]
+    for direction in directions:
+        with build(entry) as op:
+            x0, _ = start(entry, op, direction)
+            kept = x0.copy()
+            x = to_dask(x0, random_chunks(x0.shape, 7))
+            name, chunks = x.name, x.chunks
+            y = apply(op, direction, x)
+            y.compute()
+        assert x.name == name
+        assert x.chunks == chunks
+        np.testing.assert_array_equal(x0, kept)
+        np.testing.assert_array_equal(x.compute(), kept)
+
+
+@cases(CASES)
+def test_result_is_picklable(entry, coefficient):
+    x0, expected = numpy_result(entry, "forward", False)
+    with build(entry, COEFFICIENTS[coefficient]) as op:
+        y = op @ to_dask(x0, random_chunks(x0.shape, 8))
+        with forbid_executions():
+            copy = cloudpickle.loads(cloudpickle.dumps(y))
+    assert_same(copy, expected)
+
+
+@cases([case for case in CASES if not case[0].fresh])
+def test_same_operator_and_same_input_give_the_same_names(entry, coefficient):
+    with build(entry, COEFFICIENTS[coefficient]) as op:
+        for direction in DIRECTIONS if entry.adjoint else DIRECTIONS[:1]:
+            x0, _ = start(entry, op, direction)
+            x = to_dask(x0, random_chunks(x0.shape, 9))
+            assert apply(op, direction, x).name == apply(op, direction, x).name
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.adjoint], ids=case_id)
+def test_forward_and_adjoint_never_share_a_name(entry):
+    """Two different results under one key would be one of them, twice."""
+    with build(entry) as op:
+        if op.shape[0] != op.shape[1] or entry.fresh:
+            return
+        x = to_dask(model(entry, op), random_chunks((op.shape[1],), 10))
+        forward, backward = op @ x, adjoint(op, x)
+    if forward.name == backward.name:
+        np.testing.assert_array_equal(forward.compute(), backward.compute())
+    together = da.compute(forward, backward, scheduler="synchronous")
+    assert_close(together[0], forward.compute(scheduler="synchronous"))
+    assert_close(together[1], backward.compute(scheduler="synchronous"))
+
+
+def test_two_operators_that_differ_never_share_a_name():
+    x = to_dask(rand((6, 5)), (3, 5))
+    results = [
+        pylops.Diagonal(rand((6, 5), seed=1)) @ x,
+        pylops.Diagonal(rand((6, 5), seed=2)) @ x,
+        pylops.FirstDerivative((6, 5), axis=0) @ x,
+        pylops.FirstDerivative((6, 5), axis=0, sampling=2) @ x,
+        pylops.FirstDerivative((6, 5), axis=0, edge=True) @ x,
+        pylops.FirstDerivative((6, 5), axis=1) @ x,
+        pylops.Roll((6, 5), shift=1) @ x,
+        pylops.Roll((6, 5), shift=2) @ x,
+    ]
+    assert len({y.name for y in results}) == len(results)
+    values = da.compute(*results, scheduler="synchronous")
+    for together, alone in zip(values, results, strict=True):
+        np.testing.assert_array_equal(together, alone.compute(scheduler="synchronous"))
+
+
+def test_coefficient_changed_in_place_is_seen_or_refused():
+    """A user may write into ``op.diag`` between two applications."""
+    diag = rand(12)
+    op = pylops.Diagonal(diag)
+    x0 = rand(12, seed=1)
+    x = to_dask(x0, 5)
+    (op @ x).compute()
+    op.diag = 2 * diag
+    assert_same(op @ x, 2 * diag * x0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("x_dtype", ["float32", "float64", "complex64", "int64"])
+def test_result_has_the_dtype_of_numpy(dtype, x_dtype):
+    """Also where the input does not have the operator's dtype."""
+    if np.dtype(x_dtype).kind == "c" and np.dtype(dtype).kind == "f":
+        x_dtype = "float32"
+    x0 = (10 * rand((6, 5), x_dtype)).astype(x_dtype)
+    for op in [
+        pylops.Diagonal(rand((6, 5), dtype), dtype=dtype),
+        pylops.FirstDerivative((6, 5), axis=0, dtype=dtype),
+        pylops.Identity((6, 5), dtype=dtype),
+        pylops.Sum((6, 5), axis=0, dtype=dtype),
+        pylops.CausalIntegration((6, 5), axis=0, dtype=dtype),
+        pylops.Smoothing1D(3, (6, 5), axis=0, dtype=dtype),
+        pylops.MatrixMult(rand((4, 30), dtype), dtype=dtype),
+    ]:
+        x = x0 if x0.shape == op.dims else x0.ravel()
+        # SciPy's FFT works in the precision of its input, whatever the kernel's
+        rtol = max(tolerance(dtype), tolerance(x_dtype))
+        y = op @ to_dask(x, random_chunks(x.shape, 11))
+        assert_same(y, op @ x, rtol=rtol)
+
+
+@pytest.mark.parametrize("first", ["forward", "adjoint"])
+def test_memoize_operator_remembers(first):
+    """PyLops compares each input with all that it kept: it reads their values."""
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12))
+    reference = pylops.FirstDerivative(12)
+    x0, z0 = rand(12), rand(12, seed=1)
+    x, z = to_dask(x0, 5), to_dask(z0, 7)
+    with pylops_dispatch.set_policy(implicit_compute="allow"):
+        results = [apply(op, first, v) for v in (x, z, x)]
+    expected = [apply(reference, first, v) for v in (x0, z0, x0)]
+    for result, value in zip(results, expected, strict=True):
+        assert_same(result, value)
+    assert op.neval == 2
+
+
+def test_memoize_operator_is_refused_or_right_by_default():
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12))
+    reference = pylops.FirstDerivative(12)
+    x0, z0 = rand(12), rand(12, seed=1)
+    assert_same(op @ to_dask(x0, 5), reference @ x0)
+    try:
+        y = op @ to_dask(z0, 5)
+    except pylops_dispatch.NotDispatchedError as error:
+        assert "MemoizeOperator" in str(error)
+    else:
+        assert_same(y, reference @ z0)
+
+
+def test_operator_counts_its_applications():
+    op = pylops.FirstDerivative(12)
+    x = to_dask(rand(12), 5)
+    op @ x
+    op @ x
+    op.H @ x
+    assert (op.matvec_count, op.matmat_count) == (2, 0)
+    op.matmat(to_dask(rand((12, 3)), (5, 2)))
+    assert op.matmat_count == 1
+
+
+def test_isinstance_and_attributes_stay_pylops():
+    op = pylops.FirstDerivative((6, 5), axis=0)
+    assert type(op) is pylops.FirstDerivative
+    assert isinstance(op, pylops.LinearOperator)
+    diag = rand(7)
+    assert pylops.Diagonal(diag).diag is diag
+
+
+def test_dask_coefficient_is_kept_as_the_user_gave_it():
+    diag = to_dask(rand(7), 3)
+    op = pylops.Diagonal(diag)
+    assert isinstance(op.diag, da.Array)
+    assert op.diag.name == diag.name
+
+
+def test_numpy_input_and_dask_coefficient():
+    diag = to_dask(rand(7), 3)
+    x0 = rand(7, seed=1)
+    with forbid_executions():
+        y = pylops.Diagonal(diag) @ x0
+    assert_same(y, diag.compute() * x0)
+
+
+def test_todense_stays_numpy():
+    op = pylops.FirstDerivative(7) @ pylops.Diagonal(rand(7))
+    assert type(op.todense()) is np.ndarray

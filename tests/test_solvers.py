@@ -1,0 +1,787 @@
+"""PyLops's own solvers on dask arrays: right, and one execution a step."""
+
+import concurrent.futures
+import hashlib
+import numbers
+import re
+import threading
+from collections import Counter
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from pylops.optimization.callback import Callbacks, MetricsCallback
+from pylops.optimization.cls_basic import CG, CGLS, LSQR
+from pylops.optimization.cls_sparsity import FISTA
+
+from pylops_dispatch.array import DispatchArray
+
+from .catalogue import UserDifference
+from .helpers import (
+    assert_close,
+    count_executions,
+    forbid_executions,
+    graph_of,
+    rand,
+    random_chunks,
+    to_dask,
+)
+
+DIMS = (9, 7)
+CHUNKS = ((4, 3, 2), (5, 2))
+
+# ------------------------------------------------------------------- problems
+
+
+def square(dtype="float64"):
+    """Positive definite, for every solver."""
+    slope = pylops.FirstDerivative(DIMS, axis=0, kind="forward", dtype=dtype)
+    weight = pylops.Diagonal(1 + np.abs(rand(DIMS)).astype(dtype), dtype=dtype)
+    return weight + 0.5 * (slope.H @ slope)
+
+
+def overdetermined(dtype="float64"):
+    return pylops.VStack(
+        [
+            pylops.Diagonal(1 + np.abs(rand(DIMS)).astype(dtype), dtype=dtype),
+            0.5 * pylops.FirstDerivative(DIMS, axis=0, dtype=dtype),
+            0.3 * pylops.Laplacian(DIMS, dtype=dtype),
+        ]
+    )
+
+
+def underdetermined(dtype="float64"):
+    smooth = pylops.Smoothing1D(3, DIMS, axis=1, dtype=dtype)
+    return pylops.Restriction(DIMS, [0, 2, 3, 6, 8], axis=0, dtype=dtype) @ smooth
+
+
+def dense(dtype="float64"):
+    return pylops.MatrixMult(rand((20, 12), dtype) / 5, dtype=dtype)
+
+
+def fixed_step(op):
+    """1 / the largest eigenvalue of the normal operator, for FISTA."""
+    return float(0.9 / np.linalg.norm(op.todense(), 2) ** 2)
+
+
+PROBLEMS = {
+    "square": square,
+    "overdetermined": overdetermined,
+    "underdetermined": underdetermined,
+    "dense": dense,
+}
+SOLVERS = {"cg": CG, "cgls": CGLS, "lsqr": LSQR, "fista": FISTA}
+CASES = [
+    (solver, problem)
+    for solver in SOLVERS
+    for problem in PROBLEMS
+    if solver != "cg" or problem == "square"
+]
+
+
+def settings(solver, op, **extra):
+    if solver == "fista":
+        extra.pop("damp", None)
+        return {"alpha": fixed_step(op), "eps": 0.05, "tol": 0.0, **extra}
+    if solver == "lsqr":
+        return {"atol": 0.0, "btol": 0.0, "conlim": 0.0, **extra}
+    return {"tol": 0.0, **extra}
+
+
+def rtol_of(dtype):
+    return 2e-3 if np.dtype(dtype) in (np.float32, np.complex64) else 1e-8
+
+
+def check_result(result, expected, dtype):
+    """Arrays of the size of the model are dask's; everything else is plain."""
+    assert len(result) == len(expected)
+    assert type(result[0]) is da.Array
+    assert result[0].dtype == expected[0].dtype
+    for one, other in zip(result, expected, strict=True):
+        assert not isinstance(one, DispatchArray)
+        if isinstance(one, da.Array):
+            assert other.ndim >= 1, "a scalar was left lazy"
+            assert one.shape == other.shape
+            one = one.compute(scheduler="synchronous")
+        elif isinstance(one, np.ndarray) and one.ndim:
+            assert one.shape == other.shape
+        elif other is not None:
+            assert isinstance(one, numbers.Number), type(one)
+        if other is None:
+            assert one is None
+        else:
+            assert_close(one, other, rtol=rtol_of(dtype))
+
+
+# ------------------------------------------------------------------ same numbers
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("start", [False, True], ids=["zero", "x0"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+@pytest.mark.parametrize(("solver", "problem"), CASES)
+def test_function_gives_the_iterates_of_numpy(solver, problem, dtype, start, preallocate):
+    op = PROBLEMS[problem](dtype)
+    y0 = rand(op.shape[0], dtype, seed=2)
+    x0 = rand(op.shape[1], dtype, seed=3) if start else None
+    kwargs = settings(solver, op, niter=4, preallocate=preallocate)
+    solve = getattr(pylops, solver)
+    expected = solve(op, y0, x0=None if x0 is None else x0.copy(), **kwargs)
+    y = to_dask(y0, random_chunks(y0.shape, 1))
+    x = None if x0 is None else to_dask(x0, random_chunks(x0.shape, 2))
+    names = y.name, None if x is None else x.name
+    kept = y0.copy()
+    result = solve(op, y, x0=x, **kwargs)
+    check_result(result, expected, dtype)
+    assert names == (y.name, None if x is None else x.name)
+    np.testing.assert_array_equal(y.compute(), kept)
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("start", [False, True], ids=["zero", "x0"])
+@pytest.mark.parametrize(
+    ("solver", "problem"), [case for case in CASES if case[0] != "fista"]
+)
+def test_damping(solver, problem, start, preallocate):
+    op = PROBLEMS[problem]()
+    y0 = rand(op.shape[0], seed=2)
+    x0 = rand(op.shape[1], seed=3) if start else None
+    kwargs = settings(solver, op, niter=4, damp=0.6, preallocate=preallocate)
+    solve = getattr(pylops, solver)
+    expected = solve(op, y0, x0=None if x0 is None else x0.copy(), **kwargs)
+    result = solve(op, to_dask(y0, 20), x0=None if x0 is None else to_dask(x0, 20), **kwargs)
+    check_result(result, expected, "float64")
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize(("solver", "problem"), CASES)
+def test_class_solve_gives_the_iterates_of_numpy(solver, problem, dtype, preallocate):
+    op = PROBLEMS[problem](dtype)
+    y0 = rand(op.shape[0], dtype, seed=2)
+    kwargs = settings(solver, op, niter=5, preallocate=preallocate)
+    expected = SOLVERS[solver](op).solve(y0, **kwargs)
+    result = SOLVERS[solver](op).solve(to_dask(y0, 20), **kwargs)
+    check_result(result, expected, dtype)
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_class_step_by_step(solver, preallocate):
+    """A user's own loop: setup, step, step, finalize."""
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+
+    def loop(y):
+        s = SOLVERS[solver](op)
+        kwargs = settings(solver, op, niter=4, preallocate=preallocate)
+        x = s.setup(y, **kwargs)
+        seen = [x]
+        z = x.copy() if solver == "fista" else None
+        for _ in range(4):
+            if solver == "fista":
+                x, z, _ = s.step(x, z)
+            else:
+                x = s.step(x)
+            seen.append(x)
+        s.finalize()
+        return s, seen
+
+    numpy_solver, expected = loop(y0)
+    dask_solver, result = loop(to_dask(y0, 20))
+    assert all(type(x) is da.Array for x in result)
+    assert_close(result[-1].compute(), expected[-1], rtol=1e-9)
+    assert_close(dask_solver.cost, numpy_solver.cost, rtol=1e-9)
+    assert dask_solver.iiter == numpy_solver.iiter
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_class_setup_then_run(solver):
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+
+    def loop(y):
+        s = SOLVERS[solver](op)
+        x = s.setup(y, **settings(solver, op, niter=5))
+        x = s.run(x, niter=5)
+        s.finalize()
+        return s, x
+
+    numpy_solver, expected = loop(y0)
+    dask_solver, result = loop(to_dask(y0, 20))
+    assert type(result) is da.Array
+    assert_close(result.compute(), expected, rtol=1e-9)
+    assert_close(dask_solver.cost, numpy_solver.cost, rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_users_solver_object_shows_no_box(solver):
+    op = square()
+    s = SOLVERS[solver](op)
+    s.solve(to_dask(rand(op.shape[0]), 20), **settings(solver, op, niter=3))
+    boxes = [name for name, value in vars(s).items() if isinstance(value, DispatchArray)]
+    assert boxes == []
+    assert all(isinstance(value, numbers.Number) for value in s.cost)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr"])
+def test_model_and_data_of_several_dimensions(solver):
+    op = square()
+    y0 = rand(DIMS, seed=2)
+    kwargs = settings(solver, op, niter=5)
+    expected = getattr(pylops, solver)(op, y0, **kwargs)
+    result = getattr(pylops, solver)(op, to_dask(y0, CHUNKS), **kwargs)
+    check_result(result, expected, "float64")
+    assert result[0].shape == DIMS
+    assert result[0].chunks == CHUNKS
+
+
+def test_fista_with_a_sparsifying_transform():
+    op = underdetermined()
+    transform = pylops.Diagonal(np.where(np.arange(63) % 2, 1.0, -1.0))
+    y0 = rand(op.shape[0], seed=2)
+    for kwargs in [{}, {"preallocate": True}, {"threshkind": "hard"}, {"monitorres": False}]:
+        kwargs = {"niter": 5, "SOp": transform, "alpha": fixed_step(op), **kwargs}
+        expected = pylops.fista(op, y0, **kwargs)
+        check_result(pylops.fista(op, to_dask(y0, 20), **kwargs), expected, "float64")
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls"])
+@pytest.mark.parametrize("setting", [{"rtol": 1e-2}, {"rtol1": 1e-2}, {"tol": 1e-2}])
+def test_stops_at_the_step_of_numpy(solver, setting):
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    kwargs = {"niter": 50, "tol": 0.0, **setting}
+    expected = getattr(pylops, solver)(op, y0, **kwargs)
+    result = getattr(pylops, solver)(op, to_dask(y0, 20), **kwargs)
+    assert 1 < len(expected[-1]) < 50
+    assert len(result[-1]) == len(expected[-1])
+    check_result(result, expected, "float64")
+
+
+def test_lsqr_stops_at_the_step_of_numpy():
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    expected = pylops.lsqr(op, y0, niter=200, atol=1e-4, btol=1e-4)
+    result = pylops.lsqr(op, to_dask(y0, 20), niter=200, atol=1e-4, btol=1e-4)
+    assert 1 < expected[2] < 200
+    assert result[1:3] == expected[1:3]
+    check_result(result, expected, "float64")
+
+
+@pytest.mark.parametrize("solver", ["cgls", "lsqr"])
+def test_zero_data(solver, capsys):
+    op = square()
+    expected = getattr(pylops, solver)(op, np.zeros(63), niter=3)
+    result = getattr(pylops, solver)(op, da.zeros(63, chunks=20), niter=3)
+    assert_close(result[0].compute(), expected[0])
+    assert_close(result[-1], expected[-1])
+
+
+def test_mixed_numpy_x0_and_dask_y():
+    op = square()
+    y0, x0 = rand(63, seed=2), rand(63, seed=3)
+    expected = pylops.cgls(op, y0, x0=x0.copy(), niter=4, tol=0)
+    result = pylops.cgls(op, to_dask(y0, 20), x0=x0.copy(), niter=4, tol=0)
+    check_result(result, expected, "float64")
+
+
+# ------------------------------------------------------------------- callbacks
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_callback_function(solver, preallocate):
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    kwargs = settings(solver, op, niter=4, preallocate=preallocate)
+    expected, seen = [], []
+    getattr(pylops, solver)(op, y0, callback=lambda x: expected.append(x.copy()), **kwargs)
+    getattr(pylops, solver)(op, to_dask(y0, 20), callback=seen.append, **kwargs)
+    assert len(seen) == len(expected) == 4
+    for one, other in zip(seen, expected, strict=True):
+        assert type(one) is da.Array
+        assert_close(one.compute(), other, rtol=1e-9)
+
+
+class Recorder(Callbacks):
+    def __init__(self):
+        self.calls = []
+
+    def _record(name):
+        def method(self, solver, x):
+            cost = list(solver.cost) if hasattr(solver, "cost") else []
+            self.calls.append((name, None if x is None else x.copy(), cost))
+
+        return method
+
+    on_setup_begin = _record("setup begin")
+    on_setup_end = _record("setup end")
+    on_step_begin = _record("step begin")
+    on_step_end = _record("step end")
+    on_run_begin = _record("run begin")
+    on_run_end = _record("run end")
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "fista"])
+@pytest.mark.parametrize("preallocate", [False, True])
+def test_callbacks_class(solver, preallocate):
+    op = square()
+    y0, x0 = rand(op.shape[0], seed=2), rand(op.shape[1], seed=3)
+    kwargs = settings(solver, op, niter=3, preallocate=preallocate)
+    expected, seen = Recorder(), Recorder()
+    SOLVERS[solver](op, callbacks=[expected]).solve(y0, x0=x0.copy(), **kwargs)
+    SOLVERS[solver](op, callbacks=[seen]).solve(
+        to_dask(y0, 20), x0=to_dask(x0, 30), **kwargs
+    )
+    assert [call[0] for call in seen.calls] == [call[0] for call in expected.calls]
+    for (_, x, cost), (_, other, other_cost) in zip(
+        seen.calls, expected.calls, strict=True
+    ):
+        assert type(x) is da.Array
+        assert_close(x.compute(), other, rtol=1e-9)
+        assert all(isinstance(value, numbers.Number) for value in cost)
+        assert_close(cost, other_cost, rtol=1e-9)
+
+
+def test_callback_may_stop_the_solver():
+    class Stop(Callbacks):
+        stop = False
+
+        def on_step_end(self, solver, x):
+            self.stop = solver.iiter == 3
+
+    op = square()
+    _, _, iiter, _, _, cost = CGLS(op, callbacks=[Stop()]).solve(
+        to_dask(rand(63), 20), niter=20, tol=0
+    )
+    assert iiter == 3
+    assert len(cost) == 4
+
+
+def test_callback_attributes_are_never_boxes():
+    class Look(Callbacks):
+        def __init__(self):
+            self.types = set()
+
+        def on_step_end(self, solver, x):
+            for name in ["r", "c", "y", "kold", "cost"]:
+                self.types.add(type(getattr(solver, name)))
+
+    look = Look()
+    CG(square(), callbacks=[look]).solve(to_dask(rand(63), 20), niter=2, tol=0)
+    assert DispatchArray not in look.types
+
+
+def test_metrics_callback():
+    op = square()
+    true = rand(63)
+    y0 = op @ true
+
+    def metrics(y, reference):
+        callback = MetricsCallback(reference, which=["mae", "mse", "snr"])
+        CG(op, callbacks=[callback]).solve(y, niter=4, tol=0)
+        return callback.metrics
+
+    expected = metrics(y0, true)
+    result = metrics(to_dask(y0, 20), to_dask(true, 20))
+    for name, values in expected.items():
+        assert_close([float(value) for value in result[name]], values, rtol=1e-8)
+
+
+NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?j?", re.IGNORECASE)
+
+
+def printed(text):
+    """The words and the numbers of an output, without the times."""
+    lines = [line for line in text.splitlines() if "Total time" not in line]
+    text = "\n".join(lines)
+    numbers_ = [complex(n) for n in NUMBER.findall(text)]
+    return NUMBER.sub("#", text).split(), numbers_
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_show_prints_the_same(solver, dtype, capsys):
+    op = square(dtype)
+    y0 = rand(op.shape[0], dtype, seed=2)
+    kwargs = settings(solver, op, niter=4, show=True)
+    getattr(pylops, solver)(op, y0, **kwargs)
+    expected_words, expected_numbers = printed(capsys.readouterr().out)
+    getattr(pylops, solver)(op, to_dask(y0, 20), **kwargs)
+    words, values = printed(capsys.readouterr().out)
+    assert len(expected_numbers) >= 8
+    assert words == expected_words
+    assert np.allclose(values, expected_numbers, rtol=2e-3, atol=1e-12)
+
+
+# -------------------------------------------------------------------- Op / y
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("shape", [(12, 12), (20, 12)], ids=["square", "tall"])
+@pytest.mark.parametrize("coefficient", ["numpy", "dask"])
+def test_divide_by_an_explicit_operator(shape, dtype, coefficient):
+    a0 = rand(shape, dtype) + 3 * np.eye(*shape)
+    y0 = rand(shape[0], dtype, seed=2)
+    expected = pylops.MatrixMult(a0, dtype=dtype) / y0
+    a = to_dask(a0, (5, 4)) if coefficient == "dask" else a0
+    op = pylops.MatrixMult(a, dtype=dtype)
+    y = to_dask(y0, 5)
+    for result in [op / y, op.div(y)]:
+        assert type(result) is da.Array
+        assert result.shape == expected.shape
+        assert result.dtype == expected.dtype
+        assert_close(result.compute(), expected, rtol=1e-9)
+
+
+def test_divide_by_a_sparse_operator():
+    import scipy.sparse
+
+    a = scipy.sparse.csc_matrix(np.where(rand((9, 9)) > 1, 1.0, 0) + 4 * np.eye(9))
+    y0 = rand(9)
+    result = pylops.MatrixMult(a) / to_dask(y0, 4)
+    assert type(result) is da.Array
+    assert_close(result.compute(), pylops.MatrixMult(a) / y0, rtol=1e-10)
+
+
+@pytest.mark.parametrize("problem", ["square", "overdetermined"])
+def test_divide_by_an_operator_without_a_matrix(problem):
+    op = PROBLEMS[problem]()
+    y0 = op @ rand(op.shape[1])
+    y = to_dask(y0, 20)
+    for result in [op / y, op.div(y, niter=200)]:
+        assert type(result) is da.Array
+        assert_close(result.compute(), op / y0, rtol=1e-3)
+    few = op.div(y, niter=2)
+    expected = pylops.cgls(op, y0, x0=np.zeros(op.shape[1]), niter=2)[0]
+    assert_close(few.compute().ravel(), expected.ravel(), rtol=1e-9)
+
+
+# ------------------------------------------------------------- executions a step
+
+
+def stencils():
+    """An ill-conditioned operator: 100 steps of anything do not solve it."""
+    dims = (40, 30)
+    laplacian = pylops.Laplacian(dims, edge=True)
+    return dims, 1e-3 * pylops.Identity(dims) + laplacian.H @ laplacian
+
+
+def regularised():
+    dims = (40, 30)
+    return dims, pylops.VStack(
+        [
+            pylops.Smoothing1D(5, dims, axis=0),
+            0.01 * pylops.FirstDerivative(dims, axis=0, kind="forward"),
+            0.02 * pylops.Laplacian(dims),
+        ]
+    )
+
+
+BUDGET = {"cg": 1, "fista": 1, "cgls": 2, "lsqr": 3}
+LONG = [("cg", stencils), ("cgls", stencils), ("lsqr", stencils), ("fista", stencils)]
+LONG += [("cgls", regularised), ("lsqr", regularised), ("fista", regularised)]
+
+
+def long_settings(solver, niter, **extra):
+    if solver == "fista":
+        extra = {"alpha": 5e-5, "eps": 1e-3, "tol": 0.0, **extra}
+    elif solver == "lsqr":
+        extra = {"atol": 0.0, "btol": 0.0, "conlim": 0.0, **extra}
+    else:
+        extra = {"tol": 0.0, **extra}
+    return {"niter": niter, **extra}
+
+
+def long_problem(make):
+    dims, op = make()
+    model = to_dask(rand(dims), ((25, 15), (20, 10)))
+    y = (op @ model).persist(scheduler="synchronous")
+    return op, model, y
+
+
+def run(solver, op, y, niter, **extra):
+    """The executions of each step of a solve; step 0 is the setup."""
+    marks = []
+    with count_executions() as executions:
+        result = SOLVERS[solver](op)
+        result.callback = lambda x: marks.append(executions.count)
+        answer = result.solve(y.ravel(), **long_settings(solver, niter, **extra))
+    assert len(marks) == niter
+    edges = [0, *marks]
+    steps = [
+        executions.runs[start:stop]
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return answer, steps, executions
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize(("solver", "make"), LONG)
+def test_executions_of_a_step(solver, make, preallocate):
+    op, _, y = long_problem(make)
+
+    def executions(niter):
+        with count_executions() as counted:
+            getattr(pylops, solver)(
+                op, y.ravel(), **long_settings(solver, niter, preallocate=preallocate)
+            )
+        return counted.count
+
+    assert (executions(9) - executions(4)) / 5 <= BUDGET[solver]
+
+
+@pytest.mark.parametrize(("solver", "make"), LONG[:5])
+def test_last_step_costs_what_the_third_costs(solver, make):
+    op, _, y = long_problem(make)
+    _, steps, _ = run(solver, op, y, 100)
+
+    def tasks(step):
+        return sum(execution.size for execution in steps[step])
+
+    # step k is between marks k - 1 and k; the reads of its end may come later
+    assert tasks(99) == tasks(50) == tasks(3)
+
+
+@pytest.mark.parametrize(("solver", "make"), LONG)
+def test_no_task_runs_twice(solver, make):
+    op, _, y = long_problem(make)
+    _, _, executions = run(solver, op, y, 12)
+    repeated = [key for key, n in Counter(executions.tasks).items() if n > 1]
+    # a norm of vectors that are in memory may be taken again
+    assert [key for key in repeated if not str(key).startswith("('sum-")] == []
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_answer_is_in_memory(solver):
+    """The graph of the answer is its chunks, not the history of the solve."""
+    op, _, y = long_problem(stencils)
+    answer = run(solver, op, y, 20)[0][0]
+    assert len(graph_of(dask.optimize(answer)[0])) <= 4 * answer.npartitions
+
+
+def test_tasks_of_a_step_grow_with_the_chunks_only():
+    def tasks(chunk):
+        dims = (48, 8)
+        slope = pylops.FirstDerivative(dims, axis=0)
+        op = pylops.Identity(dims) + slope.H @ slope
+        y = (op @ to_dask(rand(dims), (chunk, 8))).persist(scheduler="synchronous")
+        return sum(execution.size for execution in run("cg", op, y, 8)[1][6])
+
+    few, many = tasks(12), tasks(6)  # 4 and 8 chunks
+    assert many <= 2.5 * few
+
+
+# ----------------------------------------------------------- work is done once
+
+
+class Applications:
+    """What an operator was applied to, block by block."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.inputs = []
+
+    def saw(self, x, method):
+        if isinstance(x, np.ndarray) and x.size > 1 and np.any(x):
+            digest = hashlib.sha1(np.ascontiguousarray(x).tobytes()).hexdigest()
+            with self.lock:
+                self.inputs.append((method, x.shape, digest))
+
+
+@pytest.fixture
+def applications(monkeypatch):
+    """Records each application of FirstDerivative to a NumPy block, but to zeros."""
+    seen = Applications()
+    for name in ["_matvec", "_rmatvec"]:
+        original = getattr(pylops.FirstDerivative, name)
+
+        def recording(self, x, original=original, name=name):
+            seen.saw(x, name)
+            return original(self, x)
+
+        monkeypatch.setattr(pylops.FirstDerivative, name, recording)
+    return seen
+
+
+FORWARD_AND_ADJOINT = {"cg": (1, 1), "cgls": (1, 1), "lsqr": (1, 1), "fista": (2, 1)}
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_block_is_applied_once_a_step(solver, preallocate, applications):
+    dims, blocks = (24, 10), 4
+    slope = pylops.FirstDerivative(dims, axis=0, kind="forward")
+    if solver == "cg":
+        op = pylops.Identity(dims) + slope.H @ slope
+    else:
+        op = pylops.VStack([pylops.Identity(dims), slope])
+    y = (op @ to_dask(rand(dims), (6, 10))).persist(scheduler="synchronous").ravel()
+    y0 = y.compute(scheduler="synchronous")
+
+    def count(data, niter):
+        applications.inputs.clear()
+        getattr(pylops, solver)(
+            op, data, **long_settings(solver, niter, preallocate=preallocate)
+        )
+        return Counter(method for method, _, _ in applications.inputs)
+
+    def twice():
+        return sum(n - 1 for n in Counter(applications.inputs).values())
+
+    count(y, 1)  # what is learnt once for an operator
+    count(y0, 9)
+    by_pylops = twice()  # fista applies the operator twice to its second iterate
+    many = count(y, 9)
+    assert twice() <= blocks * by_pylops, "a block was applied twice to one input"
+    few = count(y, 4)
+    forward, adjoint = FORWARD_AND_ADJOINT[solver]
+    assert many["_matvec"] - few["_matvec"] == 5 * blocks * forward
+    assert many["_rmatvec"] - few["_rmatvec"] == 5 * blocks * adjoint
+
+
+def test_users_operator_is_applied_once_a_step():
+    """A class without a rule: PyLops's Python runs once, and so does each task."""
+    calls = Counter()
+
+    class Counted(UserDifference):
+        def _matvec(self, x):
+            calls["forward", type(x) is np.ndarray] += 1
+            return super()._matvec(x)
+
+        def _rmatvec(self, x):
+            calls["adjoint", type(x) is np.ndarray] += 1
+            return super()._rmatvec(x)
+
+    op = Counted((24, 10))
+    y = to_dask(rand(240), 60)
+    for niter in [4, 9]:
+        calls.clear()
+        pylops.cgls(op, y, niter=niter, tol=0)
+        # setup applies both once
+        assert sum(n for (way, _), n in calls.items() if way == "forward") == niter + 1
+        assert sum(n for (way, _), n in calls.items() if way == "adjoint") == niter + 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_lazy_data_are_computed_once(solver):
+    """Data that would come out different the second time."""
+    rng = np.random.default_rng()
+    lock = threading.Lock()
+    blocks = []
+
+    def draw(block, block_info=None):
+        values = rng.normal(size=block.shape)
+        with lock:
+            blocks.append((block_info[0]["array-location"][0][0], values))
+        return values
+
+    y = da.zeros(63, chunks=20).map_blocks(draw, dtype="f8", meta=np.empty(0))
+    op = square()
+    kwargs = settings(solver, op, niter=5)
+    result = getattr(pylops, solver)(op, y, **kwargs)
+    x = result[0].compute(scheduler="synchronous")
+    assert len(blocks) == 4
+    y0 = np.concatenate([values for _, values in sorted(blocks, key=lambda b: b[0])])
+    expected = getattr(pylops, solver)(op, y0, **kwargs)
+    assert_close(x, expected[0], rtol=1e-9)
+    assert_close(result[-1], expected[-1], rtol=1e-9)
+
+
+def test_unseeded_random_data():
+    y = da.random.default_rng().normal(size=63, chunks=20)
+    op = square()
+    x, _, cost = pylops.cg(op, y, niter=40, tol=0)
+    residual = op @ x.compute().ravel() - y.compute()
+    assert_close(np.linalg.norm(residual), cost[-1], rtol=1e-6)
+
+
+# -------------------------------------------------------------- layouts survive
+
+
+@pytest.mark.parametrize("solver", ["cgls", "lsqr"])
+@pytest.mark.parametrize("preallocate", [False, True])
+def test_regularised_inversion_keeps_the_layout(solver, preallocate):
+    op, model, y = long_problem(regularised)
+    y = op @ model
+    marks = []
+    with count_executions() as executions:
+        solve = SOLVERS[solver](op)
+        solve.callback = lambda x: marks.append(executions.count)
+        x = solve.solve(y, **long_settings(solver, 6, preallocate=preallocate))[0]
+    keys = {
+        str(key) for run in executions.runs[marks[0] :] for key in run.tasks
+    }
+    assert keys
+    moved = [k for k in keys if "rechunk" in k or "reshape" in k or "ravel" in k]
+    assert moved == []
+    expected = SOLVERS[solver](op).solve(
+        y.compute(), **long_settings(solver, 6, preallocate=preallocate)
+    )[0]
+    assert_close(x.compute(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["cgls", "lsqr"])
+def test_answer_has_the_chunks_of_the_model(solver):
+    op, model, _ = long_problem(regularised)
+    x = getattr(pylops, solver)(op, op @ model, niter=4)[0]
+    assert x.shape == model.shape
+    assert x.chunks == model.chunks
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr"])
+def test_square_problem_keeps_the_chunks_of_its_data(solver):
+    dims, op = stencils()
+    chunks = ((15, 15, 10), (20, 10))
+    x = getattr(pylops, solver)(op, to_dask(rand(dims), chunks), niter=4)[0]
+    assert x.chunks == chunks
+
+
+# --------------------------------------------------------------------- threads
+
+
+def test_two_solves_in_two_threads_are_independent():
+    op = square()
+    data = [rand(63, seed=seed) for seed in range(6)]
+    expected = [CGLS(op).solve(y, niter=8, tol=0) for y in data]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(
+            pool.map(lambda y: CGLS(op).solve(to_dask(y, 20), niter=8, tol=0), data)
+        )
+    for result, other in zip(results, expected, strict=True):
+        check_result(result, other, "float64")
+
+
+def test_applying_an_operator_while_another_thread_solves():
+    op = square()
+    x0 = rand(63)
+    stop = threading.Event()
+    wrong = []
+
+    def apply():
+        while not stop.is_set():
+            with dask.config.set(scheduler="synchronous"):
+                y = op @ to_dask(x0, 20)
+            if type(y) is not da.Array:
+                wrong.append(type(y))
+                return
+
+    thread = threading.Thread(target=apply)
+    thread.start()
+    try:
+        for _ in range(3):
+            x = CG(op).solve(to_dask(x0, 20), niter=5, tol=0)[0]
+            assert type(x) is da.Array
+    finally:
+        stop.set()
+        thread.join()
+    assert wrong == []
+
+
+def test_building_a_solver_executes_nothing():
+    with forbid_executions():
+        CG(square())
+        CGLS(overdetermined())
