@@ -143,6 +143,8 @@ def _change_functions() -> None:
         _replacement(getattr(metrics, name), solvers.metric)
         for name in ("mae", "mse", "snr", "psnr")
     )
+    dottest = importlib.import_module("pylops.utils.dottest").dottest
+    _functions.append(_replacement(dottest, solvers.computing))
     for module_name, names in _SOLVER_FUNCTIONS.items():
         module = importlib.import_module(module_name)
         for name in names:

@@ -606,14 +606,9 @@ def _part(array: np.ndarray[Any, Any], offset: int, piece: Piece) -> DaskArray:
     return pc.wrap_numpy(part, "auto" if isinstance(piece, Zeros) else piece.chunks)
 
 
-def lift_all(x: Any) -> Any:
-    """Lift every dask array in nested lists, tuples and dicts."""
-    return _walk(x, is_dask, lift)
-
-
 def lower_all(x: Any) -> Any:
     """Lower every box in nested lists, tuples and dicts."""
-    return _walk(x, lambda y: isinstance(y, DispatchArray), lower)
+    return walk(x, lambda y: isinstance(y, DispatchArray), lower)
 
 
 def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
@@ -625,12 +620,13 @@ def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
     return kinds(x)
 
 
-def _walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """Change what `matches` in nested lists, tuples and dicts."""
     if not holds(x, matches):
         return x
     if isinstance(x, dict):
-        return {k: _walk(v, matches, change) for k, v in x.items()}
+        return {k: walk(v, matches, change) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
-        changed: Sequence[Any] = [_walk(v, matches, change) for v in x]
+        changed: Sequence[Any] = [walk(v, matches, change) for v in x]
         return changed if isinstance(x, list) else tuple(changed)
     return change(x)

@@ -14,6 +14,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, solvers
 from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
+from pylops_dispatch.operators import parts
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -71,18 +72,27 @@ def _apply_or_whole(
     except NotDispatchedError as error:
         reason = str(error)
     except _UNSUITED as error:
-        if type(op) in RULES:
+        if _is_known(op):
             raise
         reason = str(error)
     except Exception as error:
         # Numba has its own hierarchy of errors for arguments that it cannot type
-        if type(op) in RULES or not type(error).__module__.startswith("numba."):
+        if _is_known(op) or not type(error).__module__.startswith("numba."):
             raise
         reason = str(error).partition("\n")[0]
     y = run_whole(type(op), op, x.reshape(-1), adjoint, reason)
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
     return y.reshape(y.size, 1) if x.ndim == 2 else y
+
+
+def _is_known(op: Any) -> bool:
+    """Whether no user's code runs in an operator, so that its errors are to be seen."""
+    return (
+        type(op) in RULES
+        and not isinstance(op, pylops.FunctionOperator)
+        and all(_is_known(part) for part in parts(op))
+    )
 
 
 def _checked(y: Any, op: Any) -> DispatchArray:

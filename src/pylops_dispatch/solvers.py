@@ -8,21 +8,26 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
+import numpy as np
 from dask.array.core import Array as DaskArray
+from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import (
     DispatchArray,
+    as_box,
     holds,
     is_dask,
     lift,
-    lift_all,
     lower,
     lower_all,
     session,
+    walk,
 )
 from pylops_dispatch.functions.reductions import square_of
+from pylops_dispatch.operators import lazy_arrays
+from pylops_dispatch.policy import set_policy
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -152,12 +157,15 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not (holds(args, is_dask) or holds(kwargs, is_dask)):
+        op = args[0] if args else None
+        if not (holds(args, is_dask) or holds(kwargs, is_dask) or _is_lazy_operator(op)):
             return original(*args, **kwargs)
+        if holds((args, kwargs), _is_box):
+            return original(*args, **kwargs)  # inside another solver
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
         with in_session(Session()):
-            return _result(original(*lift_all(args), **lift_all(kwargs)))
+            return _result(original(*_boxed(args), **_boxed(kwargs)))
 
     return wrapper
 
@@ -171,7 +179,9 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = session.get()
         known = _sessions.get(self)
-        if known is None and not (holds(args, _is_lazy) or holds(kwargs, _is_lazy)):
+        if known is None and not (
+            holds(args, _is_lazy) or holds(kwargs, _is_lazy) or _is_lazy_operator(self.Op)
+        ):
             return original(self, *args, **kwargs)
         if current is not None and known in (None, current):
             _sessions[self] = current
@@ -180,9 +190,32 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         if known is None:
             known = _sessions[self] = Session()
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
-            return _result(original(self, *lift_all(args), **lift_all(kwargs)))
+            return _result(original(self, *_boxed(args), **_boxed(kwargs)))
 
     return wrapper
+
+
+def computing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function whose very answer is a value: ``dottest`` on lazy coefficients."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with set_policy(implicit_compute="allow"):
+            return original(*args, **kwargs)
+
+    return wrapper
+
+
+def _is_lazy_operator(op: Any) -> bool:
+    return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
+
+
+def _boxed(values: Any) -> Any:
+    """Lift dask arrays, and NumPy arrays next to them, which are vectors of the same solve."""
+
+    def vector(x: Any) -> bool:
+        return is_dask(x) or (isinstance(x, np.ndarray) and x.ndim > 0 and x.dtype.kind in "biufc")
+
+    return walk(values, vector, lambda x: lift(x) if is_dask(x) else as_box(x))
 
 
 @contextmanager
