@@ -114,9 +114,7 @@ class UserBlur(pylops.LinearOperator):
 
     @reshaped
     def _matvec(self, x):
-        return scipy.ndimage.correlate1d(
-            x, np.array([0.25, 0.5, 0.25]), axis=0, mode="constant"
-        )
+        return scipy.ndimage.correlate1d(x, np.array([0.25, 0.5, 0.25]), axis=0, mode="constant")
 
     _rmatvec = _matvec
 
@@ -142,9 +140,7 @@ class UserNorm(pylops.LinearOperator):
     """A rectangular operator that reduces, concatenates and broadcasts."""
 
     def __init__(self, dims, dtype="float64"):
-        super().__init__(
-            dtype=np.dtype(dtype), dims=dims, dimsd=(dims[0] + 1, dims[1])
-        )
+        super().__init__(dtype=np.dtype(dtype), dims=dims, dimsd=(dims[0] + 1, dims[1]))
 
     @reshaped
     def _matvec(self, x):
@@ -196,9 +192,7 @@ add(
 )
 add(
     "FunctionOperator-complex",
-    lambda c: pylops.FunctionOperator(
-        _double_flip, _double_flip, 12, dtype="complex64"
-    ),
+    lambda c: pylops.FunctionOperator(_double_flip, _double_flip, 12, dtype="complex64"),
 )
 add(
     "FunctionOperator-forward_only",
@@ -378,9 +372,7 @@ for name, iava in {
 add("Restriction-list", lambda c: pylops.Restriction((4, 9), [8, 1, 3]))
 add(
     "Restriction-repeated-axis0",
-    lambda c: pylops.Restriction(
-        (6, 5), np.array([5, 1, 1, 0]), axis=0, dtype="complex64"
-    ),
+    lambda c: pylops.Restriction((6, 5), np.array([5, 1, 1, 0]), axis=0, dtype="complex64"),
 )
 add(
     "Restriction-copy-forceflat",
@@ -458,9 +450,7 @@ def _fh_numba(interp):
 for engine in ["numpy", "numba"]:
     add(
         f"Spread-{engine}-table",
-        lambda c, e=engine: pylops.Spread(
-            (NX0, NT0), (NX, NT), table=c(_table(False)), engine=e
-        ),
+        lambda c, e=engine: pylops.Spread((NX0, NT0), (NX, NT), table=c(_table(False)), engine=e),
         coefficients=True,
         peeks=1,
         whole=True,
@@ -486,9 +476,7 @@ for engine in ["numpy", "numba"]:
             lambda c, e=engine, i=interp: pylops.Spread(
                 (NX0, NT0),
                 (NX, NT),
-                fh=_fh_numba(i)
-                if e == "numba"
-                else (_fh_interp if i else _fh_plain),
+                fh=_fh_numba(i) if e == "numba" else (_fh_interp if i else _fh_plain),
                 interp=i,
                 engine=e,
             ),
@@ -565,10 +553,8 @@ for kind in ["full", "half", "trapezoidal"]:
             add(
                 f"CausalIntegration-{kind}-{len(dims)}d-axis{axis}"
                 + ("-removefirst" if removefirst else ""),
-                lambda c, k=kind, r=removefirst, d=dims, a=axis: (
-                    pylops.CausalIntegration(
-                        d, axis=a, sampling=0.3, kind=k, removefirst=r
-                    )
+                lambda c, k=kind, r=removefirst, d=dims, a=axis: pylops.CausalIntegration(
+                    d, axis=a, sampling=0.3, kind=k, removefirst=r
                 ),
             )
 add(
@@ -588,12 +574,9 @@ for dims, axis in [((11,), -1), ((7, 6), 0), ((6, 5, 7), 1), ((6, 5, 7), 2)]:
         for edge in [False, True] if kind == "centered" else [False]:
             for order in [3, 5] if kind == "centered" else [3]:
                 add(
-                    f"FirstDerivative-{setting}-{kind}-o{order}"
-                    + ("-edge" if edge else ""),
-                    lambda c, d=dims, a=axis, k=kind, e=edge, o=order: (
-                        pylops.FirstDerivative(
-                            d, axis=a, sampling=0.5, kind=k, edge=e, order=o
-                        )
+                    f"FirstDerivative-{setting}-{kind}-o{order}" + ("-edge" if edge else ""),
+                    lambda c, d=dims, a=axis, k=kind, e=edge, o=order: pylops.FirstDerivative(
+                        d, axis=a, sampling=0.5, kind=k, edge=e, order=o
                     ),
                     kind="stencil",
                 )
@@ -643,9 +626,7 @@ for kind in ["forward", "backward", "centered"]:
     add(f"Gradient-2d-{kind}", lambda c, k=kind: pylops.Gradient((6, 7), kind=k))
 add(
     "Gradient-3d-edge",
-    lambda c: pylops.Gradient(
-        (6, 5, 7), sampling=(1, 2, 0.5), edge=True, dtype="float32"
-    ),
+    lambda c: pylops.Gradient((6, 5, 7), sampling=(1, 2, 0.5), edge=True, dtype="float32"),
 )
 add("Gradient-complex", lambda c: pylops.Gradient((6, 5), dtype="complex128"))
 for name in ["FirstDirectionalDerivative", "SecondDirectionalDerivative"]:
@@ -741,9 +722,7 @@ for stack, shapes in {
         lambda c, s=stack: getattr(pylops, s)(
             [
                 pylops.FirstDerivative(6),
-                pylops.aslinearoperator(
-                    scipy.sparse.linalg.aslinearoperator(rand((6, 6)))
-                ),
+                pylops.aslinearoperator(scipy.sparse.linalg.aslinearoperator(rand((6, 6)))),
             ]
         ),
         whole=True,
@@ -858,9 +837,9 @@ add(
 )
 add(
     "compose-apply_columns_explicit",
-    lambda c: pylops.MatrixMult(
-        c(rand((7, 9), "complex128")), dtype="complex128"
-    ).apply_columns([8, 1, 4]),
+    lambda c: pylops.MatrixMult(c(rand((7, 9), "complex128")), dtype="complex128").apply_columns(
+        [8, 1, 4]
+    ),
     "composition",
     coefficients=True,
 )
@@ -894,9 +873,7 @@ add(
 add(
     "compose-scipy_sparse",
     lambda c: (
-        pylops.aslinearoperator(
-            scipy.sparse.linalg.aslinearoperator(_sparse((6, 7), "c16", "csr"))
-        )
+        pylops.aslinearoperator(scipy.sparse.linalg.aslinearoperator(_sparse((6, 7), "c16", "csr")))
         @ pylops.Diagonal(c(rand(7, "complex128")), dtype="complex128")
     ),
     "composition",
@@ -914,9 +891,7 @@ add(
 # ------------------------------------------------------------------ selections
 
 WITH_COEFFICIENTS = [entry for entry in CATALOGUE if entry.coefficients]
-CASES = [(entry, "numpy") for entry in CATALOGUE] + [
-    (entry, "dask") for entry in WITH_COEFFICIENTS
-]
+CASES = [(entry, "numpy") for entry in CATALOGUE] + [(entry, "dask") for entry in WITH_COEFFICIENTS]
 ELEMENTWISE = [entry for entry in CATALOGUE if entry.kind == "elementwise"]
 STENCILS = [entry for entry in CATALOGUE if entry.kind == "stencil"]
 

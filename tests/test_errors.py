@@ -45,9 +45,7 @@ def unchanged(before, after):
 
 
 @pytest.mark.parametrize("name", operators())
-@pytest.mark.parametrize(
-    "shape", [(31,), (29,), (0,), (5, 6), (7, 5), (6, 5, 1, 2), (1, 30)]
-)
+@pytest.mark.parametrize("shape", [(31,), (29,), (0,), (5, 6), (7, 5), (6, 5, 1, 2), (1, 30)])
 def test_wrong_shape(name, shape):
     op = operators()[name]
     with pytest.raises(ValueError) as numpy_error:
@@ -125,7 +123,7 @@ def run(code, *options):
 
 
 def test_expression_mode_arrays_are_refused():
-    """dask's in-tree expression arrays are another class, with other graphs."""
+    """Dask's in-tree expression arrays are another class, with other graphs."""
     result = run(
         """
         import dask
@@ -300,9 +298,8 @@ def total():
 def test_policy_is_scoped():
     with set_policy(implicit_compute="allow"):
         assert isinstance(float(total()), float)
-        with set_policy(implicit_compute="raise"):
-            with pytest.raises(NotDispatchedError):
-                float(total())
+        with set_policy(implicit_compute="raise"), pytest.raises(NotDispatchedError):
+            float(total())
         assert isinstance(float(total()), float)
     with pytest.raises(NotDispatchedError):
         float(total())

@@ -241,8 +241,7 @@ def test_pieces_of_a_coefficient_do_not_carry_the_whole():
     n = 400_000
     x = da.ones(n, chunks=n // 8).persist(scheduler="synchronous")
     y = pylops.Diagonal(rand(n)) @ x
-    whole = [keys for keys in addresses(y, 8 * n - 1).values()]
-    assert all(len(keys) == 1 for keys in whole)
+    assert all(len(keys) == 1 for keys in addresses(y, 8 * n - 1).values())
 
 
 def test_second_application_reuses_the_coefficient():

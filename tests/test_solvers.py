@@ -141,9 +141,7 @@ def test_function_gives_the_iterates_of_numpy(solver, problem, dtype, start, pre
 
 @pytest.mark.parametrize("preallocate", [False, True])
 @pytest.mark.parametrize("start", [False, True], ids=["zero", "x0"])
-@pytest.mark.parametrize(
-    ("solver", "problem"), [case for case in CASES if case[0] != "fista"]
-)
+@pytest.mark.parametrize(("solver", "problem"), [case for case in CASES if case[0] != "fista"])
 def test_damping(solver, problem, start, preallocate):
     op = PROBLEMS[problem]()
     y0 = rand(op.shape[0], seed=2)
@@ -333,13 +331,9 @@ def test_callbacks_class(solver, preallocate):
     kwargs = settings(solver, op, niter=3, preallocate=preallocate)
     expected, seen = Recorder(), Recorder()
     SOLVERS[solver](op, callbacks=[expected]).solve(y0, x0=x0.copy(), **kwargs)
-    SOLVERS[solver](op, callbacks=[seen]).solve(
-        to_dask(y0, 20), x0=to_dask(x0, 30), **kwargs
-    )
+    SOLVERS[solver](op, callbacks=[seen]).solve(to_dask(y0, 20), x0=to_dask(x0, 30), **kwargs)
     assert [call[0] for call in seen.calls] == [call[0] for call in expected.calls]
-    for (_, x, cost), (_, other, other_cost) in zip(
-        seen.calls, expected.calls, strict=True
-    ):
+    for (_, x, cost), (_, other, other_cost) in zip(seen.calls, expected.calls, strict=True):
         assert type(x) is da.Array
         assert_close(x.compute(), other, rtol=1e-9)
         assert all(isinstance(value, numbers.Number) for value in cost)
@@ -512,10 +506,7 @@ def run(solver, op, y, niter, **extra):
         answer = result.solve(y.ravel(), **long_settings(solver, niter, **extra))
     assert len(marks) == niter
     edges = [0, *marks]
-    steps = [
-        executions.runs[start:stop]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    steps = [executions.runs[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
     return answer, steps, executions
 
 
@@ -624,9 +615,7 @@ def test_each_block_is_applied_once_a_step(solver, preallocate, applications):
 
     def count(data, niter):
         applications.inputs.clear()
-        getattr(pylops, solver)(
-            op, data, **long_settings(solver, niter, preallocate=preallocate)
-        )
+        getattr(pylops, solver)(op, data, **long_settings(solver, niter, preallocate=preallocate))
         return Counter(method for method, _, _ in applications.inputs)
 
     def twice():
@@ -712,9 +701,7 @@ def test_regularised_inversion_keeps_the_layout(solver, preallocate):
         solve = SOLVERS[solver](op)
         solve.callback = lambda x: marks.append(executions.count)
         x = solve.solve(y, **long_settings(solver, 6, preallocate=preallocate))[0]
-    keys = {
-        str(key) for run in executions.runs[marks[0] :] for key in run.tasks
-    }
+    keys = {str(key) for run in executions.runs[marks[0] :] for key in run.tasks}
     assert keys
     moved = [k for k in keys if "rechunk" in k or "reshape" in k or "ravel" in k]
     assert moved == []
@@ -748,9 +735,7 @@ def test_two_solves_in_two_threads_are_independent():
     data = [rand(63, seed=seed) for seed in range(6)]
     expected = [CGLS(op).solve(y, niter=8, tol=0) for y in data]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = list(
-            pool.map(lambda y: CGLS(op).solve(to_dask(y, 20), niter=8, tol=0), data)
-        )
+        results = list(pool.map(lambda y: CGLS(op).solve(to_dask(y, 20), niter=8, tol=0), data))
     for result, other in zip(results, expected, strict=True):
         check_result(result, other, "float64")
 

@@ -43,6 +43,8 @@ class Session:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
         self._leaves: dict[int, tuple[DaskArray, DispatchArray]] = {}
         self._norms: dict[str, Any] = {}
+        self._last: set[str] = set()  # what the last execution brought into memory
+        self._missed = False  # whether a norm of that was asked for since
         self._with_norms = False
 
     def register(self, box: DispatchArray) -> None:
@@ -60,6 +62,7 @@ class Session:
 
     def known_norm(self, piece: DaskArray) -> Any:
         """Return the squared norm of a piece in memory, if it came with its last execution."""
+        self._missed |= piece.name in self._last and piece.name not in self._norms
         return self._norms.get(piece.name)
 
     def persist(self, wanted: DispatchArray) -> None:
@@ -71,7 +74,7 @@ class Session:
         lazy = {piece.name: piece for piece in pieces if not pc.in_memory(piece)}
         # a solver that reads norms of what is in memory gets them with the vectors next time
         vectors = [a for a in lazy.values() if a.ndim and a.dtype.kind in "fc"]
-        self._with_norms |= bool(lazy) and not any(a.ndim for a in lazy.values())
+        self._with_norms |= self._missed and not any(a.ndim for a in lazy.values())
         norms = {a.name: square_of(a) for a in vectors} if self._with_norms else {}
         found = dask.persist(*lazy.values(), *norms.values()) if lazy else ()
         done = dict(zip(lazy, found, strict=False))
@@ -87,6 +90,7 @@ class Session:
         for box, value in zip(scalars, values, strict=False):
             box.settle(value)
         if vectors:
+            self._last, self._missed = {a.name for a in vectors}, False
             self._norms = dict(zip(norms, values[len(scalars) :], strict=True))
         if wanted.value is None:
             wanted.settle(wanted.dask().compute()[()])

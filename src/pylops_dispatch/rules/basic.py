@@ -19,21 +19,23 @@ from pylops_dispatch.rules import matrix, spread, stacks
 from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along
 from pylops_dispatch.rules.table import RULES, Rule, alone, compose, halo, parallel_sum
 
-# PyLops's adjoints leave out the rows at the ends of an axis, so that a block needs them from
-# its neighbours too: the depth is the reach of the stencil plus those rows
-_FIRST = {("centered", 3): 2, ("centered", 5): 4, ("forward", 3): 1, ("backward", 3): 1}
+# Samples needed forward and adjoint. PyLops's adjoints leave out the rows at the ends of an
+# axis, so that a block needs the samples of those rows too, beyond the reach of the stencil.
+_FIRST = {("centered", 3): (1, 2), ("centered", 5): (2, 4)}
 
 
-def _along(op: Any, axis: int, depth: int) -> tuple[int, ...]:
-    return tuple(depth if a == axis % len(op.dims) else 0 for a in range(len(op.dims)))
+def _along(op: Any, axis: int, depth: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    return tuple(depth if a == axis % len(op.dims) else (0, 0) for a in range(len(op.dims)))
 
 
-def _first_derivative(op: Any) -> tuple[int, ...]:
-    return _along(op, op.axis, _FIRST.get((op.kind, op.order), 1))
+def _first_derivative(op: Any) -> tuple[tuple[int, int], ...]:
+    return _along(op, op.axis, _FIRST.get((op.kind, op.order), (1, 1)))
 
 
-def _second_derivative(op: Any) -> tuple[int, ...]:
-    return _along(op, op.axis, 3 if op.kind == "centered" and op.edge else 2)
+def _second_derivative(op: Any) -> tuple[tuple[int, int], ...]:
+    if op.kind != "centered":
+        return _along(op, op.axis, (2, 2))
+    return _along(op, op.axis, (2, 3) if op.edge else (1, 2))
 
 
 def _filter(op: Any) -> tuple[int, ...] | None:

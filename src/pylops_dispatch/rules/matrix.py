@@ -87,38 +87,66 @@ def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) ->
 
 
 def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> DaskArray:
-    inner = x.chunks[0]
+    """Multiply by blocks of rows of the matrix, the same ones forward and adjoint."""
+    blocks = x.numblocks[0]
+    rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
         current = session.get()
         A = A if current is None else current.leaf(A)
-        outer = A.chunks[1 if adjoint else 0]
-        chunks = (inner, outer) if adjoint else (outer, inner)
-        matrix = A.rechunk(chunks)
+        rows = x.chunks[0] if adjoint else A.chunks[0]
+        if A.numblocks[1] > 1:
+            return _tiled(A, x, adjoint, dtype)
+        matrix = A.rechunk((rows, -1))
     else:
-        outer = balanced(n_out, len(inner))
-        chunks = (inner, outer) if adjoint else (outer, inner)
-        matrix = _wrap(A, chunks)
+        matrix = _wrap(A, (rows, (A.shape[1],)))
     i, j, *rest = range(x.ndim + 1)
-    alone = len(inner) * len(outer) == 1 and x.npartitions == 1
+    y = da.blockwise(
+        _block_product,
+        (i, j, *rest) if adjoint else (i, *rest),
+        matrix,
+        (i, j),
+        x,
+        (i, *rest) if adjoint else (j, *rest),
+        name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint)}",
+        adjust_chunks={i: 1} if adjoint else None,
+        concatenate=True,
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0,) * (x.ndim + adjoint), dtype=dtype),
+        adjoint=adjoint,
+        limit=len(rows) * x.npartitions > 1,
+    )
+    if not adjoint:
+        return y
+    y = y[0] if blocks == 1 else y.sum(axis=0, dtype=dtype)
+    return y.rechunk({0: balanced(n_out, blocks)})
+
+
+def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
+    """Multiply by a matrix that is cut along both axes: products of blocks, added in a tree."""
+    matrix = A.rechunk((x.chunks[0], A.chunks[1]) if adjoint else (A.chunks[0], x.chunks[0]))
+    i, j, *rest = range(x.ndim + 1)
+    inner, outer = (i, j) if adjoint else (j, i)
     partial = da.blockwise(
         _block_product,
-        (i, j, *rest),
+        (inner, outer, *rest),
         matrix,
-        (j, i) if adjoint else (i, j),
+        (i, j),
         x,
-        (j, *rest),
+        (inner, *rest),
         name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint)}",
-        adjust_chunks={j: 1},
+        adjust_chunks={inner: 1},
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * (x.ndim + 1), dtype=dtype),
         adjoint=adjoint,
-        limit=not alone,
+        limit=True,
+        partial=True,
     )
-    return partial[:, 0] if len(inner) == 1 else partial.sum(axis=1, dtype=dtype)
+    return partial.sum(axis=0, dtype=dtype)
 
 
-def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool) -> Any:
+def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool, partial: bool = False) -> Any:
     columns = x.reshape(x.shape[0], -1)
     with one_blas_thread() if limit else nullcontext():
         if not adjoint:
@@ -127,7 +155,8 @@ def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool) -> Any:
             y = (a.T @ columns.conj()).conj()
         else:
             y = a.T @ columns
-    return y.reshape(y.shape[0], 1, *x.shape[1:])
+    leading = (1,) if adjoint or partial else ()
+    return y.reshape(*leading, y.shape[0], *x.shape[1:])
 
 
 _sparse: dict[tuple[str, Chunks], dict[Any, Any]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from dask.array.core import Array as DaskArray
+from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
@@ -38,7 +39,7 @@ def _defining(op: Any) -> type | None:
     return forward if forward is adjoint else kinds[0]
 
 
-def _local(op: Any, cls: type | None = None) -> _Local | None:
+def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
     """Return what the tree of operators below `op` needs, or None if some of it is not local."""
     cls = cls or _defining(op)
     rule = RULES.get(type(op)) or RULES.get(cls)  # type: ignore[arg-type]
@@ -48,7 +49,7 @@ def _local(op: Any, cls: type | None = None) -> _Local | None:
         found = rule.depth(op)
         if found is None or tuple(op.dims) != tuple(op.dimsd):
             return None
-        depth = tuple(int(d) for d in found)
+        depth = tuple(int(d[adjoint] if isinstance(d, tuple) else d) for d in found)
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
         return _Local(None, ()) if len(dims) == 1 and not any(depth) else _Local(dims, depth)
@@ -56,8 +57,9 @@ def _local(op: Any, cls: type | None = None) -> _Local | None:
     if merge is None:
         return None
     needs = []
+    turned = cls in (_AdjointLinearOperator, _TransposedLinearOperator)
     for part in parts(op):
-        need = _local(part)
+        need = _local(part, adjoint != turned)
         if need is None:
             return None
         needs.append(need)
@@ -165,7 +167,7 @@ def _dtype_of(
 
 def run_local(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run a tree of local operators as one task for each block."""
-    need = _local(op, cls)
+    need = _local(op, adjoint, cls)
     if need is None:
         return NotImplemented
     if need.dims is not None:

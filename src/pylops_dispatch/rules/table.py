@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["alone", "halo", "whole_axis", "compose", "parallel_sum", "whole"]
-Depth = Callable[[Any], tuple[int, ...] | None]
+Depth = Callable[[Any], tuple[int | tuple[int, int], ...] | None]
 Axes = Callable[[Any], tuple[int, ...]]
 Run = Callable[[type, Any, Any, bool], Any]
 
@@ -26,8 +26,8 @@ class Rule:
     note : str
         What a user should know; for ``"whole"`` the reason.
     depth : callable, optional
-        Samples needed on either side of a block for each axis of the operator's dims, the
-        greater of forward and adjoint; None if the settings of an operator rule it out.
+        Samples needed on either side of a block for each axis of the operator's dims, or
+        pairs of them, forward and adjoint; None if the settings of an operator rule it out.
     coefficients : tuple of str, optional
         Attributes that hold arrays to multiply by, with the operator's dims (or ones).
     axes : callable, optional
