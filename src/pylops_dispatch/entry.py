@@ -24,7 +24,7 @@ from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
 
 # what an operator's own code raises when it meets a box where only a NumPy array will do
-_UNSUITED = (TypeError, AttributeError, NotImplementedError)
+_UNSUITED = (TypeError, AttributeError)
 
 
 def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -109,7 +109,6 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
         (i, *rest) if adjoint else (j, *rest),
         name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint)}",
         adjust_chunks={i: 1} if adjoint else None,
-        concatenate=True,
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * (x.ndim + adjoint), dtype=dtype),
@@ -147,6 +146,8 @@ def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
 
 
 def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool, partial: bool = False) -> Any:
+    if isinstance(x, list):  # a block of whole rows meets all blocks of the vector
+        a, x = a[0], np.concatenate(x) if len(x) > 1 else x[0]
     columns = x.reshape(x.shape[0], -1)
     with one_blas_thread() if limit else nullcontext():
         if not adjoint:
