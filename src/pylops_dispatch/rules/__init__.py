@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylops_dispatch.rules import basic, combinations
+from pylops_dispatch.rules import basic, combinations, transforms
 from pylops_dispatch.rules.running import run_rule
 from pylops_dispatch.rules.table import (
     RULES,
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # importing fills the table
-_FAMILIES = (basic, combinations)
+_FAMILIES = (basic, combinations, transforms)
 
 
 def register_rule(cls: type, rule: Rule) -> None:

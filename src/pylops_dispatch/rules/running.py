@@ -187,7 +187,10 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     assert rule.axes is not None
     dims, dimsd = dims_of(op, False)
     into, out = (dimsd, dims) if adjoint else (dims, dimsd)
-    dtype = _sampled_dtype(cls, op, dims, dimsd, rule.axes(op), box, adjoint)
+    if rule.dtype is not None:
+        dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
+    else:
+        dtype = _sampled_dtype(cls, op, dims, dimsd, rule.axes(op), box, adjoint)
     piece = box.as_shape(into)
     if isinstance(piece, Zeros):
         return DispatchArray([Zeros(out, dtype)], (math.prod(out),))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 Kind = Literal["alone", "halo", "whole_axis", "compose", "parallel_sum", "whole"]
 Depth = Callable[[Any], tuple[int | tuple[int, int], ...] | None]
 Axes = Callable[[Any], tuple[int, ...]]
+Dtype = Callable[[Any, Any, bool], Any]
 Run = Callable[[type, Any, Any, bool], Any]
 
 
@@ -32,6 +33,9 @@ class Rule:
         Attributes that hold arrays to multiply by, with the operator's dims (or ones).
     axes : callable, optional
         Axes that must be one block.
+    dtype : callable, optional
+        ``dtype(op, dtype of the input, adjoint)`` returns the dtype of the output; without it
+        one line of samples along `axes` is run to learn it.
     run : callable, optional
         ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented to go on to PyLops's
         own code.
@@ -42,6 +46,7 @@ class Rule:
     depth: Depth | None = None
     coefficients: tuple[str, ...] = ()
     axes: Axes | None = None
+    dtype: Dtype | None = None
     run: Run | None = field(default=None, repr=False)
 
     @property
@@ -85,9 +90,9 @@ def halo(
     )
 
 
-def whole_axis(axes: Axes, note: str = "") -> Rule:
+def whole_axis(axes: Axes, note: str = "", dtype: Dtype | None = None) -> Rule:
     """Rule for an operator whose work lies along `axes`, and is independent along the others."""
-    return Rule("whole_axis", note, axes=axes)
+    return Rule("whole_axis", note, axes=axes, dtype=dtype)
 
 
 def compose(note: str = "", run: Run | None = None) -> Rule:

@@ -1,0 +1,35 @@
+"""The documentation says what the rules say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pylops
+
+import pylops_dispatch
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_generator():
+    spec = importlib.util.spec_from_file_location("capabilities", ROOT / "docs/capabilities.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_has_the_table_that_the_rules_give():
+    generator = load_generator()
+    readme = (ROOT / "README.md").read_text()
+    assert generator.section(readme) == readme, "run: python docs/capabilities.py --write"
+
+
+def test_every_public_operator_of_the_top_level_has_a_rule():
+    covered = {name.rpartition(".")[2] for name in pylops_dispatch.capabilities()}
+    assert set(pylops.basicoperators.__all__) <= covered
+
+
+def test_an_operator_that_runs_whole_gives_its_reason():
+    for name, rule in pylops_dispatch.capabilities().items():
+        assert rule.kind != "whole" or rule.note, name

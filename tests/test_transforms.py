@@ -1,0 +1,76 @@
+"""Transforms along axes: every engine, in parallel over the other axes."""
+
+from __future__ import annotations
+
+import warnings
+
+import pylops
+import pytest
+from pylops.signalprocessing import DCT, FFT, FFT2D, FFTND
+
+import pylops_dispatch
+
+from .catalogue import adjoint
+from .helpers import assert_same, forbid_executions, rand, random_chunks, to_dask
+
+DIMS = (6, 10, 7)
+FLAGS = [
+    {},
+    {"norm": "none"},
+    {"norm": "1/n"},
+    {"real": True},
+    {"ifftshift_before": True},
+    {"fftshift_after": True},
+]
+DTYPES = ["complex128", "complex64", "float64", "float32"]
+
+
+def transforms():
+    for engine in ("numpy", "scipy"):
+        for dtype in DTYPES:
+            for flags in FLAGS:
+                if flags.get("real") and dtype.startswith("complex"):
+                    continue
+                settings = {"engine": engine, "dtype": dtype, **flags}
+                name = f"{engine}-{dtype}-{flags}"
+                for axis, nfft in ((0, None), (1, 16), (-1, 8)):
+                    yield f"FFT{axis}-{name}", FFT, {"axis": axis, "nfft": nfft, **settings}
+                yield f"FFT2D-{name}", FFT2D, {"axes": (0, 2), "nffts": (8, 9), **settings}
+                yield f"FFTND-{name}", FFTND, {"axes": (1, 2), **settings}
+    for dtype in ("float64", "float32"):
+        for axes in (None, (1,), (0, 2)):
+            yield f"DCT-{dtype}-{axes}", DCT, {"axes": axes, "dtype": dtype}
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"), [pytest.param(m, s, id=name) for name, m, s in transforms()]
+)
+@pytest.mark.filterwarnings("ignore:numpy backend always returns")
+@pytest.mark.filterwarnings("ignore:Using (fftshift_after|real)")
+def test_a_transform_equals_numpy(make, settings):
+    op = make(DIMS, **settings)
+    x_dtype = settings["dtype"]
+    y_dtype = op.dtype
+    for direction, dims, dtype in (("forward", op.dims, x_dtype), ("adjoint", op.dimsd, y_dtype)):
+        x0 = rand(dims, dtype)
+        x = to_dask(x0, random_chunks(dims, seed=3))
+        with warnings.catch_warnings(), forbid_executions():
+            warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
+            y = op @ x if direction == "forward" else adjoint(op, x)
+        expected = op @ x0 if direction == "forward" else adjoint(op, x0)
+        assert_same(y, expected)
+
+
+def test_axes_that_are_not_transformed_keep_their_chunks():
+    op = FFT(DIMS, axis=1, engine="scipy")
+    y = op @ to_dask(rand(DIMS, "complex128"), ((2, 3, 1), (10,), (4, 3)))
+    assert y.chunks == ((2, 3, 1), (10,), (4, 3))
+    assert not [name for name in y.dask.layers if "rechunk" in name]
+
+
+def test_a_shift_is_a_chain_of_transforms():
+    op = pylops.signalprocessing.Shift(DIMS, 1.5, axis=1, real=True, dtype="float64")
+    x0 = rand(DIMS)
+    with forbid_executions():
+        y = op @ to_dask(x0, (2, 4, 7))
+    assert_same(y, op @ x0)
