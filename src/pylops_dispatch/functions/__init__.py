@@ -114,7 +114,7 @@ def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:
             return target(*args, **kwargs)
         except np.exceptions.AxisError:
             raise
-        except (TypeError, ValueError, NotImplementedError) as found:
+        except (TypeError, ValueError, AttributeError, NotImplementedError) as found:
             error = found
     if error is not None:
         raise not_dispatched(name, f"dask.array cannot do this: {error}") from error
