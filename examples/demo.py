@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 import pylops_dispatch  # noqa: F401  (the import is what makes PyLops take dask arrays)
 
-CHUNKS = (115, 135)
+CHUNKS = (172, 202)  # two by two
 BLUR = 2.0  # standard deviation, in samples
 NOISE = 2.0  # standard deviation, in metres
 SMOOTHNESS = 0.1

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -373,3 +374,41 @@ def test_numpy_input_and_dask_coefficient():
 def test_todense_stays_numpy():
     op = pylops.FirstDerivative(7) @ pylops.Diagonal(rand(7))
     assert type(op.todense()) is np.ndarray
+
+
+class SetsItsOwnMethods(pylops.LinearOperator):
+    """As PyLops's Sliding1D does: an operator inside, methods set on the object."""
+
+    def __init__(self, n):
+        super().__init__(Op=pylops.FirstDerivative(n), dtype="float64")
+        self._matvec = self._twice
+        self._rmatvec = self._twice_adjoint
+
+    def _twice(self, x):
+        return 2 * self.Op._matvec(x)
+
+    def _twice_adjoint(self, x):
+        return 2 * self.Op._rmatvec(x)
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_methods_that_are_set_on_the_object_are_the_ones_that_run(direction):
+    op = SetsItsOwnMethods(12)
+    x0 = rand(12)
+    for outer in (op, 3 * op, op + pylops.Identity(12), op.H):
+        y = apply(outer, direction, to_dask(x0, 5))
+        assert_same(y, apply(outer, direction, x0))
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_an_operator_of_scipys_without_a_matrix(direction):
+    a = rand((6, 6))
+    custom = scipy.sparse.linalg.LinearOperator(
+        (6, 6), matvec=lambda x: a @ x, rmatvec=lambda x: a.T @ x, dtype="float64"
+    )
+    op = pylops.aslinearoperator(custom)
+    x0 = rand(6)
+    for outer in (op, pylops.VStack([op, pylops.Identity(6)]).H @ pylops.VStack([op, op]), 2 * op):
+        with pylops_dispatch.set_policy(whole_array="allow"):
+            y = apply(outer, direction, to_dask(x0, 4))
+        assert_same(y, apply(outer, direction, x0))

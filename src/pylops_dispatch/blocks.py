@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import threading
@@ -515,7 +516,13 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     keys = [(a.name, *(0,) * a.ndim) for a in whole]
     template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
     task = Task(
-        (name, 0), _whole_block, cls, DataNode(None, template), adjoint, *(TaskRef(k) for k in keys)
+        (name, 0),
+        _whole_block,
+        cls,
+        dtype,
+        DataNode(None, template),
+        adjoint,
+        *(TaskRef(k) for k in keys),
     )
     graph = HighLevelGraph.from_collections(name, {(name, 0): task}, dependencies=whole)
     return DaskArray(graph, name, ((n,),), dtype=dtype)
@@ -546,10 +553,18 @@ def filled(template: Any, arrays: Sequence[Any]) -> Any:
     return fill(template)
 
 
-def _whole_block(cls: type, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
+def _whole_block(cls: type, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
     op = filled(template, arrays) if arrays else template
-    method = cls._rmatvec if adjoint else cls._matvec  # type: ignore[attr-defined]
-    return method(op, x).reshape(-1)
+    # what was announced holds, whatever the operator makes of the values
+    return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+
+
+def method_of(cls: type, op: Any, adjoint: bool) -> Callable[[Any], Any]:
+    """Return an operator's method: its own, or as a base class `cls` of its class defines it."""
+    name = "_rmatvec" if adjoint else "_matvec"
+    if not isinstance(op, cls) or cls is type(op):
+        return getattr(op, name)
+    return functools.partial(getattr(cls, name), op)
 
 
 def solve_explicit(

@@ -42,7 +42,7 @@ class Session:
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
         self._leaves: dict[int, tuple[DaskArray, DispatchArray]] = {}
-        self._norms: dict[str, Any] = {}
+        self._norms: dict[str, DispatchArray] = {}
         self._last: set[str] = set()  # what the last execution brought into memory
         self._missed = False  # whether a norm of that was asked for since
         self._with_norms = False
@@ -60,40 +60,45 @@ class Session:
         piece = known[1].pieces[0]
         return piece if isinstance(piece, DaskArray) else pc.realise(piece)
 
-    def known_norm(self, piece: DaskArray) -> Any:
-        """Return the squared norm of a piece in memory, if it came with its last execution."""
-        self._missed |= piece.name in self._last and piece.name not in self._norms
-        return self._norms.get(piece.name)
+    def norm(self, piece: DaskArray) -> Any:
+        """Return the sum of squares of a piece: a number, or the same lazy box each time."""
+        box = self._norms.get(piece.name)
+        if box is None:
+            self._missed |= piece.name in self._last
+            box = self._norms[piece.name] = DispatchArray(square_of(piece))
+        return box if box.value is None else box.value
 
     def persist(self, wanted: DispatchArray) -> None:
         """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
-        boxes = [box for box in list(self._boxes.values()) if box.value is None]
-        if not any(box is wanted for box in boxes):
-            boxes.append(wanted)
-        pieces = (p for box in boxes for p in box.pieces if isinstance(p, DaskArray))
-        lazy = {piece.name: piece for piece in pieces if not pc.in_memory(piece)}
+        lazy = self._lazy(wanted)
         # a solver that reads norms of what is in memory gets them with the vectors next time
-        vectors = [a for a in lazy.values() if a.ndim and a.dtype.kind in "fc"]
         self._with_norms |= self._missed and not any(a.ndim for a in lazy.values())
-        norms = {a.name: square_of(a) for a in vectors} if self._with_norms else {}
-        found = dask.persist(*lazy.values(), *norms.values()) if lazy else ()
-        done = dict(zip(lazy, found, strict=False))
+        vectors = [a for a in lazy.values() if a.ndim and a.dtype.kind in "fc"]
+        if self._with_norms:
+            for vector in vectors:
+                self.norm(vector)
+            lazy = self._lazy(wanted)
+        done = dict(zip(lazy, dask.persist(*lazy.values()), strict=True)) if lazy else {}
+        boxes = self._unread(wanted)
         for box in boxes:
-            box.replace(
-                [done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces]
-            )
-        scalars = [
-            box for box in boxes if box.ndim == 0 and pc.in_memory(pc.realise(box.pieces[0]))
-        ]
-        arrays = [*(pc.realise(box.pieces[0]) for box in scalars), *found[len(lazy) :]]
-        values = _scalars(arrays)
-        for box, value in zip(scalars, values, strict=False):
+            held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
+            box.replace(list(held))
+        scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]
+        for box, value in zip(scalars, _scalars([box.dask() for box in scalars]), strict=True):
             box.settle(value)
         if vectors:
             self._last, self._missed = {a.name for a in vectors}, False
-            self._norms = dict(zip(norms, values[len(scalars) :], strict=True))
+            self._norms = {n: box for n, box in self._norms.items() if n in self._last}
         if wanted.value is None:
             wanted.settle(wanted.dask().compute()[()])
+
+    def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
+        boxes = [box for box in list(self._boxes.values()) if box.value is None]
+        return boxes if any(box is wanted for box in boxes) else [*boxes, wanted]
+
+    def _lazy(self, wanted: DispatchArray) -> dict[str, DaskArray]:
+        pieces = (p for box in self._unread(wanted) for p in box.pieces)
+        return {p.name: p for p in pieces if isinstance(p, DaskArray) and not pc.in_memory(p)}
 
 
 def _scalars(arrays: list[DaskArray]) -> list[Any]:

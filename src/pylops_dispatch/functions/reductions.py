@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import List, Task, TaskRef
 from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
+
+_FAN_IN = 32  # numbers that one task adds
 
 
 def _reduction(func: Any, reduce_piece: Any, merge: Callable[[Any, Any], Any]) -> None:
@@ -77,15 +83,33 @@ def _block_square_norm(a: Any) -> Any:
 def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskArray) -> DaskArray:
     """Reduce each block to one number by `function`, and add the numbers in a tree."""
     axes = tuple(range(arrays[0].ndim))
+    token = tokenize(function.__name__, [array.name for array in arrays])
     partial = da.blockwise(
         function,
         axes,
         *(item for array in arrays for item in (array, axes)),
+        name=f"{function.__name__.strip('_')}-{token}",
         adjust_chunks=dict.fromkeys(axes, 1),
         align_arrays=False,
         meta=np.empty((0,) * len(axes), dtype=dtype),
     )
-    return partial.sum(dtype=dtype)
+    name = f"add-{token}"
+    keys: list[Any] = [(partial.name, *index) for index in np.ndindex(*partial.numblocks)]
+    graph: dict[Any, Any] = {}
+    level = 0
+    while len(keys) > 1 or not level:
+        groups = [keys[i : i + _FAN_IN] for i in range(0, len(keys), _FAN_IN)]
+        last = len(groups) == 1
+        keys = [(name,) if last else (f"{name}-{level}", i) for i in range(len(groups))]
+        for key, group in zip(keys, groups, strict=True):
+            graph[key] = Task(key, _add_blocks, List(*(TaskRef(k) for k in group)))
+        level += 1
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[partial])
+    return DaskArray(layers, name, (), dtype=dtype)
+
+
+def _add_blocks(parts: list[Any]) -> Any:
+    return functools.reduce(operator.add, (part.reshape(()) for part in parts))[()]
 
 
 def _added(total: Any, part: Any) -> Any:
@@ -127,8 +151,8 @@ def square_norm(a: Any) -> Any:
     for piece in box.pieces:
         if isinstance(piece, Zeros):
             continue
-        part: Any = None if current is None else current.known_norm(piece)
-        total = _added(total, DispatchArray(square_of(piece)) if part is None else part)
+        part = DispatchArray(square_of(piece)) if current is None else current.norm(piece)
+        total = _added(total, part)
     return total
 
 

@@ -35,25 +35,10 @@ def run_scipy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     if isinstance(inner, MatrixLinearOperator):
         return product(inner.A, box, (), adjoint)
     if isinstance(inner, ScipyOperator):
-        return run_whole(cls, _Vectors(inner), box, adjoint, "SciPy's operators want NumPy arrays")
+        return run_whole(cls, op, box, adjoint, "SciPy's operators want NumPy arrays")
     if type(op) is cls and inner is not None:
         return run_local(cls, op, box, adjoint)
     return NotImplemented
-
-
-class _Vectors:
-    """A SciPy operator with the methods that a task calls."""
-
-    def __init__(self, op: Any) -> None:
-        self.op, self.shape, self.dtype = op, op.shape, op.dtype
-
-    def matvec(self, x: Any) -> Any:
-        """Forward."""
-        return self.op.matvec(x)
-
-    def rmatvec(self, x: Any) -> Any:
-        """Adjoint."""
-        return self.op.rmatvec(x)
 
 
 def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) -> DispatchArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,15 +11,18 @@ from typing import Any
 
 import numpy as np
 from dask.array.core import Array as DaskArray
+from pylops import MemoizeOperator
 from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, check, is_dask, session
-from pylops_dispatch.operators import dims_of, parts, signature
+from pylops_dispatch.operators import dims_of, lazy_arrays, parts, signature
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import RULES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,7 +34,9 @@ class _Local:
 
 
 def _defining(op: Any) -> type | None:
-    """Return the class whose ``_matvec`` and ``_rmatvec`` an operator runs."""
+    """Return the class whose ``_matvec`` and ``_rmatvec`` an operator runs, None if its own."""
+    if "_matvec" in vars(op) or "_rmatvec" in vars(op):
+        return None  # Sliding1D._register_multiplications sets them on the object
     kinds = type(op).__mro__
     forward, adjoint = (
         next((k for k in kinds if name in vars(k)), None) for name in ("_matvec", "_rmatvec")
@@ -42,7 +48,9 @@ def _defining(op: Any) -> type | None:
 def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
     """Return what the tree of operators below `op` needs, or None if some of it is not local."""
     cls = cls or _defining(op)
-    rule = RULES.get(type(op)) or RULES.get(cls)  # type: ignore[arg-type]
+    if cls is None:
+        return None
+    rule = RULES.get(type(op)) or RULES.get(cls)
     if rule is None:
         return None
     if rule.depth is not None:
@@ -53,7 +61,7 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
         return _Local(None, ()) if len(dims) == 1 and not any(depth) else _Local(dims, depth)
-    merge = COMBINATIONS.get(cls)  # type: ignore[arg-type]
+    merge = COMBINATIONS.get(cls)
     if merge is None:
         return None
     needs = []
@@ -218,9 +226,28 @@ def _sampled_dtype(
 def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
     """Run an operator in one lazy task on the whole vector, and say so."""
     announce_whole(type(op).__name__, reason)
-    dtype = np.result_type(op.dtype, box.dtype)
+    dtype = _whole_dtype(cls, op, box, adjoint)
     n = op.shape[1 if adjoint else 0]
     return DispatchArray([blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),))
+
+
+_PROBED = 4096  # elements: operators of this size are run on zeros to learn their dtype
+
+
+def _whole_dtype(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
+    rule = RULES.get(cls)
+    if rule is not None and rule.dtype is not None:
+        return np.dtype(rule.dtype(op, box.dtype, adjoint))
+    small = max(op.shape) <= _PROBED and not isinstance(op, MemoizeOperator)
+    if small and next(lazy_arrays(op), None) is None:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            try:
+                zeros = np.zeros(box.size, box.dtype)
+                return np.asarray(blocks.method_of(cls, op, adjoint)(zeros)).dtype
+            except Exception as error:  # whatever a user's code says of zeros, it says of data
+                logger.debug("%s cannot be applied to zeros: %s", cls.__name__, error)
+    return np.dtype(np.result_type(op.dtype, box.dtype))
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:

@@ -105,6 +105,6 @@ def parallel_sum(run: Run, note: str = "") -> Rule:
     return Rule("parallel_sum", note, run=run)
 
 
-def whole(reason: str) -> Rule:
+def whole(reason: str, dtype: Dtype | None = None) -> Rule:
     """Rule for an operator that truly couples every sample: one task, never parallel."""
-    return Rule("whole", reason)
+    return Rule("whole", reason, dtype=dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from pylops import signalprocessing as sp
 from pylops.signalprocessing import fft, fft2d, fftnd
 
-from pylops_dispatch.rules.table import RULES, whole_axis
+from pylops_dispatch.rules.table import RULES, whole, whole_axis
 
 
 def _axes(op: Any) -> tuple[int, ...]:
@@ -43,4 +43,5 @@ for _cls in (fft._FFT_numpy, fft2d._FFT2D_numpy, fftnd._FFTND_numpy):
     RULES[_cls] = whole_axis(_axes, dtype=_numpy_dtype)
 for _cls in (fft._FFT_scipy, fft2d._FFT2D_scipy, fftnd._FFTND_scipy):
     RULES[_cls] = whole_axis(_axes, dtype=_scipy_dtype)
+RULES[fft._FFT_fftw] = whole("FFTW's plans are made for the whole array", dtype=_numpy_dtype)
 RULES[sp.DCT] = whole_axis(_axes, dtype=_cosine_dtype)
