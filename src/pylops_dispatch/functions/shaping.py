@@ -211,4 +211,9 @@ def _pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> A
     if math.prod(np.shape(pad_width)) and not np.any(pad_width):
         return array.copy()
     width = np.asarray(pad_width).tolist()
+    if array.size == 0 and mode == "constant" and not kwargs.get("constant_values", 0):
+        # dask cannot pad what has no chunks to go by
+        pairs = np.broadcast_to(width, (array.ndim, 2))
+        wanted = tuple(int(n + sum(p)) for n, p in zip(array.shape, pairs, strict=True))
+        return DispatchArray(Zeros(wanted, array.dtype))
     return DispatchArray(da.pad(pc.realise(array.dask()), width, mode, **kwargs))
