@@ -412,3 +412,37 @@ def test_an_operator_of_scipys_without_a_matrix(direction):
         with pylops_dispatch.set_policy(whole_array="allow"):
             y = apply(outer, direction, to_dask(x0, 4))
         assert_same(y, apply(outer, direction, x0))
+
+
+class Heavier(pylops.Diagonal):
+    """Changes one of the two methods of an operator that has a rule."""
+
+    def _matvec(self, x):
+        return 3 * super()._matvec(x)
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_subclass_that_changes_one_method(direction, lazy):
+    diag0 = rand((9, 4))
+    x0 = rand((9, 4), seed=1)
+    op = Heavier(to_dask(diag0, (4, 3)) if lazy else diag0)
+    for outer, reference in ((op, Heavier(diag0)), (2 * op, 2 * Heavier(diag0))):
+        y = apply(outer, direction, to_dask(x0, (5, 2)))
+        assert_same(y, apply(reference, direction, x0))
+        assert y.chunks == ((5, 4), (2, 2))
+
+
+class Steeper(pylops.FirstDerivative):
+    """Inherits both methods, and adds a setting."""
+
+    def __init__(self, dims, note):
+        super().__init__(dims, axis=0)
+        self.note = note
+
+
+def test_a_subclass_that_changes_nothing_keeps_the_rule():
+    x0 = rand((9, 4))
+    y = Steeper((9, 4), note="mine") @ to_dask(x0, (4, 3))
+    assert_same(y, pylops.FirstDerivative((9, 4), axis=0) @ x0)
+    assert not [name for name in y.dask.layers if "rechunk" in name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import warnings
@@ -101,8 +102,10 @@ def repeated(op: Any, depths: Sequence[Shape]) -> Shape:
 COMBINATIONS: dict[type, Callable[[Any, Sequence[Shape]], Shape]] = {}
 
 
-def _coefficient_names(op: Any) -> tuple[str, ...]:
-    rule = RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
+def _coefficient_names(op: Any, root: Any, cls: type) -> tuple[str, ...]:
+    # the root runs as `cls` defines it, which may be a base of a user's class
+    defining = cls if op is root else _defining(op)
+    rule = RULES.get(type(op)) or RULES.get(defining)  # type: ignore[arg-type]
     return rule.coefficients if rule is not None else ()
 
 
@@ -150,8 +153,9 @@ def _run_piece(
 ) -> Piece:
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
-    template = blocks.stripped(op, _coefficient_names)
-    held = [getattr(owner, name) for owner, name in blocks.leaves(op, _coefficient_names)]
+    names = functools.partial(_coefficient_names, root=op, cls=cls)
+    template = blocks.stripped(op, names)
+    held = [getattr(owner, name) for owner, name in blocks.leaves(op, names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
         return Zeros(dims, _dtype_of(cls, op, template, depth, cheap, piece, adjoint))
