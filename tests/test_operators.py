@@ -446,3 +446,16 @@ def test_a_subclass_that_changes_nothing_keeps_the_rule():
     y = Steeper((9, 4), note="mine") @ to_dask(x0, (4, 3))
     assert_same(y, pylops.FirstDerivative((9, 4), axis=0) @ x0)
     assert not [name for name in y.dask.layers if "rechunk" in name]
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_numpy_input_to_a_stack_of_lazy_coefficients_stays_lazy(direction):
+    diag0 = rand(8)
+
+    def stack(diag):
+        return pylops.VStack([pylops.Diagonal(diag), pylops.FirstDerivative(8)])
+
+    x0 = rand(8 if direction == "forward" else 16)
+    with forbid_executions():
+        y = apply(stack(to_dask(diag0, 3)), direction, x0)
+    assert_same(y, apply(stack(diag0), direction, x0))

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, solvers
 from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
-from pylops_dispatch.operators import parts
+from pylops_dispatch.operators import lazy_arrays, parts
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -22,6 +23,9 @@ from pylops_dispatch.policy import (
 )
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
+
+# not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
+_lazy_operators: set[bool] = set()
 
 # what an operator's own code raises when it meets a box where only a NumPy array will do
 _UNSUITED = (TypeError, AttributeError)
@@ -34,7 +38,9 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is np.ndarray:
-            return original(self, x)
+            if not _lazy_operators or next(lazy_arrays(self), None) is None:
+                return original(self, x)
+            x = da.from_array(x)
         if type(x) is DispatchArray:
             return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
         if not is_dask(x):
@@ -142,6 +148,7 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in vars(self).items():
             if is_dask(value):
                 check(value, name)
+                _lazy_operators.add(True)
         original(self, *args, **kwargs)
 
     return wrapper
