@@ -385,7 +385,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     conjugate = conj
 
     def _part(self, func: Callable[[DaskArray], DaskArray]) -> DispatchArray:
-        return self.map(func, of_zeros=_real_dtype(self._dtype))
+        return self.map(func, of_zeros=pc.real_dtype(self._dtype))
 
     @property
     def real(self) -> DispatchArray:
@@ -466,10 +466,6 @@ class _View:
     read: _Read
     write: _Write
     version: int
-
-
-def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.empty(0, dtype).real.dtype
 
 
 def _complete(shape: Shape, size: int, old: Shape) -> Shape:

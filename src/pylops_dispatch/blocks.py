@@ -436,16 +436,20 @@ class _Placeholder:
 
 def fitted(template: Any, dims: Shape, coefficients: Sequence[Any]) -> Any:
     """Return a copy of a tree of local operators for a block of shape `dims`."""
-    remaining = iter(coefficients)
+    return _refilled(template, lambda op: resized(op, dims, dims), coefficients)
 
-    def fit(op: Any) -> Any:
-        new = resized(op, dims, dims)
+
+def _refilled(template: Any, copy: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
+    remaining = iter(arrays)
+
+    def fill(op: Any) -> Any:
+        new = copy(op)
         for name, value in vars(op).items():
             if isinstance(value, _Placeholder):
                 setattr(new, name, next(remaining))
-        return rebuilt(op, fit, new)
+        return rebuilt(op, fill, new)
 
-    return fit(template)
+    return fill(template)
 
 
 # ---- along whole axes --------------------------------------------------------------------
@@ -507,14 +511,10 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
 
     Dask arrays that the operator holds come in as inputs of the task.
     """
-    op = without_pools(op)
-    held = list(lazy_arrays(op))
     n = op.shape[1 if adjoint else 0]
     key = tokenize(signature(op), adjoint, x.name)
     name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
-    whole = [a.rechunk(-1) for a in (x, *(array for _, _, array in held))]
-    keys = [(a.name, *(0,) * a.ndim) for a in whole]
-    template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
+    template, whole, inputs = _taken_apart(op, x)
     task = Task(
         (name, 0),
         _whole_block,
@@ -522,10 +522,19 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
         dtype,
         DataNode(None, template),
         adjoint,
-        *(TaskRef(k) for k in keys),
+        *inputs,
     )
     graph = HighLevelGraph.from_collections(name, {(name, 0): task}, dependencies=whole)
     return DaskArray(graph, name, ((n,),), dtype=dtype)
+
+
+def _taken_apart(op: Any, x: DaskArray) -> tuple[Any, list[DaskArray], list[TaskRef]]:
+    """Return an operator for one task, and the arrays that the task needs, each in one block."""
+    op = without_pools(op)
+    held = list(lazy_arrays(op))
+    template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
+    whole = [a.rechunk(-1) for a in (x, *(array for _, _, array in held))]
+    return template, whole, [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
 
 
 def _without(op: Any, held: list[tuple[int, str]]) -> Any:
@@ -541,16 +550,7 @@ def _without(op: Any, held: list[tuple[int, str]]) -> Any:
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:
     """Return a copy of a tree of operators with `arrays` where the placeholders are."""
-    remaining = iter(arrays)
-
-    def fill(op: Any) -> Any:
-        new = duplicate(op)
-        for name, value in vars(op).items():
-            if isinstance(value, _Placeholder):
-                setattr(new, name, next(remaining))
-        return rebuilt(op, fill, new)
-
-    return fill(template)
+    return _refilled(template, duplicate, arrays)
 
 
 def _whole_block(cls: type, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
@@ -572,9 +572,7 @@ def solve_explicit(
 ) -> DaskArray:
     """Solve with the matrix of an explicit operator in one lazy task, as PyLops does."""
     announce_whole(type(op).__name__, "a dense or sparse matrix is factorised by SciPy")
-    held = list(lazy_arrays(op))
-    template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
-    whole = [a.rechunk(-1) for a in (y, *(array for _, _, array in held))]
+    template, whole, inputs = _taken_apart(op, y)
     name = f"solve-{tokenize(signature(op), y.name, args, kwargs)}"
     shape = (op.shape[1], *y.shape[1:])
     key = (name, *(0,) * y.ndim)
@@ -585,7 +583,7 @@ def solve_explicit(
         DataNode(None, template),
         args,
         kwargs,
-        *(TaskRef((a.name, *(0,) * a.ndim)) for a in whole),
+        *inputs,
     )
     graph = HighLevelGraph.from_collections(name, {key: task}, dependencies=whole)
     dtype = np.result_type(op.dtype, y.dtype, np.float32)

@@ -15,7 +15,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, solvers
 from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
-from pylops_dispatch.operators import lazy_arrays, parts
+from pylops_dispatch.operators import counters, lazy_arrays, parts
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -46,7 +46,7 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         if not is_dask(x):
             return original(self, x)
         check(x)
-        counts = _counts(self)
+        counts = counters(self)
         try:
             return _outwards(wrapper(self, lift(x)) if vector else original(self, lift(x)))
         except Exception:
@@ -61,10 +61,6 @@ def _outwards(y: Any) -> Any:
         y = as_box(y)
     found = lower(y)
     return found if is_dask(found) else y.dask()
-
-
-def _counts(op: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(op).items() if name.endswith("_count")}
 
 
 def _apply_or_whole(

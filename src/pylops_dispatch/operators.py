@@ -80,6 +80,11 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
     return new
 
 
+def counters(op: Any) -> dict[str, Any]:
+    """Return PyLops's counters of an operator's applications, to put them back."""
+    return {name: value for name, value in vars(op).items() if name.endswith("_count")}
+
+
 def without_pools(op: Any) -> Any:
     """Return an operator for a task: stacks without their pools, which a task cannot have.
 

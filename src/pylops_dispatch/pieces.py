@@ -39,6 +39,11 @@ class Zeros:
 Piece = DaskArray | Zeros
 
 
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype of the real part of numbers of `dtype`."""
+    return np.empty(0, dtype).real.dtype
+
+
 def size(piece: Piece) -> int:
     """Return the number of elements of `piece` as a plain int."""
     return math.prod(piece.shape)

@@ -59,7 +59,7 @@ def getitem(box: DispatchArray, index: Any) -> Any:
 
     Slices and integers give a view, as in NumPy.
     """
-    index = _positions(_to_index(_unwrap(index)), box.shape)
+    index = _positions(_to_index(_unwrap(index)))
     part = _taken(box, index)
     if not isinstance(part, DispatchArray) or not part.ndim or not _is_basic(index):
         return part
@@ -73,18 +73,13 @@ def _is_basic(index: Any) -> bool:
     return all(isinstance(i, slice) or i is None or i is Ellipsis or _is_int(i) for i in entries)
 
 
-def _positions(index: Any, shape: Shape) -> Any:
-    """Replace NumPy masks by positions."""
-    if not isinstance(index, tuple):
-        return (
-            np.flatnonzero(index)
-            if isinstance(index, np.ndarray) and index.dtype == bool and (index.ndim == 1)
-            else index
-        )
-    return tuple(
-        np.flatnonzero(i) if isinstance(i, np.ndarray) and i.dtype == bool and i.ndim == 1 else i
-        for i in index
-    )
+def _positions(index: Any) -> Any:
+    """Replace NumPy masks along one axis by positions."""
+    if isinstance(index, tuple):
+        return tuple(_positions(i) for i in index)
+    if isinstance(index, np.ndarray) and index.dtype == bool and index.ndim == 1:
+        return np.flatnonzero(index)
+    return index
 
 
 def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
@@ -234,7 +229,7 @@ def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: 
 
 def setitem(box: DispatchArray, index: Any, value: Any) -> None:
     """Write into a box by rebinding its pieces; the layout stays."""
-    _put_at(box, _positions(_to_index(_unwrap(index)), box.shape), value)
+    _put_at(box, _positions(_to_index(_unwrap(index))), value)
 
 
 def _put_at(box: DispatchArray, index: Any, value: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.pieces import real_dtype
 from pylops_dispatch.policy import not_dispatched
 
 
@@ -25,7 +26,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if vector and ord in (np.inf, -np.inf):
         return (np.max if ord > 0 else np.min)(np.abs(box))
     if vector and ord == 0:
-        return np.sum(box != 0).astype(np.empty(0, box.dtype).real.dtype)
+        return np.sum(box != 0).astype(real_dtype(box.dtype))
     return DispatchArray(da.linalg.norm(box.dask(), ord=ord, axis=axis, keepdims=keepdims))
 
 

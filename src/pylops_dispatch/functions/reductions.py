@@ -18,7 +18,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.registry import implements
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.pieces import Zeros, real_dtype
 
 _FAN_IN = 32  # numbers that one task adds
 
@@ -142,7 +142,7 @@ def dot(a: Any, b: Any, conjugate: bool = False) -> Any:
 def square_norm(a: Any) -> Any:
     """Return the sum of the squared magnitudes of all elements."""
     box = as_box(a)
-    dtype = np.empty(0, box.dtype).real.dtype
+    dtype = real_dtype(box.dtype)
     if dtype.kind in "biu":
         dtype = np.dtype(float)
         box = box.astype(dtype)
@@ -158,4 +158,4 @@ def square_norm(a: Any) -> Any:
 
 def square_of(piece: DaskArray) -> DaskArray:
     """Return the sum of the squared magnitudes of an inexact array as a 0-d array."""
-    return _by_block(_block_square_norm, np.empty(0, piece.dtype).real.dtype, piece)
+    return _by_block(_block_square_norm, real_dtype(piece.dtype), piece)

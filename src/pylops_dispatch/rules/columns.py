@@ -12,7 +12,7 @@ from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed
-from pylops_dispatch.operators import lazy_arrays, signature
+from pylops_dispatch.operators import counters, lazy_arrays, signature
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 
@@ -59,7 +59,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
-    counts = {k: v for k, v in vars(op).items() if k.endswith("_count")}
+    counts = counters(op)
     with set_policy(whole_array="allow"):
         dtype = (op.rmatvec if adjoint else op.matvec)(zeros).dtype
     vars(op).update(counts)

@@ -8,6 +8,7 @@ import numpy as np
 from pylops import signalprocessing as sp
 from pylops.signalprocessing import fft, fft2d, fftnd
 
+from pylops_dispatch.pieces import real_dtype
 from pylops_dispatch.rules.table import RULES, whole, whole_axis
 
 
@@ -33,12 +34,12 @@ def _numpy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
 def _scipy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
     found = _complex(x)
     real = adjoint and (op.real or not op.clinear)
-    return np.empty(0, found).real.dtype if real else found
+    return real_dtype(found) if real else found
 
 
 def _cosine_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
     found = _complex(x)
-    return found if x.kind == "c" else np.empty(0, found).real.dtype
+    return found if x.kind == "c" else real_dtype(found)
 
 
 for _cls in (fft._FFT_numpy, fft2d._FFT2D_numpy, fftnd._FFTND_numpy):
