@@ -182,7 +182,7 @@ def test_dot_test_with_dask_vectors(entry, coefficient):
         u0, v0 = model(entry, op), data(entry, op)
         u = to_dask(u0, random_chunks(u0.shape, 3))
         v = to_dask(v0, random_chunks(v0.shape, 4))
-        left, right = op @ u, adjoint(op, v)
+        left, right = (op @ u).ravel(), adjoint(op, v).ravel()
         complex_field = entry.dot == "op" and op.clinear
     if complex_field:
         left, right = da.vdot(left, v), da.vdot(u, right)

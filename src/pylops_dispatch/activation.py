@@ -12,7 +12,7 @@ from typing import Any
 
 import pylops
 
-from pylops_dispatch import entry, namespace, solvers
+from pylops_dispatch import construction, entry, namespace, solvers
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -108,7 +108,10 @@ def disable() -> None:
         if not _enabled:
             return
         for owner, name, original, _ in reversed(_class_changes):
-            setattr(owner, name, original)
+            if original is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
         _class_changes.clear()
         _rebind({id(new): old for old, new in _functions})
         _functions.clear()
@@ -138,6 +141,10 @@ def _change_functions() -> None:
     backend = importlib.import_module("pylops.utils.backend")
     for name, make in namespace.BACKEND_FUNCTIONS.items():
         _functions.append(_replacement(getattr(backend, name), make))
+    internal = importlib.import_module("pylops.utils._internal")
+    for name, make in namespace.INTERNAL_FUNCTIONS.items():
+        _functions.append(_replacement(getattr(internal, name), make))
+    _functions.extend(_replacement(old, make) for old, make in construction.functions())
     metrics = importlib.import_module("pylops.utils.metrics")
     _functions.extend(
         _replacement(getattr(metrics, name), solvers.metric)
@@ -202,6 +209,32 @@ def change_operator(cls: type) -> None:
     for name, adjoint in (("_matvec", False), ("_rmatvec", True)):
         if name in vars(cls):
             _change(cls, name, functools.partial(_ruled, cls, adjoint))
+        elif "_register_multiplications" in vars(cls):
+            new = _OwnMethod(cls, name, adjoint)
+            setattr(cls, name, new)
+            _class_changes.append((cls, name, _ABSENT, new))
+
+
+_ABSENT = object()
+
+
+class _OwnMethod:
+    """A method that each operator sets on itself (``Sliding1D._register_multiplications``)."""
+
+    def __init__(self, cls: type, name: str, adjoint: bool) -> None:
+        self._cls, self._name, self._adjoint = cls, name, adjoint
+
+    def __get__(self, op: Any, owner: type) -> Any:
+        if op is None:
+            return lambda op, x: getattr(op, self._name)(x)
+        own = vars(op).get(self._name)
+        if own is None:  # not registered yet
+            return getattr(super(self._cls, op), self._name)
+        ruled = _ruled(self._cls, self._adjoint, lambda _, x: own(x))
+        return functools.partial(ruled, op)
+
+    def __set__(self, op: Any, method: Any) -> None:
+        vars(op)[self._name] = method
 
 
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:

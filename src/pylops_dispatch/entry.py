@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,19 +10,14 @@ import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch import blocks, solvers
+from pylops_dispatch import blocks, construction, solvers
 from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
-from pylops_dispatch.operators import counters, lazy_arrays, parts
+from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
 from pylops_dispatch.policy import (
-    ImplicitComputeWarning,
     NotDispatchedError,
-    users_stacklevel,
 )
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
-
-# not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
-_lazy_operators: set[bool] = set()
 
 # what an operator's own code raises when it meets a box where only a NumPy array will do
 _UNSUITED = (TypeError, AttributeError)
@@ -38,7 +30,7 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is np.ndarray:
-            if not _lazy_operators or next(lazy_arrays(self), None) is None:
+            if not made_lazy or next(lazy_arrays(self), None) is None:
                 return original(self, x)
             x = da.from_array(x)
         if type(x) is DispatchArray:
@@ -144,7 +136,7 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in vars(self).items():
             if is_dask(value):
                 check(value, name)
-                _lazy_operators.add(True)
+                made_lazy.add(True)
         original(self, *args, **kwargs)
 
     return wrapper
@@ -161,30 +153,6 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 
 def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
-    """Yield the constructors that look at values of an array: class, method, wrapper."""
+    """Yield the constructors to be wrapped: class, method, wrapper."""
+    yield from construction.constructors()
     yield pylops.LinearOperator, "__init__", check_arrays
-    basic = importlib.import_module("pylops.basicoperators")
-    # Restriction.__init__: np.unique(self.iava); Spread.__init__: np.any(self.table > self.nt)
-    yield basic.Restriction, "__init__", functools.partial(_inspects, argument="iava", place=1)
-    yield basic.Spread, "__init__", functools.partial(_inspects, argument="table", place=2)
-
-
-def _inspects(original: Callable[..., Any], argument: str, place: int) -> Callable[..., Any]:
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = args[place] if len(args) > place else kwargs.get(argument)
-        if isinstance(given, DaskArray):
-            check(given, argument)
-            warnings.warn(
-                f"{type(self).__name__} inspects the values of {argument}, which is computed "
-                "once, here; pass a NumPy array to avoid this.",
-                ImplicitComputeWarning,
-                stacklevel=users_stacklevel(),
-            )
-            values = given.compute()
-            if len(args) > place:
-                args = (*args[:place], values, *args[place + 1 :])
-            else:
-                kwargs[argument] = values
-        original(self, *args, **kwargs)
-
-    return wrapper

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +77,25 @@ class _DaskNamespace:
 
 
 dask_namespace = _DaskNamespace()
+
+
+def with_namespace(function: Callable[..., Any], **variables: Any) -> Callable[..., Any]:
+    """Return a function of PyLops's whose ``np`` is the namespace of boxes.
+
+    For code that makes its buffers with ``np.zeros``, whatever the input is. `variables` take
+    the place of others of its module's.
+    """
+    plain: Any = inspect.unwrap(function)
+    new = types.FunctionType(
+        plain.__code__,
+        {**plain.__globals__, "np": dask_namespace, **variables},
+        plain.__name__,
+        plain.__defaults__,
+        plain.__closure__,
+    )
+    new.__kwdefaults__ = plain.__kwdefaults__
+    return new
+
 
 _block = threading.local()
 
@@ -155,9 +176,52 @@ def _to_numpy(original: Callable[..., Any]) -> Callable[..., Any]:
     return to_numpy
 
 
+def _value_or_sized_to_array(original: Callable[..., Any]) -> Callable[..., Any]:
+    def value_or_sized_to_array(value_or_sized: Any, repeat: int = 1) -> Any:
+        if isinstance(value_or_sized, DispatchArray):
+            return value_or_sized
+        return original(value_or_sized, repeat)
+
+    return value_or_sized_to_array
+
+
+def _get_block_diag(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_block_diag(x: Any) -> Any:
+        return _block_diag if isinstance(x, DispatchArray) else original(x)
+
+    return get_block_diag
+
+
+def _block_diag(*matrices: Any) -> DispatchArray:
+    """Put matrices on the diagonal of one that is zero elsewhere."""
+    arrays = [as_box(matrix).dask() for matrix in matrices]
+    rows = [
+        [
+            a if i == j else da.zeros((a.shape[0], b.shape[1]), dtype=a.dtype)
+            for j, b in enumerate(arrays)
+        ]
+        for i, a in enumerate(arrays)
+    ]
+    return DispatchArray(da.block(rows))
+
+
+def _get_sparse(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_matrix(x: Any) -> Any:
+        # how many values are zero is not known yet: the matrix stays dense
+        return (lambda matrix: matrix) if isinstance(x, DispatchArray) else original(x)
+
+    return get_matrix
+
+
 # functions of pylops.utils.backend that choose the backend, and what makes their replacements
 BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "get_array_module": _get_array_module,
     "get_module_name": _get_module_name,
     "to_numpy": _to_numpy,
+    "get_block_diag": _get_block_diag,
+    "get_csc_matrix": _get_sparse,
+    "get_csr_matrix": _get_sparse,
+    "get_dia_matrix": _get_sparse,
 }
+
+INTERNAL_FUNCTIONS = {"_value_or_sized_to_array": _value_or_sized_to_array}

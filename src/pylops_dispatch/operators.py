@@ -20,6 +20,9 @@ from pylops_dispatch.pieces import Shape, identity
 LinearOperator = pylops.LinearOperator
 
 _SMALL = 4096  # bytes: arrays up to this size are named by their contents
+# not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
+made_lazy: set[bool] = set()
+
 _DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, or changes nothing
 
 
@@ -141,6 +144,8 @@ def _token(value: Any, owner: Any) -> Any:
         return tuple(_token(v, owner) for v in value)
     if isinstance(value, dict):
         return tuple((repr(k), _token(v, owner)) for k, v in value.items())
+    if hasattr(value, "__dask_tokenize__"):
+        return value.__dask_tokenize__()
     try:
         return identity(value)
     except TypeError:

@@ -44,6 +44,20 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
     return out
 
 
+@implements(np.gradient)
+def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
+    # Kirchhoff.__init__ gives the axes as an array, for which dask asks one by one
+    axes = axis if axis is None else [int(a) for a in np.atleast_1d(axis)]
+    array = as_box(f).dask()
+    for a in range(array.ndim) if axes is None else axes:
+        if min(array.chunks[a]) <= edge_order:
+            array = array.rechunk({a: -1})
+    found = da.gradient(array, *varargs, axis=axes, edge_order=edge_order)
+    if isinstance(found, (list, tuple)):
+        return [DispatchArray(g) for g in found]
+    return DispatchArray(found)
+
+
 @implements(np.inner)
 def _inner(a: Any, b: Any) -> Any:
     if np.ndim(a) == 1 and np.ndim(b) == 1:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pylops_dispatch.rules import basic, combinations, transforms
+from pylops_dispatch.rules import (
+    avo,
+    basic,
+    combinations,
+    medical,
+    signalprocessing,
+    transforms,
+    waveeqprocessing,
+)
 from pylops_dispatch.rules.running import run_rule
 from pylops_dispatch.rules.table import (
     RULES,
@@ -30,7 +38,7 @@ __all__ = [
 ]
 
 # importing fills the table
-_FAMILIES = (basic, combinations, transforms)
+_FAMILIES = (avo, basic, combinations, medical, signalprocessing, transforms, waveeqprocessing)
 
 
 def register_rule(cls: type, rule: Rule) -> None:

@@ -17,7 +17,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules import matrix, spread, stacks
 from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along
-from pylops_dispatch.rules.table import RULES, Rule, alone, compose, halo, parallel_sum
+from pylops_dispatch.rules.table import RULES, Rule, Terms, alone, compose, halo, parallel_sum
 
 # Samples needed forward and adjoint. PyLops's adjoints leave out the rows at the ends of an
 # axis, so that a block needs the samples of those rows too, beyond the reach of the stencil.
@@ -53,6 +53,16 @@ def _filter_of_part(op: Any) -> tuple[int, ...] | None:
     if not isinstance(op.Op, convolve1d._Convolve1Dshort):
         return None
     return _filter(op.Op)
+
+
+def _long_filter(op: Any) -> Terms:
+    """A filter longer than the axis: `_rmatvec` asks for the length of the first axis too."""
+    axis = op.axis % len(op.dims)
+    names = [f"axis{a}" for a in range(len(op.dims))]
+    model, data, h = list(names), list(names), list(names)
+    model[axis], data[axis], h[axis] = "short", "long", "."
+    whole = frozenset({"short", "long", "axis0"})
+    return Terms(tuple(model), tuple(data), {"h": tuple(h), "hstar": tuple(h)}, whole=whole)
 
 
 def _identity_depth(op: Any) -> tuple[int, ...] | None:
@@ -155,7 +165,7 @@ RULES.update(
         sp.Convolve2D: halo(_filter),
         sp.ConvolveND: halo(_filter),
         convolve1d._Convolve1Dshort: halo(_filter),
-        convolve1d._Convolve1Dlong: Rule("whole_axis", axes=lambda op: (op.axis,)),
+        convolve1d._Convolve1Dlong: Rule("whole_axis", terms=_long_filter),
         pylops.LinearOperator: compose("SciPy's matrices run by blocks", run=matrix.run_scipy),
     }
 )

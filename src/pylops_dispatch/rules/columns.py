@@ -50,7 +50,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             adjust_chunks={0: rows},
             dtype=dtype,
             meta=np.empty((0, 0), dtype=dtype),
-            op=embed(self, key),
+            op=embed(self),
             adjoint=adjoint,
         )
         return DispatchArray(y)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import warnings
@@ -21,7 +20,8 @@ from pylops_dispatch.array import DispatchArray, check, is_dask, session
 from pylops_dispatch.operators import dims_of, lazy_arrays, parts, signature
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import announce_whole
-from pylops_dispatch.rules.table import RULES
+from pylops_dispatch.rules.table import RULES, Rule
+from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,13 @@ class _Local:
 
     dims: Shape | None
     depth: Shape
+    axes: frozenset[int] = frozenset()  # which must be one block
 
 
 def _defining(op: Any) -> type | None:
     """Return the class whose ``_matvec`` and ``_rmatvec`` an operator runs, None if its own."""
     if "_matvec" in vars(op) or "_rmatvec" in vars(op):
-        return None  # Sliding1D._register_multiplications sets them on the object
+        return None  # FourierRadon2D._register_multiplications sets them on the object
     kinds = type(op).__mro__
     forward, adjoint = (
         next((k for k in kinds if name in vars(k)), None) for name in ("_matvec", "_rmatvec")
@@ -61,7 +62,10 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         depth = tuple(int(d[adjoint] if isinstance(d, tuple) else d) for d in found)
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
-        return _Local(None, ()) if len(dims) == 1 and not any(depth) else _Local(dims, depth)
+        if len(dims) == 1 and not any(depth) and rule.axes is None:
+            return _Local(None, ())
+        axes = rule.axes(op) if rule.axes is not None else ()
+        return _Local(dims, depth, frozenset(a % len(dims) for a in axes))
     merge = COMBINATIONS.get(cls)
     if merge is None:
         return None
@@ -79,7 +83,8 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         return _Local(None, ())
     if any(n.dims != shaped[0].dims for n in shaped):
         return None
-    return _Local(shaped[0].dims, merge(op, [n.depth for n in shaped]))
+    axes = frozenset().union(*(n.axes for n in shaped))
+    return _Local(shaped[0].dims, merge(op, [n.depth for n in shaped]), axes)
 
 
 def deepest(op: Any, depths: Sequence[Shape]) -> Shape:
@@ -102,11 +107,10 @@ def repeated(op: Any, depths: Sequence[Shape]) -> Shape:
 COMBINATIONS: dict[type, Callable[[Any, Sequence[Shape]], Shape]] = {}
 
 
-def _coefficient_names(op: Any, root: Any, cls: type) -> tuple[str, ...]:
+def _rule(op: Any, root: Any, cls: type) -> Rule | None:
     # the root runs as `cls` defines it, which may be a base of a user's class
     defining = cls if op is root else _defining(op)
-    rule = RULES.get(type(op)) or RULES.get(defining)  # type: ignore[arg-type]
-    return rule.coefficients if rule is not None else ()
+    return RULES.get(type(op)) or RULES.get(defining)  # type: ignore[arg-type]
 
 
 def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskArray) -> DaskArray:
@@ -134,18 +138,29 @@ _dtypes: dict[Any, np.dtype[Any]] = {}
 
 
 def _probe(
-    cls: type, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool
+    cls: type, template: Any, need: _Local, held: Sequence[Any], x: Any, adjoint: bool
 ) -> Any:
     """Return the dtype that an operator gives, from a run on a few samples of zeros."""
-    dims = tuple(min(n, 2 * d + 2) for n, d in zip(x.shape, depth, strict=True))
+    depth = need.depth or (0,) * len(x.shape)
+    dims = tuple(
+        n if a in need.axes else min(n, 2 * d + 2)
+        for a, (n, d) in enumerate(zip(x.shape, depth, strict=True))
+    )
+    template = _sampled(template)
     samples = [
         np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype)
         for c in held
     ]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        op = blocks.fitted(template, dims, samples)
+        op = blocks.fitted(template, dims, samples, (0,) * len(dims))
         return blocks.run(cls, op, np.zeros(dims, x.dtype), adjoint).dtype
+
+
+def _sampled(op: Any) -> Any:
+    """Return a copy of a tree of operators with zeros where it has dask arrays."""
+    template, arrays = blocks.taken_apart(op)
+    return blocks.filled(template, [np.zeros(a.shape, a.dtype) for a in arrays])
 
 
 def _run_piece(
@@ -153,27 +168,36 @@ def _run_piece(
 ) -> Piece:
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
-    names = functools.partial(_coefficient_names, root=op, cls=cls)
-    template = blocks.stripped(op, names)
+
+    def names(part: Any) -> tuple[str, ...]:
+        rule = _rule(part, op, cls)
+        return () if rule is None else rule.coefficients
+
+    def place(part: Any) -> Any:
+        rule = _rule(part, op, cls)
+        return None if rule is None else rule.place
+
+    template = blocks.stripped(op, names, place)
     held = [getattr(owner, name) for owner, name in blocks.leaves(op, names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
-        return Zeros(dims, _dtype_of(cls, op, template, depth, cheap, piece, adjoint))
+        return Zeros(dims, _dtype_of(cls, template, need, cheap, piece, adjoint))
+    piece = piece.rechunk(dict.fromkeys(need.axes, -1))
     coefficients = [_coefficient(a, dims, offset, total, piece) for a in held]
-    dtype = _dtype_of(cls, op, template, depth, coefficients, piece, adjoint)
+    dtype = _dtype_of(cls, template, need, coefficients, piece, adjoint)
     return blocks.apply_local(
         cls, template, piece, depth, coefficients, adjoint, dtype, signature(op)
     )
 
 
 def _dtype_of(
-    cls: type, op: Any, template: Any, depth: Shape, held: Sequence[Any], x: Any, adjoint: bool
+    cls: type, template: Any, need: _Local, held: Sequence[Any], x: Any, adjoint: bool
 ) -> np.dtype[Any]:
     key = (cls, signature(template), x.dtype, tuple(c.dtype for c in held), adjoint)
     if key not in _dtypes:
         if len(_dtypes) > 1000:
             _dtypes.clear()
-        _dtypes[key] = np.dtype(_probe(cls, template, depth, held, x, adjoint))
+        _dtypes[key] = np.dtype(_probe(cls, template, need, held, x, adjoint))
     return _dtypes[key]
 
 
@@ -206,7 +230,7 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     piece = box.as_shape(into)
     if isinstance(piece, Zeros):
         return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
-    y = blocks.apply_along(cls, op, piece, dims, dimsd, rule.axes(op), adjoint, dtype)
+    y = blocks.apply_along(cls, op, piece, dims, dimsd, rule.axes(op), adjoint, dtype, rule.fit)
     return DispatchArray([y], (math.prod(out),))
 
 
@@ -220,11 +244,28 @@ def _sampled_dtype(
     shape = partd if adjoint else part
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        y = blocks._along_block(
-            np.zeros(shape, box.dtype), cls=cls, op=op, dims=part, dimsd=partd,
-            axes=tuple(whole), adjoint=adjoint,
+        y = blocks.along_block(
+            np.zeros(shape, box.dtype), cls=cls, op=_sampled(op), dims=part, dimsd=partd,
+            axes=tuple(whole), adjoint=adjoint, fit=RULES[cls].fit,
         )  # fmt: skip
     return y.dtype
+
+
+def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Run a sum of independent terms."""
+    rule = RULES[cls]
+    assert rule.terms is not None
+    terms = rule.terms(op)
+    into, out = dims_of(op, adjoint)
+    piece = box.as_shape(into)
+    if rule.dtype is not None:
+        dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
+    else:
+        dtype = sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
+    if isinstance(piece, Zeros):
+        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+    y = apply_terms(cls, op, piece, terms, rule.fit, adjoint, dtype)
+    return DispatchArray([y], (math.prod(out),))
 
 
 def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
@@ -263,6 +304,8 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return rule.run(cls, op, box, adjoint)
     if rule.kind == "whole":
         return run_whole(cls, op, box, adjoint, rule.note)
+    if rule.terms is not None:
+        return run_terms(cls, op, box, adjoint)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)
     if rule.local or cls in COMBINATIONS:

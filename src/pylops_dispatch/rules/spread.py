@@ -59,7 +59,7 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * (3 if adjoint else 4), dtype=dtype),
-        op=embed(template, key),
+        op=embed(template),
         with_table=op.table is not None,
         adjoint=adjoint,
     )

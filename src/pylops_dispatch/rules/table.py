@@ -5,7 +5,7 @@ This is the single place where that is declared: the dispatch, the tests and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,23 @@ Depth = Callable[[Any], tuple[int | tuple[int, int], ...] | None]
 Axes = Callable[[Any], tuple[int, ...]]
 Dtype = Callable[[Any, Any, bool], Any]
 Run = Callable[[type, Any, Any, bool], Any]
+Fit = Callable[[Any], None]
+Place = Callable[[Any, tuple[int, ...]], None]
+Kernel = Callable[[Any, Any, bool], Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The axes of an operator by name: see :func:`parallel_sum`."""
+
+    model: tuple[str, ...]
+    data: tuple[str, ...]
+    coefficients: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lengths: Mapping[str, str] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+    unused: Callable[[Any, bool], tuple[str, ...]] | None = None
+    positions: Mapping[str, str] = field(default_factory=dict)
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,12 @@ class Rule:
     dtype : callable, optional
         ``dtype(op, dtype of the input, adjoint)`` returns the dtype of the output; without it
         one line of samples along `axes` is run to learn it.
+    fit : callable, optional
+        ``fit(op)`` sets what else follows from the dims of a copy for a block.
+    place : callable, optional
+        ``place(op, starts)`` tells a copy for a block where in the operator's dims it lies.
+    terms : callable, optional
+        ``terms(op)`` returns the names of the axes of an operator that is a sum of terms.
     run : callable, optional
         ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented to go on to PyLops's
         own code.
@@ -47,6 +70,9 @@ class Rule:
     coefficients: tuple[str, ...] = ()
     axes: Axes | None = None
     dtype: Dtype | None = None
+    fit: Fit | None = None
+    place: Place | None = None
+    terms: Callable[[Any], Terms] | None = None
     run: Run | None = field(default=None, repr=False)
 
     @property
@@ -57,6 +83,9 @@ class Rule:
 
 RULES: dict[type, Rule] = {}
 
+# PyLops's public functions that build operators: how what they build runs
+FUNCTIONS: dict[Callable[..., Any], Rule] = {}
+
 
 def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
     """Rule for an operator that works element by element."""
@@ -64,7 +93,11 @@ def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
 
 
 def halo(
-    depth: int | tuple[int, ...] | Depth, coefficients: tuple[str, ...] = (), note: str = ""
+    depth: int | tuple[int, ...] | Depth,
+    coefficients: tuple[str, ...] = (),
+    note: str = "",
+    axes: Axes | None = None,
+    place: Place | None = None,
 ) -> Rule:
     """Rule for an operator that needs `depth` neighbouring samples on either side.
 
@@ -78,21 +111,41 @@ def halo(
         Attributes that hold arrays of the operator's dims to multiply by.
     note : str, optional
         For the table.
+    axes : callable, optional
+        Axes that must be one block, from the operator.
+    place : callable, optional
+        ``place(op, starts)`` tells a copy of an operator for a block where the block lies, for
+        operators that count samples from the start of an axis.
     """
-    if callable(depth):
-        return Rule("halo", note, depth, coefficients)
     given = depth
-    return Rule(
-        "halo",
-        note,
-        lambda op: (given,) * len(op.dims) if isinstance(given, int) else tuple(given),
-        coefficients,
-    )
+    if not callable(given):
+        size = given
+
+        def given(op: Any) -> tuple[int | tuple[int, int], ...]:
+            return (size,) * len(op.dims) if isinstance(size, int) else tuple(size)
+
+    return Rule("halo", note, given, coefficients, axes, place=place)
 
 
-def whole_axis(axes: Axes, note: str = "", dtype: Dtype | None = None) -> Rule:
-    """Rule for an operator whose work lies along `axes`, and is independent along the others."""
-    return Rule("whole_axis", note, axes=axes, dtype=dtype)
+def whole_axis(
+    axes: Axes, note: str = "", dtype: Dtype | None = None, fit: Fit | None = None
+) -> Rule:
+    """Rule for an operator whose work lies along `axes`, and is independent along the others.
+
+    Parameters
+    ----------
+    axes : callable
+        The axes, from the operator.
+    note : str, optional
+        For the table.
+    dtype : callable, optional
+        ``dtype(op, dtype of the input, adjoint)`` returns that of the output; without it a
+        line of zeros is run to learn it.
+    fit : callable, optional
+        ``fit(op)`` sets what follows from the dims of a copy for a block, besides ``dims``,
+        ``dimsd`` and ``shape``.
+    """
+    return Rule("whole_axis", note, axes=axes, dtype=dtype, fit=fit)
 
 
 def compose(note: str = "", run: Run | None = None) -> Rule:
@@ -100,9 +153,78 @@ def compose(note: str = "", run: Run | None = None) -> Rule:
     return Rule("compose", note, run=run)
 
 
-def parallel_sum(run: Run, note: str = "") -> Rule:
-    """Rule for an operator that is a sum of independent terms, added in a tree."""
-    return Rule("parallel_sum", note, run=run)
+def parallel_sum(
+    run: Run | None = None,
+    note: str = "",
+    *,
+    model: str = "",
+    data: str = "",
+    coefficients: Mapping[str, str] | None = None,
+    lengths: Mapping[str, str] | None = None,
+    whole: str = "",
+    unused: Callable[[Any, bool], tuple[str, ...]] | None = None,
+    positions: Mapping[str, str] | None = None,
+    dtype: Dtype | None = None,
+    fit: Fit | None = None,
+    kernel: Kernel | None = None,
+) -> Rule:
+    """Rule for an operator that is a sum of independent terms, added in a tree.
+
+    Either `run` does it all, or the axes are named, as in ``einsum``, and what the operator
+    holds is cut along them: axes that model and data share are independent of each other,
+    and those that only the input has are summed over.
+
+    Parameters
+    ----------
+    run : callable, optional
+        ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented.
+    note : str, optional
+        For the table.
+    model, data : str
+        Names of the axes of the operator's ``dims`` and ``dimsd``, with spaces between.
+    coefficients : mapping, optional
+        Names of the axes of arrays that the operator holds, by attribute; ``.`` for an axis
+        that is never cut. An array with fewer axes than names is reshaped first.
+    lengths : mapping, optional
+        Attributes that hold the length of an axis, with its name.
+    whole : str, optional
+        Names of axes that must be one block.
+    unused : callable, optional
+        ``unused(op, adjoint)`` returns the coefficients that this direction does without.
+    positions : mapping, optional
+        Attributes to be set, for `fit`, to where along an axis the samples of a block lie,
+        with the name of that axis.
+    dtype : callable, optional
+        ``dtype(op, dtype of the input, adjoint)`` returns that of the output; without it one
+        sample of zeros is run to learn it.
+    fit : callable, optional
+        ``fit(op)`` sets what else follows from the lengths of a copy for a block.
+    kernel : callable, optional
+        ``kernel(op, block, adjoint)`` runs in place of the operator's own method, for one
+        that cannot take a block of a single sample.
+
+    Examples
+    --------
+    An operator like :class:`pylops.signalprocessing.Fredholm1`:
+
+    >>> rule = parallel_sum(
+    ...     model="slice column right", data="slice row right",
+    ...     coefficients={"G": "slice row column"},
+    ...     lengths={"nsl": "slice", "nx": "row", "ny": "column", "nz": "right"},
+    ... )  # doctest: +SKIP
+    """
+    terms = Terms(
+        tuple(model.split()),
+        tuple(data.split()),
+        {name: tuple(axes.split()) for name, axes in (coefficients or {}).items()},
+        dict(lengths or {}),
+        frozenset(whole.split()),
+        unused,
+        dict(positions or {}),
+        kernel,
+    )
+    known = (lambda op: terms) if model else None
+    return Rule("parallel_sum", note, run=run, terms=known, dtype=dtype, fit=fit)
 
 
 def whole(reason: str, dtype: Dtype | None = None) -> Rule:

@@ -1,0 +1,209 @@
+"""Building operators from dask arrays: PyLops's own constructors, on boxes."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pylops
+from dask.delayed import delayed
+
+from pylops_dispatch.array import DispatchArray, as_box, check, holds, is_dask, lift, walk
+from pylops_dispatch.namespace import dask_namespace, with_namespace
+from pylops_dispatch.operators import made_lazy, parts
+from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
+
+LinearOperator = pylops.LinearOperator
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, DispatchArray)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.ndim > 0
+
+
+def built(
+    original: Callable[..., Any],
+    inspected: tuple[str, ...] = (),
+    everything: bool = False,
+    namespace: bool = False,
+) -> Callable[..., Any]:
+    """Wrap a constructor, or a function that builds an operator, that is given dask arrays.
+
+    Parameters
+    ----------
+    original : callable
+        PyLops's own.
+    inspected : tuple of str, optional
+        Parameters whose values PyLops looks at: they are computed once, with a warning.
+    everything : bool, optional
+        Whether NumPy arrays next to dask arrays become boxes too, for code that asks for the
+        namespace of one array and works on another with it.
+    namespace : bool, optional
+        Whether the code calls ``np.asarray`` and its like, not its input's namespace.
+    """
+    signature = inspect.signature(original)
+    extra = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        outermost = holds((args, kwargs), is_dask)
+        if not outermost and not holds((args, kwargs), _is_box):
+            return original(*args, **kwargs)
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        for name in extra:
+            given.update(given.pop(name, {}))
+        for name, value in given.items():
+            if is_dask(value):
+                check(value, name)
+        for name in inspected:
+            given.update(_inspected(original, name, given.get(name)))
+        given = walk(given, is_dask, lift)
+        if everything:
+            given = walk(given, _is_array, as_box)
+        run = original
+        if namespace:
+            run = with_namespace(original, get_module=lambda name: dask_namespace)
+        positional = [given.pop(name) for name in ("self",) if name in given]
+        result = run(*positional, **given)
+        if outermost:
+            _lower_held(positional[0] if positional else result)
+        return result
+
+    return wrapper
+
+
+def _inspected(original: Callable[..., Any], name: str, value: Any) -> dict[str, Any]:
+    """Return the parameter computed, if it is lazy."""
+    if not holds(value, lambda x: is_dask(x) or _is_box(x)):
+        return {}
+    warnings.warn(
+        f"{original.__qualname__.removesuffix('.__init__')} inspects the values of {name}, which "
+        "is computed once, here; pass a NumPy array to avoid this.",
+        ImplicitComputeWarning,
+        stacklevel=users_stacklevel(),
+    )
+
+    def values(x: Any) -> Any:
+        return (x.dask() if _is_box(x) else x).compute()
+
+    return {name: walk(value, lambda x: is_dask(x) or _is_box(x), values)}
+
+
+def _lower_held(result: Any) -> None:
+    """Let the operators in a result hold dask arrays, not boxes."""
+    for op in _operators(result):
+        for name, value in list(vars(op).items()):
+            if holds(value, _is_box):
+                made_lazy.add(True)
+                setattr(op, name, walk(value, _is_box, lambda box: box.dask()))
+            elif value is dask_namespace:
+                setattr(op, name, np)
+
+
+def _operators(result: Any) -> Iterator[Any]:
+    for item in result if isinstance(result, (tuple, list)) else [result]:
+        if isinstance(item, LinearOperator):
+            yield item
+            for part in parts(item):
+                yield from _operators(part)
+
+
+def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function that makes a small matrix: of a box, it makes it in one lazy task."""
+    signature = inspect.signature(original)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        first, array = next(iter(bound.arguments.items()))
+        if not (_is_box(array) or is_dask(array)):
+            return original(*args, **kwargs)
+        bound.arguments["sparse"] = False
+        array = array.dask() if _is_box(array) else array
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bound.arguments[first] = np.zeros(array.shape, array.dtype)
+            model = original(*bound.args, **bound.kwargs)
+        bound.arguments[first] = delayed(array.rechunk(-1), traverse=False)
+        make = functools.partial(_quietly, original)
+        result = da.from_delayed(
+            delayed(make, pure=True)(*bound.args, **bound.kwargs), model.shape, model.dtype
+        )
+        return DispatchArray(result)
+
+    return wrapper
+
+
+def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
+
+
+# functions that build operators, by module, with the settings of :func:`built`
+FUNCTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # Shift: np.asarray(shift), f * shift
+    "pylops.signalprocessing.shift": {"Shift": {"everything": True}},
+    # Interp: np.unique(iava), np.any(iava >= n)
+    "pylops.signalprocessing.interp": {"Interp": {"inspected": ("iava",)}},
+    "pylops.waveeqprocessing.blending": {"BlendingGroup": {}, "BlendingHalf": {}},
+    # wav's namespace makes matrices; isinstance(vsvp, ncp.ndarray)
+    "pylops.avo.poststack": {"PoststackLinearModelling": {"everything": True}},
+    "pylops.avo.prestack": {
+        "PrestackLinearModelling": {"everything": True},
+        "PrestackWaveletModelling": {"everything": True},
+    },
+    "pylops.waveeqprocessing.mdd": {"MDC": {}},
+}
+
+# constructors, likewise
+CLASSES: dict[str, dict[str, dict[str, Any]]] = {
+    # np.unique(self.iava); np.any(self.table > self.nt)
+    "pylops.basicoperators": {
+        "Restriction": {"inspected": ("iava",)},
+        "Spread": {"inspected": ("table",)},
+    },
+    "pylops.signalprocessing": {
+        "InterpCubicSpline": {"inspected": ("iava",)},  # np.asarray(iava)
+        "Bilinear": {"inspected": ("iava",)},  # np.unique(iava)
+        "PWSprayer2D": {"namespace": True},  # np.ascontiguousarray(sigma)
+        "PWSmoother2D": {},
+        "Seislet": {},
+    },
+    "pylops.waveeqprocessing": {
+        "BlendingContinuous": {"inspected": ("times",)},  # int(shift // dt)
+        # loops over sources and receivers; scikit-fmm wants a NumPy velocity
+        "Kirchhoff": {"inspected": ("z", "x", "y", "t", "srcs", "recs", "vel")},
+    },
+    "pylops.avo": {"AVOLinearModelling": {"everything": True}},  # isinstance(vsvp, ncp.ndarray)
+    "pylops.medical": {
+        "MRI2D": {"namespace": True},  # get_module(engine).asarray(mask)
+        "CT2D": {"inspected": ("thetas",)},  # to_numpy(thetas)
+    },
+}
+
+
+def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+    """Yield functions that build operators, and what makes their replacements."""
+    for module, names in FUNCTIONS.items():
+        for name, settings in names.items():
+            function = getattr(importlib.import_module(module), name)
+            yield function, functools.partial(built, **settings)
+    matrices = importlib.import_module("pylops.utils.signalprocessing")
+    for name in ("convmtx", "nonstationary_convmtx"):
+        yield getattr(matrices, name), in_one_task
+
+
+def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
+    """Yield constructors: class, method, and what makes its replacement."""
+    for module, names in CLASSES.items():
+        for name, settings in names.items():
+            cls = getattr(importlib.import_module(module), name)
+            yield cls, "__init__", functools.partial(built, **settings)

@@ -1,0 +1,126 @@
+"""Rules of operators whose model is filters: data samples in parallel, their shares added up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+
+from pylops_dispatch import blocks
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.halos import everything
+from pylops_dispatch.operators import dims_of, duplicate, resized, signature
+from pylops_dispatch.pieces import Shape, Zeros
+from pylops_dispatch.rules.table import Place, Run
+
+# data that nothing else cuts is worked on in up to this many blocks
+_BLOCKS = 8
+
+
+def filters(half: Callable[[Any], Shape], place: Place) -> Run:
+    """Return what runs ``NonStationaryFilters1D`` and its like.
+
+    Parameters
+    ----------
+    half : callable
+        Half of the length of the filters along each axis of the data.
+    place : callable
+        Tells a copy of the operator for a block of the data where that block lies.
+    """
+
+    def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+        dims, dimsd = dims_of(op, False)
+        into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+        dtype = np.dtype(op.dtype)  # both are written into ncp.zeros(..., dtype=self.dtype)
+        piece = box.as_shape(into)
+        if isinstance(piece, Zeros):
+            return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+        chunks = piece.chunks if adjoint else _chunks(op, half(op))
+        signal = op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp
+        if isinstance(signal, DaskArray):
+            signal = signal.rechunk(chunks)
+        else:
+            signal = pc.wrap_numpy(signal, chunks)
+        y = _apply(cls, op, piece, signal, half(op), place, adjoint)
+        return DispatchArray([y], (math.prod(out),))
+
+    return run
+
+
+def _chunks(op: Any, half: Shape) -> Any:
+    if isinstance(op.inp, (DaskArray, DispatchArray)):
+        return (op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp).chunks
+    chunks: list[tuple[int, ...]] = [(int(n),) for n in op.inp.shape]
+    n = chunks[0][0]
+    chunks[0] = balanced(n, max(1, min(_BLOCKS, n // (8 * max(half[0], 1)))))
+    return tuple(chunks)
+
+
+def _apply(
+    cls: type,
+    op: Any,
+    x: DaskArray,
+    signal: DaskArray,
+    half: Shape,
+    place: Place,
+    adjoint: bool,
+) -> DaskArray:
+    dims, dimsd = dims_of(op, False)
+    axes = tuple(range(len(dimsd)))
+    arguments, layout = blocks.with_halos((x, signal) if adjoint else (signal,), half)
+    for axis in axes:
+        arguments += [blocks.starts(signal.chunks[axis]), (axis,)]
+    if not adjoint:
+        arguments += blocks.whole_arguments([x.rechunk(-1)], len(axes))
+    template = duplicate(op)
+    template.inp = None
+    result = (*axes, *range(len(axes), len(axes) + len(dims))) if adjoint else axes
+    partial = da.blockwise(
+        _filters_block,
+        result,
+        *arguments,
+        name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
+        f"{tokenize(signature(op), signal.name, x.name)}",
+        new_axes=dict(zip(result[len(axes) :], dims, strict=True)) if adjoint else None,
+        adjust_chunks=dict.fromkeys(axes, 1) if adjoint else None,
+        align_arrays=False,
+        dtype=op.dtype,
+        meta=np.empty((0,) * len(result), dtype=op.dtype),
+        cls=cls,
+        op=blocks.embed(template),
+        layout=layout,
+        place=place,
+        adjoint=adjoint,
+    )
+    return blocks.add_up(partial, axes, partial.dtype) if adjoint else partial
+
+
+def _filters_block(
+    *arrays: Any, cls: type, op: Any, layout: Any, place: Place, adjoint: bool
+) -> Any:
+    remaining = iter(arrays)
+    found = blocks.laid_out(remaining, layout)
+    around = found[0].window(everything(found[0].shape))
+    core = found[-1].parts[0][1]
+    starts = tuple(int(next(remaining)[0]) - c.start for c in core)
+    new = resized(duplicate(op), op.dims, around.shape)
+    if hasattr(new, "inpdims"):
+        new.inpdims = around.shape
+    place(new, starts)
+    if not adjoint:
+        new.inp = around
+        y = blocks.run(cls, new, blocks.single(next(remaining)), adjoint)
+        return y.reshape(around.shape)[core]
+    # samples around the block count for the blocks that they are in
+    signal = found[1].window(everything(found[1].shape))
+    new.inp = np.zeros_like(signal)
+    new.inp[core] = signal[core]
+    y = blocks.run(cls, new, around, adjoint)
+    return y.reshape((1,) * around.ndim + tuple(int(n) for n in op.dims))

@@ -1,0 +1,149 @@
+"""Interpolation at scattered points: each block of the grid with the points inside it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask._task_spec import Task, TaskRef
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from pylops_dispatch import blocks
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.functions.indexing import balanced, take
+from pylops_dispatch.halos import Span, fold, gather
+from pylops_dispatch.operators import dims_of, resized, signature
+from pylops_dispatch.pieces import Chunks, Zeros
+
+# attributes of Bilinear with one value for each point
+_INDICES = (("iava_t", "iava_b"), ("iava_l", "iava_r"))
+_WEIGHTS = ("weights_tb", "weights_lr")
+
+
+@dataclass
+class _Plan:
+    """Which points lie in which block of the first two axes of the grid."""
+
+    spans: list[list[Span]]  # of the blocks with one more sample, along each of the axes
+    order: np.ndarray[Any, Any]  # points, block after block
+    operators: list[Any]  # for the points of each block, None where there are none
+    counts: list[int]
+
+
+_plans: weakref.WeakKeyDictionary[Any, dict[Chunks, _Plan]] = weakref.WeakKeyDictionary()
+
+
+def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Apply ``Bilinear`` to the blocks of the grid, with the points that lie in them."""
+    dims, dimsd = dims_of(op, False)
+    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+    dtype = np.dtype(op.dtype) if adjoint else np.result_type(op.dtype, box.dtype)
+    piece = box.as_shape(into)
+    if isinstance(piece, Zeros):
+        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+    if adjoint:
+        grid: Chunks = (balanced(dims[0], min(dims[0], piece.numblocks[0])), (dims[1],))
+        y = _onto_grid(cls, op, piece, grid, dtype)
+    else:
+        y = _onto_points(cls, op, piece, dtype)
+    return DispatchArray([y], (math.prod(out),))
+
+
+def _plan(op: Any, grid: Chunks) -> _Plan:
+    """Sort the points into blocks; once for each operator and chunks."""
+    known = _plans.setdefault(op, {})
+    if grid in known:
+        return known[grid]
+    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int) for sizes in grid]
+    spans = [
+        [(int(s), int(min(s + n + 1, sum(sizes)))) for s, n in zip(first, sizes, strict=True)]
+        for first, sizes in zip(starts, grid, strict=True)
+    ]
+    within = [
+        np.searchsorted(first, getattr(op, names[0]), side="right") - 1
+        for first, names in zip(starts, _INDICES, strict=True)
+    ]
+    block = within[0] * len(grid[1]) + within[1]
+    order = np.argsort(block, kind="stable")
+    counts = np.bincount(block, minlength=len(grid[0]) * len(grid[1]))
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    operators = []
+    for k, (low, high) in enumerate(itertools.pairwise(edges)):
+        chosen = order[low:high]
+        origin = [int(first[i]) for first, i in zip(starts, divmod(k, len(grid[1])), strict=True)]
+        operators.append(_of_points(op, chosen, origin) if high > low else None)
+    known[grid] = _Plan(spans, order, operators, counts.tolist())
+    return known[grid]
+
+
+def _of_points(op: Any, chosen: np.ndarray[Any, Any], origin: list[int]) -> Any:
+    new = resized(op, op.dims, (len(chosen), *op.dimsd[1:]))
+    for names, start in zip(_INDICES, origin, strict=True):
+        for name in names:
+            setattr(new, name, getattr(op, name)[chosen] - start)
+    for name in _WEIGHTS:
+        setattr(new, name, getattr(op, name)[chosen])
+    return new
+
+
+def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
+    plan = _plan(op, x.chunks[:2])
+    for axis in range(2):
+        if x.numblocks[axis] > 1:
+            x = gather(x, axis, plan.spans[axis])
+    name = f"{cls.__name__}-matvec-{tokenize(signature(op), x.name)}"
+    graph: dict[Any, Any] = {}
+    found = [k for k, part in enumerate(plan.operators) if part is not None]
+    chunks = (tuple(plan.counts[k] for k in found), *x.chunks[2:])
+    for place, k in enumerate(found):
+        for rest in np.ndindex(*x.numblocks[2:]):
+            key = (name, place, *rest)
+            source = TaskRef((x.name, *divmod(k, x.numblocks[1]), *rest))
+            graph[key] = Task(key, _points_block, cls, plan.operators[k], source)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[x])
+    y = DaskArray(layers, name, chunks, dtype=dtype)
+    if np.array_equal(plan.order, np.arange(len(plan.order))):
+        return y
+    return take(y, np.argsort(plan.order), 0)
+
+
+def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> DaskArray:
+    plan = _plan(op, grid)
+    y = take(y, plan.order, 0)
+    found = [k for k, part in enumerate(plan.operators) if part is not None]
+    y = y.rechunk({0: tuple(plan.counts[k] for k in found)})
+    name = f"{cls.__name__}-rmatvec-{tokenize(signature(op), y.name)}"
+    places = {k: place for place, k in enumerate(found)}
+    sizes = [tuple(high - low for low, high in spans) for spans in plan.spans]
+    graph: dict[Any, Any] = {}
+    chunks = (*sizes, *y.chunks[1:])
+    for index in np.ndindex(*(len(c) for c in chunks)):
+        key = (name, *index)
+        shape = tuple(c[i] for c, i in zip(chunks, index, strict=True))
+        k = index[0] * len(grid[1]) + index[1]
+        if k in places:
+            source = TaskRef((y.name, places[k], *index[2:]))
+            graph[key] = Task(key, _grid_block, cls, plan.operators[k], shape, source)
+        else:
+            graph[key] = Task(key, np.zeros, shape, dtype)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[y])
+    x = DaskArray(layers, name, chunks, dtype=dtype)
+    for axis in range(2):
+        if len(grid[axis]) > 1:
+            x = fold(x, axis, plan.spans[axis], grid[axis])
+    return x
+
+
+def _points_block(cls: type, op: Any, x: Any) -> Any:
+    dimsd = (op.dimsd[0], *x.shape[2:])
+    return blocks.run(cls, resized(op, x.shape, dimsd), x, adjoint=False).reshape(dimsd)
+
+
+def _grid_block(cls: type, op: Any, dims: Any, y: Any) -> Any:
+    return blocks.run(cls, resized(op, dims, y.shape), y, adjoint=True).reshape(dims)
