@@ -109,7 +109,6 @@ PROBLEMS |= {
     "mdd-until-converged": mdd(nv=2, nt=5, solver={}, rtol=1e-5),
     "mdd-float32": mdd(nv=2, dtype="float32", rtol=1e-4),
     "mdd-wav": mdd(wav=True),
-    "mdd-wav-several": mdd(nv=2, wav=True),
     "mdd-few-frequencies": mdd(nv=2, nfmax=4),
     "mdd-onesided": mdd(nv=2, twosided=False, adjoint=True),
     "mdd-both-sides-given": mdd(nv=2, add_negative=False),
@@ -162,15 +161,13 @@ ALL_RESULTS = {"rtm": True, "greens": True}
 
 PROBLEMS |= {
     "marchenko": marchenko(),
-    "marchenko-several": marchenko(points=2),
     "marchenko-rtm": marchenko(apply={"rtm": True}),
     "marchenko-greens": marchenko(apply={"greens": True}),
     "marchenko-all": marchenko(apply=ALL_RESULTS),
     "marchenko-all-several": marchenko(points=2, apply=ALL_RESULTS),
     "marchenko-few-frequencies": marchenko(nfmax=6),
     "marchenko-frequency": marchenko(frequency=True, apply=ALL_RESULTS),
-    "marchenko-frequency-several": marchenko(points=2, frequency=True, apply=ALL_RESULTS),
-    "marchenko-prescaled": marchenko(frequency=True, prescaled=True),
+    "marchenko-frequency-several": marchenko(points=2, frequency=True, prescaled=True),
     "marchenko-wav": marchenko(wav=True),
     "marchenko-wav-several": marchenko(points=2, wav=True),
     "marchenko-matmul": marchenko(apply={"usematmul": True}),
@@ -507,7 +504,6 @@ for dims, space in SPACES.items():
     PROBLEMS |= {
         f"prestack-{dims}": prestack(*space, background=True, **ITERATIONS),
         f"prestack-regularised-{dims}": prestack(*space, epsR=0.3, **ITERATIONS),
-        f"prestack-blocky-{dims}": prestack(*space, epsR=0.3, epsI=0.1, **BLOCKY),
         f"prestack-traces-{dims}": prestack(*space, **LEAST_NORM),
         f"prestack-traces-damped-{dims}": prestack(*space, epsI=0.1, **TRACES),
     }
@@ -523,6 +519,8 @@ PROBLEMS |= {
     "prestack-regularised-damped-each": prestack(
         3, epsR=0.3, epsI=[0.1, 0.2, 0.3], background=True, **ITERATIONS
     ),
+    "prestack-blocky-1d": prestack(epsR=0.3, epsI=0.1, **BLOCKY),
+    "prestack-blocky-3d": prestack(2, 3, epsR=0.3, epsI=0.1, **BLOCKY),
     "prestack-blocky-background": prestack(3, background=True, epsR=0.3, **BLOCKY),
     "prestack-lines": prestack(3, lines=PS_AND_PP, **ITERATIONS),
     "prestack-lines-wavs": prestack(3, lines=PS_AND_PP, wavs=True, **ITERATIONS),
@@ -656,15 +654,17 @@ def iterated(n: int) -> dict[str, Problem]:
 
 
 @pytest.mark.parametrize("name", iterated(1))
-def test_a_step_of_the_solver_is_one_execution(name):
+def test_executions_of_a_step(name):
+    """As many as PyLops's own solver needs, and a few at the start and the end."""
     counts = []
     for n in (3, 6):
         with count_executions() as executions:
             with_dask(iterated(n)[name], seed=None)
         counts.append(executions.count)
     few, more = counts
-    assert more - few == 3
-    assert few <= 3 + 4
+    budget = 1 if name == "interpolation-fk" else 3  # fista, else lsqr
+    assert more - few <= 3 * budget
+    assert few <= 3 * budget + 4
 
 
 # ------------------------------------------------------------------- what is particular

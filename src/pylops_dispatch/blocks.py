@@ -290,9 +290,9 @@ def _local_block(
         origin = tuple(int(next(remaining)[0]) - c.start for c in core)
     template = filled(template, [single(block) for block in remaining])
     lengths = tile_lengths(x.parts[0][0].shape, depth, x.parts[0][0].itemsize)
-    starts = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
+    corners = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
     out = None
-    for corner in itertools.product(*starts):
+    for corner in itertools.product(*corners):
         tile = tuple(
             slice(s, min(s + n, c.stop)) for s, n, c in zip(corner, lengths, core, strict=True)
         )
@@ -308,8 +308,8 @@ def _local_block(
             for a in arrays[1:]
         ]
         window = x.window(where)
-        starts = tuple(o + w.start for o, w in zip(origin, where, strict=True))
-        y = run(cls, fitted(template, window.shape, held, starts), window, adjoint)
+        place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
+        y = run(cls, fitted(template, window.shape, held, place), window, adjoint)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y

@@ -87,7 +87,7 @@ def _face(
     return DaskArray(layers, name, chunks, meta=x._meta)
 
 
-def _sources(edges: Sequence[int], spans: Sequence[Span]) -> list[list[tuple[int, slice]]]:
+def _sources(edges: np.ndarray[Any, Any], spans: Sequence[Span]) -> list[list[tuple[int, slice]]]:
     """Return, for each span of samples, the blocks that hold them and which part of each."""
     found = []
     for low, high in spans:

@@ -232,7 +232,6 @@ def _acoustic() -> pylops.LinearOperator:
 add(
     "AcousticWave2D",
     lambda c: _acoustic(),
-    whole=True,  # Devito propagates through the whole model
     dot="none",  # the adjoint of Devito's Born modelling is only approximate
     available=deps.devito_enabled,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from pylops_dispatch.rules import (
     avo,
     basic,
@@ -13,6 +15,7 @@ from pylops_dispatch.rules import (
 )
 from pylops_dispatch.rules.running import run_rule
 from pylops_dispatch.rules.table import (
+    FUNCTIONS,
     RULES,
     Rule,
     alone,
@@ -80,15 +83,30 @@ def register_rule(cls: type, rule: Rule) -> None:
 
 
 def capabilities() -> dict[str, Rule]:
-    """Return the capability table: qualified class name to rule.
+    """Return the capability table: qualified name to rule.
 
     Returns
     -------
     dict
-        The rules of PyLops's public classes and of those that were registered.
+        The rules of PyLops's public operators, by the name that users import them by, whether
+        they are classes or functions that build an operator, and of registered classes.
     """
-    return {
-        f"{cls.__module__}.{cls.__qualname__}": rule
+    found = {
+        f"{_namespace(cls)}.{cls.__qualname__}": rule
         for cls, rule in RULES.items()
         if not cls.__name__.startswith("_")
     }
+    return {**found, **FUNCTIONS}
+
+
+def _namespace(cls: type) -> str:
+    """Return the package of PyLops's that exports a class, or else the module that defines it."""
+    parts = cls.__module__.split(".")
+    if parts[0] != "pylops":
+        return cls.__module__
+    package = ".".join(parts[:2])
+    return (
+        package
+        if hasattr(sys.modules[package], "__path__") and parts[1] != "basicoperators"
+        else "pylops"
+    )

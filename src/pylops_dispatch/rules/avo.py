@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pylops import avo
 
-from pylops_dispatch.rules.table import RULES, Rule, Terms
+from pylops_dispatch.rules.table import FUNCTIONS, RULES, Rule, Terms, compose
 
 
 def _times_and_places(op: Any) -> Terms:
@@ -29,3 +29,11 @@ def _fit(op: Any) -> None:
 RULES[avo.AVOLinearModelling] = Rule(
     "whole_axis", "parameters and angles in one block", terms=_times_and_places, fit=_fit
 )
+
+FUNCTIONS |= {
+    "pylops.avo.PoststackLinearModelling": compose("wavelet and derivative in one task a block"),
+    "pylops.avo.PrestackLinearModelling": compose("derivative, linearisation, wavelet"),
+    "pylops.avo.PrestackWaveletModelling": compose("products with small matrices"),
+    "pylops.avo.PoststackInversion": compose("a solver"),
+    "pylops.avo.PrestackInversion": compose("a solver"),
+}

@@ -17,7 +17,16 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules import matrix, spread, stacks
 from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along
-from pylops_dispatch.rules.table import RULES, Rule, Terms, alone, compose, halo, parallel_sum
+from pylops_dispatch.rules.table import (
+    RULES,
+    Rule,
+    Terms,
+    alone,
+    compose,
+    halo,
+    parallel_sum,
+    whole,
+)
 
 # Samples needed forward and adjoint. PyLops's adjoints leave out the rows at the ends of an
 # axis, so that a block needs the samples of those rows too, beyond the reach of the stencil.
@@ -53,6 +62,16 @@ def _filter_of_part(op: Any) -> tuple[int, ...] | None:
     if not isinstance(op.Op, convolve1d._Convolve1Dshort):
         return None
     return _filter(op.Op)
+
+
+def _filters_apart(op: Any) -> Terms | None:
+    """Filters of their own for each line along the axis, which is then one block."""
+    axis = op.axis % len(op.dims)
+    if op.h.ndim != len(op.dims) or _filter(op) is not None:
+        return None
+    names = tuple(f"axis{a}" for a in range(len(op.dims)))
+    h = tuple("." if a == axis else name for a, name in enumerate(names))
+    return Terms(names, names, {"h": h, "hstar": h}, whole=frozenset({names[axis]}))
 
 
 def _long_filter(op: Any) -> Terms:
@@ -164,8 +183,9 @@ RULES.update(
         sp.Convolve1D: halo(_filter_of_part),
         sp.Convolve2D: halo(_filter),
         sp.ConvolveND: halo(_filter),
-        convolve1d._Convolve1Dshort: halo(_filter),
+        convolve1d._Convolve1Dshort: Rule("halo", depth=_filter, terms=_filters_apart),
         convolve1d._Convolve1Dlong: Rule("whole_axis", terms=_long_filter),
+        pylops.JaxOperator: whole("jax.jit traces PyLops's code on arrays of its own"),
         pylops.LinearOperator: compose("SciPy's matrices run by blocks", run=matrix.run_scipy),
     }
 )

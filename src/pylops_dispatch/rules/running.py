@@ -64,8 +64,8 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         # an element-wise operator on a vector works on any layout of that vector
         if len(dims) == 1 and not any(depth) and rule.axes is None:
             return _Local(None, ())
-        axes = rule.axes(op) if rule.axes is not None else ()
-        return _Local(dims, depth, frozenset(a % len(dims) for a in axes))
+        whole = rule.axes(op) if rule.axes is not None else ()
+        return _Local(dims, depth, frozenset(a % len(dims) for a in whole))
     merge = COMBINATIONS.get(cls)
     if merge is None:
         return None
@@ -182,12 +182,10 @@ def _run_piece(
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
         return Zeros(dims, _dtype_of(cls, template, need, cheap, piece, adjoint))
-    piece = piece.rechunk(dict.fromkeys(need.axes, -1))
-    coefficients = [_coefficient(a, dims, offset, total, piece) for a in held]
+    x = piece.rechunk(dict.fromkeys(need.axes, -1))
+    coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
     dtype = _dtype_of(cls, template, need, coefficients, piece, adjoint)
-    return blocks.apply_local(
-        cls, template, piece, depth, coefficients, adjoint, dtype, signature(op)
-    )
+    return blocks.apply_local(cls, template, x, depth, coefficients, adjoint, dtype, signature(op))
 
 
 def _dtype_of(
@@ -254,8 +252,8 @@ def _sampled_dtype(
 def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     """Run a sum of independent terms."""
     rule = RULES[cls]
-    assert rule.terms is not None
-    terms = rule.terms(op)
+    terms = rule.terms(op) if rule.terms is not None else None
+    assert terms is not None
     into, out = dims_of(op, adjoint)
     piece = box.as_shape(into)
     if rule.dtype is not None:
@@ -304,7 +302,7 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return rule.run(cls, op, box, adjoint)
     if rule.kind == "whole":
         return run_whole(cls, op, box, adjoint, rule.note)
-    if rule.terms is not None:
+    if rule.terms is not None and rule.terms(op) is not None:
         return run_terms(cls, op, box, adjoint)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)

@@ -14,6 +14,7 @@ from pylops_dispatch.rules import points, seislets, windows
 from pylops_dispatch.rules.filters import filters
 from pylops_dispatch.rules.running import run_whole
 from pylops_dispatch.rules.table import (
+    FUNCTIONS,
     RULES,
     Rule,
     Terms,
@@ -182,3 +183,16 @@ RULES[sp.Fredholm1] = parallel_sum(
 for _cls in (sp.Sliding1D, sp.Sliding2D, sp.Sliding3D, sp.Patch2D, sp.Patch3D):
     RULES[_cls] = parallel_sum(windows.run, "blocks of windows; their overlaps are added up")
 RULES[sp.Bilinear] = parallel_sum(points.run, "blocks of the grid with the points inside them")
+
+# ---- functions -------------------------------------------------------------------------------
+
+_FOURIER = whole_axis(lambda op: (), "every engine; the axes that are transformed in one block")
+FUNCTIONS |= {
+    "pylops.signalprocessing.FFT": _FOURIER,
+    "pylops.signalprocessing.FFT2D": _FOURIER,
+    "pylops.signalprocessing.FFTND": _FOURIER,
+    "pylops.signalprocessing.Shift": compose("a transform, a shift of phase, and back"),
+    "pylops.signalprocessing.Interp": compose("only the blocks that are touched"),
+    "pylops.signalprocessing.Radon2D": parallel_sum(note="blocks of slopes, as Spread"),
+    "pylops.signalprocessing.Radon3D": parallel_sum(note="blocks of slopes, as Spread"),
+}

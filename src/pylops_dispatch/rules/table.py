@@ -58,7 +58,8 @@ class Rule:
     place : callable, optional
         ``place(op, starts)`` tells a copy for a block where in the operator's dims it lies.
     terms : callable, optional
-        ``terms(op)`` returns the names of the axes of an operator that is a sum of terms.
+        ``terms(op)`` returns the names of the axes of an operator that is a sum of terms, or
+        None if this one is not.
     run : callable, optional
         ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented to go on to PyLops's
         own code.
@@ -72,7 +73,7 @@ class Rule:
     dtype: Dtype | None = None
     fit: Fit | None = None
     place: Place | None = None
-    terms: Callable[[Any], Terms] | None = None
+    terms: Callable[[Any], Terms | None] | None = None
     run: Run | None = field(default=None, repr=False)
 
     @property
@@ -83,8 +84,8 @@ class Rule:
 
 RULES: dict[type, Rule] = {}
 
-# PyLops's public functions that build operators: how what they build runs
-FUNCTIONS: dict[Callable[..., Any], Rule] = {}
+# PyLops's public functions that build operators, or solve: how what they build runs
+FUNCTIONS: dict[str, Rule] = {}
 
 
 def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:

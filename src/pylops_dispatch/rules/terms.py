@@ -179,7 +179,7 @@ def _sizes(
     pieces = math.prod(len(sizes[a]) for a in summed)
     known = {label for _, labels, _ in held.values() for label in labels}
     free = [a for a in new if a in known and a not in terms.whole and a not in lazy]
-    if not cut and free and math.prod(shape_in) <= math.prod(shape_out):
+    if not cut and free and (pieces == 1 or math.prod(shape_in) <= math.prod(shape_out)):
         shared = math.prod(len(sizes[a]) for a in into if a in out)
         sizes.update({a: (lengths[a],) for a in summed})
         longest = max(free, key=lambda a: lengths[a])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pylops.waveeqprocessing import oneway
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import dims_of, rebuilt, resized
 from pylops_dispatch.rules.running import run_terms
-from pylops_dispatch.rules.table import RULES, Rule, Terms, alone, parallel_sum
+from pylops_dispatch.rules.table import FUNCTIONS, RULES, Rule, Terms, alone, compose, parallel_sum
 
 RULES[oneway._PhaseShift] = alone(("gazx",))
 
@@ -109,3 +110,62 @@ RULES[we.BlendingContinuous] = Rule(
     fit=_fit_blending,
     run=_blending,
 )
+
+# ---- two-way modelling -----------------------------------------------------------------------
+
+# Devito keeps its symbols and buffers in tables of the process that no lock guards
+_devito = threading.Lock()
+
+
+def _fit_shots(op: Any) -> None:
+    """Choose the shots of a block, as ``AcousticWave2D._born_allshots`` chooses one."""
+    from examples.seismic import AcquisitionGeometry
+
+    all_shots = op.geometry
+    op.geometry = AcquisitionGeometry(
+        op.model,
+        all_shots.rec_positions,
+        all_shots.src_positions[op._shots],
+        all_shots.t0,
+        all_shots.tn,
+        f0=all_shots.f0,
+        src_type=all_shots.src_type,
+    )
+    if hasattr(op, "src_wavefield"):
+        op.src_wavefield = [op.src_wavefield[shot] for shot in op._shots]
+
+
+def _shots(op: Any, x: Any, adjoint: bool) -> Any:
+    with _devito:
+        return op._rmatvec(x.ravel()) if adjoint else op._matvec(x.ravel())
+
+
+RULES[we.AcousticWave2D] = parallel_sum(
+    note="shots apart, one at a time in each process",
+    model="across depth",
+    data="shot receiver time",
+    positions={"_shots": "shot"},
+    whole="across depth receiver time",
+    dtype=lambda op, x, adjoint: np.float32,
+    fit=_fit_shots,
+    kernel=_shots,
+)
+
+# ---- functions -------------------------------------------------------------------------------
+
+_OBLIQUE = "Fourier transforms, and weights block by block"
+FUNCTIONS |= {
+    "pylops.waveeqprocessing.MDC": compose("transforms along time, then frequencies apart"),
+    "pylops.waveeqprocessing.PhaseShift": compose(_OBLIQUE),
+    "pylops.waveeqprocessing.BlendingGroup": compose("sources apart, added up by groups"),
+    "pylops.waveeqprocessing.BlendingHalf": compose("sources apart, added up by groups"),
+    "pylops.waveeqprocessing.PressureToVelocity": compose(_OBLIQUE),
+    "pylops.waveeqprocessing.UpDownComposition2D": compose(_OBLIQUE),
+    "pylops.waveeqprocessing.UpDownComposition3D": compose(_OBLIQUE),
+    "pylops.waveeqprocessing.MDD": compose("a solver"),
+    "pylops.waveeqprocessing.Marchenko": compose("a solver"),
+    "pylops.waveeqprocessing.LSM": compose("a solver"),
+    "pylops.waveeqprocessing.Deghosting": compose("a solver"),
+    "pylops.waveeqprocessing.SeismicInterpolation": compose("a solver"),
+    "pylops.waveeqprocessing.WavefieldDecomposition": compose("a solver"),
+}
