@@ -459,3 +459,21 @@ def test_numpy_input_to_a_stack_of_lazy_coefficients_stays_lazy(direction):
     with forbid_executions():
         y = apply(stack(to_dask(diag0, 3)), direction, x0)
     assert_same(y, apply(stack(diag0), direction, x0))
+
+
+def test_a_matrix_and_its_transpose_are_not_taken_for_each_other():
+    # dask's tokenize gives both the same name
+    a, b = rand((6, 6)), rand((6, 3))
+    x = da.from_array(b, chunks=(2, 3))
+    lazy = pylops.MatrixMult(da.from_array(a, chunks=3), otherdims=3)
+    for op, expected in [
+        (pylops.MatrixMult(a, otherdims=3) @ pylops.MatrixMult(a.T, otherdims=3), a @ a.T @ b),
+        (pylops.Diagonal(a) @ pylops.Diagonal(a.T), None),
+    ]:
+        if expected is None:
+            y, expected = op @ da.from_array(a, chunks=3), a * a.T * a
+        else:
+            y = op @ x
+        assert_close(y.compute(), expected)
+    both = da.stack([lazy @ a.ravel()[:18].reshape(6, 3), lazy @ a.T.ravel()[:18].reshape(6, 3)])
+    assert_close(both.compute()[1], a @ a.T.ravel()[:18].reshape(6, 3))

@@ -11,11 +11,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import pylops
+import scipy.sparse.linalg
 
-from pylops_dispatch import construction, entry, namespace, solvers
+from pylops_dispatch import construction, entry, namespace, scipy_solvers, solvers
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
+
+_APPLICATIONS = {
+    "pylops.avo.poststack": ("PoststackInversion",),
+    "pylops.avo.prestack": ("PrestackInversion",),
+    "pylops.waveeqprocessing.mdd": ("MDD",),
+    "pylops.waveeqprocessing.oneway": ("Deghosting",),
+    "pylops.waveeqprocessing.seismicinterpolation": ("SeismicInterpolation",),
+    "pylops.waveeqprocessing.wavedecomposition": ("WavefieldDecomposition",),
+}
+_APPLICATION_METHODS = (
+    ("pylops.waveeqprocessing.lsm", "LSM", "solve"),
+    ("pylops.waveeqprocessing.marchenko", "Marchenko", "apply_onepoint"),
+    ("pylops.waveeqprocessing.marchenko", "Marchenko", "apply_multiplepoints"),
+)
 
 _SOLVER_FUNCTIONS = {
     "pylops.optimization.basic": ("cg", "cgls", "lsqr"),
@@ -145,6 +160,14 @@ def _change_functions() -> None:
     for name, make in namespace.INTERNAL_FUNCTIONS.items():
         _functions.append(_replacement(getattr(internal, name), make))
     _functions.extend(_replacement(old, make) for old, make in construction.functions())
+    for module_name, names in _APPLICATIONS.items():
+        module = importlib.import_module(module_name)
+        applications = [getattr(module, name) for name in names]
+        _functions.extend(_replacement(old, solvers.application) for old in applications)
+    scipy_functions = [
+        _replacement(scipy.sparse.linalg.lsqr, scipy_solvers.lsqr),
+        _replacement(scipy.sparse.linalg.cg, scipy_solvers.cg),
+    ]
     metrics = importlib.import_module("pylops.utils.metrics")
     _functions.extend(
         _replacement(getattr(metrics, name), solvers.metric)
@@ -158,6 +181,9 @@ def _change_functions() -> None:
             old = getattr(module, name)
             _functions.append(_replacement(old, solvers.solver_function))
     _rebind({id(old): new for old, new in _functions})
+    # PyLops's names for SciPy's solvers, and nobody else's
+    _rebind({id(old): new for old, new in scipy_functions}, within="pylops.")
+    _functions.extend(scipy_functions)
 
 
 def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -166,10 +192,10 @@ def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
     return old, _made[old]
 
 
-def _rebind(replacements: dict[int, Any]) -> None:
-    """Replace functions, by identity, in every module that has bound them."""
-    for module in list(sys.modules.values()):
-        if module is None or module is sys.modules[__name__]:
+def _rebind(replacements: dict[int, Any], within: str = "") -> None:
+    """Replace functions, by identity, in every module `within` that has bound them."""
+    for module_name, module in list(sys.modules.items()):
+        if module is None or module is sys.modules[__name__] or not module_name.startswith(within):
             continue
         try:
             attributes = list(vars(module).items())
@@ -200,6 +226,10 @@ def _change_classes() -> None:
     for cls in _subclasses(importlib.import_module("pylops.optimization.basesolver").Solver):
         for name in solvers.methods_of(cls):
             _change(cls, name, solvers.solver_method)
+    for module_name, cls_name, name in _APPLICATION_METHODS:
+        cls = getattr(importlib.import_module(module_name), cls_name)
+        # the window of each trace is cut at its travel time
+        _change(cls, name, functools.partial(solvers.application, inspected=("trav",)))
     for cls, name, make in entry.constructors():
         _change(cls, name, make)
 

@@ -11,15 +11,12 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import pylops
 from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box, check, holds, is_dask, lift, walk
 from pylops_dispatch.namespace import dask_namespace, with_namespace
 from pylops_dispatch.operators import made_lazy, parts
 from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
-
-LinearOperator = pylops.LinearOperator
 
 
 def _is_box(x: Any) -> bool:
@@ -64,7 +61,7 @@ def built(
             if is_dask(value):
                 check(value, name)
         for name in inspected:
-            given.update(_inspected(original, name, given.get(name)))
+            given.update(inspect_values(original, name, given.get(name)))
         given = walk(given, is_dask, lift)
         if everything:
             given = walk(given, _is_array, as_box)
@@ -80,7 +77,7 @@ def built(
     return wrapper
 
 
-def _inspected(original: Callable[..., Any], name: str, value: Any) -> dict[str, Any]:
+def inspect_values(original: Callable[..., Any], name: str, value: Any) -> dict[str, Any]:
     """Return the parameter computed, if it is lazy."""
     if not holds(value, lambda x: is_dask(x) or _is_box(x)):
         return {}
@@ -99,7 +96,7 @@ def _inspected(original: Callable[..., Any], name: str, value: Any) -> dict[str,
 
 def _lower_held(result: Any) -> None:
     """Let the operators in a result hold dask arrays, not boxes."""
-    for op in _operators(result):
+    for op in {id(owner): owner for owner in _owners(result)}.values():
         for name, value in list(vars(op).items()):
             if holds(value, _is_box):
                 made_lazy.add(True)
@@ -108,12 +105,13 @@ def _lower_held(result: Any) -> None:
                 setattr(op, name, np)
 
 
-def _operators(result: Any) -> Iterator[Any]:
+def _owners(result: Any) -> Iterator[Any]:
+    """Yield the objects that hold a result's arrays: operators, and what is made of them."""
     for item in result if isinstance(result, (tuple, list)) else [result]:
-        if isinstance(item, LinearOperator):
+        if hasattr(item, "__dict__") and not isinstance(item, DispatchArray):
             yield item
             for part in parts(item):
-                yield from _operators(part)
+                yield from _owners(part)
 
 
 def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,6 +176,8 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
         "Seislet": {},
     },
     "pylops.waveeqprocessing": {
+        "LSM": {"inspected": ("z", "x", "y", "t", "srcs", "recs", "vel")},
+        "Marchenko": {"inspected": ("wav",)},  # a loop over the frequencies of the wavelet
         "BlendingContinuous": {"inspected": ("times",)},  # int(shift // dt)
         # loops over sources and receivers; scikit-fmm wants a NumPy velocity
         "Kirchhoff": {"inspected": ("z", "x", "y", "t", "srcs", "recs", "vel")},

@@ -11,8 +11,9 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, construction, solvers
-from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower
+from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower, session
 from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
+from pylops_dispatch.pieces import contents
 from pylops_dispatch.policy import (
     NotDispatchedError,
 )
@@ -32,7 +33,10 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         if type(x) is np.ndarray:
             if not made_lazy or next(lazy_arrays(self), None) is None:
                 return original(self, x)
-            x = da.from_array(x)
+            if session.get() is None:
+                x = da.from_array(x, name=f"array-{contents(x)}")
+            else:
+                x = as_box(x)
         if type(x) is DispatchArray:
             return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
         if not is_dask(x):

@@ -11,11 +11,13 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import scipy.linalg
+import scipy.signal
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.pieces import Zeros
-from pylops_dispatch.policy import report_implicit_compute
+from pylops_dispatch.policy import not_dispatched, report_implicit_compute
 
 
 def _as_shape(shape: Any) -> tuple[int, ...]:
@@ -31,6 +33,13 @@ class _DaskNamespace:
 
     ndarray = (DispatchArray, DaskArray)
     __name__ = "pylops_dispatch"
+
+    def __eq__(self, other: object) -> bool:
+        # PyLops asks ``ncp == np`` before it goes to SciPy; what it calls there is lazy too
+        return other is np or other is self
+
+    def __hash__(self) -> int:
+        return hash(np)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -213,6 +222,78 @@ def _get_sparse(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_matrix
 
 
+def _get_fftconvolve(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_fftconvolve(x: Any) -> Any:
+        lazy = isinstance(x, DispatchArray) or is_dask(x)
+        return _fftconvolve if lazy else original(x)
+
+    return get_fftconvolve
+
+
+def _fftconvolve(in1: Any, in2: Any, mode: str = "full", axes: Any = None) -> Any:
+    """Convolve a lazy array along the axes on which the other is longer than one sample.
+
+    Operators of lazy filters keep this function, and run it on blocks.
+    """
+    if not isinstance(in1, DispatchArray) and not isinstance(in2, DispatchArray):
+        return scipy.signal.fftconvolve(in1, in2, mode=mode, axes=axes)
+    x, h = as_box(in1).dask(), as_box(in2).dask()
+    if mode != "same" or x.ndim != h.ndim:
+        raise not_dispatched("fftconvolve", "Its lazy form has mode='same' only.")
+    x = x.rechunk({axis: -1 for axis, n in enumerate(h.shape) if n > 1})
+    index = tuple(range(x.ndim))
+    y = da.blockwise(
+        _convolve_block,
+        index,
+        x,
+        index,
+        h.rechunk(-1),
+        tuple(range(x.ndim, 2 * x.ndim)),
+        concatenate=True,
+        align_arrays=False,
+        dtype=np.result_type(x.dtype, h.dtype),
+        meta=np.empty((0,) * x.ndim, np.result_type(x.dtype, h.dtype)),
+        axes=axes,
+    )
+    return DispatchArray(y)
+
+
+def _convolve_block(x: Any, h: Any, *, axes: Any) -> Any:
+    return scipy.signal.fftconvolve(x, h, mode="same", axes=axes)
+
+
+def _get_lstsq(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_lstsq(x: Any) -> Any:
+        return _lstsq if isinstance(x, DispatchArray) else original(x)
+
+    return get_lstsq
+
+
+def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, None]:
+    """Solve for all columns of `b` with a small matrix, blocks of columns apart."""
+    matrix, columns = as_box(a).dask().rechunk(-1), as_box(b).dask().rechunk({0: -1})
+    dtype = np.linalg.lstsq(np.ones((1, 1), matrix.dtype), np.ones(1, columns.dtype))[0].dtype
+    index = tuple(range(1, 1 + columns.ndim))
+    x = da.blockwise(
+        _lstsq_block,
+        (0, *index[1:]),
+        matrix,
+        (index[0], 0),
+        columns,
+        index,
+        concatenate=True,
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0,) * columns.ndim, dtype),
+        settings=kwargs,
+    )
+    return DispatchArray(x), None, None, None
+
+
+def _lstsq_block(a: Any, b: Any, *, settings: dict[str, Any]) -> Any:
+    return scipy.linalg.lstsq(a, b, **settings)[0]
+
+
 # functions of pylops.utils.backend that choose the backend, and what makes their replacements
 BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "get_array_module": _get_array_module,
@@ -222,6 +303,8 @@ BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]
     "get_csc_matrix": _get_sparse,
     "get_csr_matrix": _get_sparse,
     "get_dia_matrix": _get_sparse,
+    "get_lstsq": _get_lstsq,
+    "get_fftconvolve": _get_fftconvolve,
 }
 
 INTERNAL_FUNCTIONS = {"_value_or_sized_to_array": _value_or_sized_to_array}

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.pieces import Shape, identity
+from pylops_dispatch.pieces import Shape, contents, identity
 
 LinearOperator = pylops.LinearOperator
 
@@ -137,7 +136,7 @@ def _token(value: Any, owner: Any) -> Any:
     if isinstance(value, DaskArray):
         return value.name
     if isinstance(value, np.ndarray):
-        return tokenize(value) if value.nbytes <= _SMALL else identity(value)
+        return contents(value) if value.nbytes <= _SMALL else identity(value)
     if isinstance(value, functools.partial):
         return (_token(value.func, owner), _token(value.args, owner), _token(value.keywords, owner))
     if isinstance(value, (tuple, list)):

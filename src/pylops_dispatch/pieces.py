@@ -180,6 +180,15 @@ def identity(obj: Any) -> str:
     return name
 
 
+def contents(array: np.ndarray[Any, Any]) -> str:
+    """Return a name for what an array holds.
+
+    dask's ``tokenize`` hashes the bytes as they lie in memory, and so gives a square matrix
+    and its transpose the same name.
+    """
+    return tokenize(array, array.strides)
+
+
 def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = None) -> DaskArray:
     """Wrap a NumPy array: each block holds a view, so that no array is in more than one task.
 
@@ -189,7 +198,7 @@ def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = N
     """
     sizes: Chunks = normalize_chunks(chunks, array.shape, dtype=array.dtype)
     if named is None:
-        named = tokenize(array) if array.nbytes <= _HASHED else identity(array)
+        named = contents(array) if array.nbytes <= _HASHED else identity(array)
     name = f"coefficient-{tokenize(named, sizes)}"
     blocks = zip(np.ndindex(*(len(c) for c in sizes)), slices_from_chunks(sizes), strict=True)
     graph: dict[Any, Any] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import dask
@@ -25,9 +26,11 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
+from pylops_dispatch.construction import inspect_values
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.operators import lazy_arrays
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.scipy_solvers import in_place_of_scipy
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -177,6 +180,46 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
             return _result(original(*_boxed(args), **_boxed(kwargs)))
 
     return wrapper
+
+
+def application(
+    original: Callable[..., Any], inspected: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+    """Wrap a function or a method that sets up a problem and solves it.
+
+    Dask arrays become boxes, NumPy arrays next to them stay as they are; where the solver to
+    be used is SciPy's, PyLops's takes its place. Parameters whose values PyLops looks at are
+    computed, with a warning.
+    """
+    signature = inspect.signature(original)
+    extra = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        lazy = holds((args, kwargs), is_dask) or (args and _holds_lazy(args[0]))
+        if not lazy or holds((args, kwargs), _is_box):
+            return original(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        for name in extra:
+            given.update(given.pop(name))
+        for name in inspected:
+            given.update(inspect_values(original, name, given.get(name)))
+        if "solver" in given:
+            given["solver"] = in_place_of_scipy(given["solver"])
+        own = [given.pop("self")] if "self" in given else []
+        inside = _boxes_inside(own[0]) if own else nullcontext()
+        with in_session(Session()), inside:
+            return _result(original(*own, **walk(given, is_dask, lift)))
+
+    return wrapper
+
+
+def _holds_lazy(owner: Any) -> bool:
+    if isinstance(owner, np.ndarray) or not hasattr(owner, "__dict__"):
+        return False
+    values = vars(owner).values()
+    return any(is_dask(value) or _is_lazy_operator(value) for value in values)
 
 
 def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:

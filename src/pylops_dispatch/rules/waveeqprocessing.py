@@ -119,10 +119,8 @@ _devito = threading.Lock()
 
 def _fit_shots(op: Any) -> None:
     """Choose the shots of a block, as ``AcousticWave2D._born_allshots`` chooses one."""
-    from examples.seismic import AcquisitionGeometry
-
     all_shots = op.geometry
-    op.geometry = AcquisitionGeometry(
+    op.geometry = type(all_shots)(
         op.model,
         all_shots.rec_positions,
         all_shots.src_positions[op._shots],
