@@ -115,6 +115,7 @@ def compare(
     workers: int,
     target: float | None = None,
     tolerance: float = 1e-12,
+    trial: float = 0.5,
 ) -> Comparison:
     """Run two functions alternately, and compare their results once.
 
@@ -134,6 +135,8 @@ def compare(
         Ratio asked for.
     tolerance : float, optional
         Largest relative difference that counts as equal.
+    trial : float, optional
+        Seconds that it takes to find out how many processors are free, before each repeat.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def compare(
     """
     result = Comparison(name, [], [], [], [], [], 0.0, tolerance, target)
     for repeat in range(repeats):
-        result.free.append(processors_free(workers))
+        result.free.append(processors_free(workers, trial))
         with pylops_dispatch.disabled():
             expected = timed(plain, result.numpy, result.numpy_cpu)
         found = timed(dispatched, result.dispatch, result.dispatch_cpu)

@@ -160,18 +160,25 @@ def _change_functions() -> None:
     for name, make in namespace.INTERNAL_FUNCTIONS.items():
         _functions.append(_replacement(getattr(internal, name), make))
     _functions.extend(_replacement(old, make) for old, make in construction.functions())
-    for module_name, names in _APPLICATIONS.items():
+    for module_name, applications in _APPLICATIONS.items():
         module = importlib.import_module(module_name)
-        applications = [getattr(module, name) for name in names]
-        _functions.extend(_replacement(old, solvers.application) for old in applications)
+        functions = [getattr(module, name) for name in applications]
+        _functions.extend(_replacement(old, solvers.application) for old in functions)
+    sparsity = importlib.import_module("pylops.optimization.cls_sparsity")
     scipy_functions = [
         _replacement(scipy.sparse.linalg.lsqr, scipy_solvers.lsqr),
         _replacement(scipy.sparse.linalg.cg, scipy_solvers.cg),
     ]
+    if hasattr(sparsity, "ext_spgl1"):  # the package is optional
+        scipy_functions.append(_replacement(sparsity.ext_spgl1, scipy_solvers.vectors_here))
     metrics = importlib.import_module("pylops.utils.metrics")
     _functions.extend(
         _replacement(getattr(metrics, name), solvers.metric)
         for name in ("mae", "mse", "snr", "psnr")
+    )
+    _functions.extend(
+        _replacement(getattr(sparsity, name), solvers.threshold)
+        for name in ("_softthreshold", "_hardthreshold", "_halfthreshold")
     )
     dottest = importlib.import_module("pylops.utils.dottest").dottest
     _functions.append(_replacement(dottest, solvers.computing))
@@ -240,7 +247,7 @@ def change_operator(cls: type) -> None:
         if name in vars(cls):
             _change(cls, name, functools.partial(_ruled, cls, adjoint))
         elif "_register_multiplications" in vars(cls):
-            new = _OwnMethod(cls, name, adjoint)
+            new = _made.setdefault((cls, name, _ABSENT), _OwnMethod(cls, name, adjoint))
             setattr(cls, name, new)
             _class_changes.append((cls, name, _ABSENT, new))
 

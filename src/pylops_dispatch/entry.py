@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import dask.array as da
@@ -16,6 +18,7 @@ from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.policy import (
     NotDispatchedError,
+    announce_numpy_vectors,
 )
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
@@ -33,10 +36,10 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         if type(x) is np.ndarray:
             if not made_lazy or next(lazy_arrays(self), None) is None:
                 return original(self, x)
-            if session.get() is None:
-                x = da.from_array(x, name=f"array-{contents(x)}")
-            else:
-                x = as_box(x)
+            if _wants_values.get():
+                with _values_wanted(False):
+                    return np.asarray(wrapper(self, _named(x)).compute())
+            x = _named(x) if session.get() is None else as_box(x)
         if type(x) is DispatchArray:
             return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
         if not is_dask(x):
@@ -50,6 +53,49 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             raise
 
     return wrapper
+
+
+def _named(x: np.ndarray[Any, Any]) -> DaskArray:
+    return da.from_array(x, name=f"array-{contents(x)}")
+
+
+# whether NumPy vectors that meet an operator of dask arrays are to give NumPy vectors
+_wants_values: ContextVar[bool] = ContextVar("wants_values", default=False)
+
+
+@contextmanager
+def _values_wanted(wanted: bool = True) -> Iterator[None]:
+    token = _wants_values.set(wanted)
+    try:
+        yield
+    finally:
+        _wants_values.reset(token)
+
+
+def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``eigs``, ``cond``, ``trace`` or ``tosparse``, whose very answer is a value.
+
+    SciPy's ARPACK, PyLops's estimators and sparse matrices are made of NumPy vectors; dask
+    applies the operator to each.
+    """
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _wants_values.get() or not made_lazy or next(lazy_arrays(self), None) is None:
+            return original(self, *args, **kwargs)
+        if name == "trace" and _trace_of_matrix(self, *args, **kwargs):
+            return original(self, *args, **kwargs)
+        announce_numpy_vectors(f"{type(self).__name__}.{name}")
+        with _values_wanted():
+            return original(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _trace_of_matrix(
+    op: Any, neval: int | None = None, method: str | None = None, *args: Any, **kwargs: Any
+) -> bool:
+    """Whether a trace is the sum of the diagonal of a matrix, which is lazy."""
+    return (method or ("explicit" if op.explicit else "hutch++")).lower() == "explicit"
 
 
 def _outwards(y: Any) -> Any:
@@ -153,6 +199,10 @@ METHODS: dict[str, Callable[..., Any]] = {
     "matmat": apply_method,
     "rmatmat": apply_method,
     "__truediv__": divide_method,
+    "eigs": values_method,
+    "cond": values_method,
+    "trace": values_method,
+    "tosparse": values_method,
 }
 
 

@@ -1,12 +1,16 @@
 """Configuration, warnings and errors.
 
-Two situations are a matter of policy, each ``"raise"``, ``"warn"`` or ``"allow"``:
+Three situations are a matter of policy, each ``"raise"``, ``"warn"`` or ``"allow"``:
 
 ``implicit-compute``
     something asks for values that are still lazy, ``np.asarray(x)`` for example;
     the default is ``"raise"``.
 ``whole-array``
     an operator cannot run on blocks, and runs in one task on the whole vector;
+    the default is ``"warn"``;
+``numpy-vectors``
+    a solver that is not PyLops's works on NumPy vectors in this process, while dask applies
+    the operator: ARPACK in ``eigs`` and ``cond``, the ``spgl1`` package, estimators of traces;
     the default is ``"warn"``.
 
 They live in dask's configuration under ``pylops-dispatch``, so that files, environment
@@ -23,7 +27,11 @@ import dask
 
 Action = Literal["raise", "warn", "allow"]
 
-_DEFAULTS: dict[str, Action] = {"implicit-compute": "raise", "whole-array": "warn"}
+_DEFAULTS: dict[str, Action] = {
+    "implicit-compute": "raise",
+    "whole-array": "warn",
+    "numpy-vectors": "warn",
+}
 
 
 class NotDispatchedError(TypeError):
@@ -39,9 +47,12 @@ class ImplicitComputeWarning(UserWarning):
 
 
 def set_policy(
-    *, implicit_compute: Action | None = None, whole_array: Action | None = None
+    *,
+    implicit_compute: Action | None = None,
+    whole_array: Action | None = None,
+    numpy_vectors: Action | None = None,
 ) -> dask.config.set:
-    """Set what happens on an implicit compute and on a whole-array fallback.
+    """Set what happens where work is not lazy, or not parallel.
 
     Parameters
     ----------
@@ -49,6 +60,9 @@ def set_policy(
         When values of a lazy array are asked for. Default ``"raise"``.
     whole_array : {"raise", "warn", "allow"}, optional
         When an operator can only run in one task. Default ``"warn"``.
+    numpy_vectors : {"raise", "warn", "allow"}, optional
+        When a solver that is not PyLops's works on NumPy vectors in this process, while dask
+        applies the operator. Default ``"warn"``.
 
     Returns
     -------
@@ -66,7 +80,11 @@ def set_policy(
     >>> with pylops_dispatch.set_policy(whole_array="raise"):
     ...     pass
     """
-    given = {"implicit-compute": implicit_compute, "whole-array": whole_array}
+    given = {
+        "implicit-compute": implicit_compute,
+        "whole-array": whole_array,
+        "numpy-vectors": numpy_vectors,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     for key, value in changes.items():
         if value not in ("raise", "warn", "allow"):
@@ -156,3 +174,17 @@ def announce_whole(operator: str, reason: str) -> None:
     if chosen == "raise":
         raise NotDispatchedError(message)
     warnings.warn(message, PerformanceWarning, stacklevel=users_stacklevel())
+
+
+def announce_numpy_vectors(what: str) -> None:
+    """Raise, warn, or stay silent, before a solver works on NumPy vectors in this process."""
+    chosen = action("numpy-vectors")
+    if chosen == "allow":
+        return
+    message = (
+        f"{what} works on NumPy vectors in this process; dask applies the operator, once for "
+        "each product. Silence this with pylops_dispatch.set_policy(numpy_vectors='allow')."
+    )
+    if chosen == "raise":
+        raise NotDispatchedError(message)
+    warnings.warn(message, ImplicitComputeWarning, stacklevel=users_stacklevel())

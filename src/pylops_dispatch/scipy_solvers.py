@@ -14,7 +14,9 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg
 
-from pylops_dispatch.array import DispatchArray, is_dask
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, walk
+from pylops_dispatch.policy import announce_numpy_vectors
 
 # keywords that only PyLops's solvers have: with these, it is PyLops's route that is wanted
 _PYLOPS_ONLY = {"niter", "tol", "rtol1", "itershow", "preallocate"}
@@ -39,7 +41,10 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
         op, y, niter = settings.pop("A"), settings.pop("b"), settings.pop("iter_lim")
         settings["niter"] = 2 * op.shape[1] if niter is None else int(niter)
         settings["show"] = bool(settings["show"])
-        return _flat(pylops.lsqr(op, y, **settings)[:10])
+        x, istop, iterations, *norms = _flat(pylops.lsqr(op, y, **settings)[:10])
+        if not istop and iterations >= settings["niter"]:
+            istop = 7  # SciPy's number for the limit of iterations
+        return (x, istop, iterations, *norms)
 
     return wrapper
 
@@ -68,6 +73,44 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         return x, int(iterations) if iterations >= niter else 0
 
     return wrapper
+
+
+def vectors_here(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``spgl1.spgl1``, which works on NumPy vectors: dask applies the operator only.
+
+    The package is not PyLops's and calls NumPy throughout: data and iterates are in this
+    process, which is a matter of policy, and the work on n-d arrays stays with dask.
+    """
+
+    def wrapper(A: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (_is_lazy(b) or holds(kwargs, _is_lazy)):
+            return original(A, b, *args, **kwargs)
+        announce_numpy_vectors("spgl1")
+
+        def forward(v: Any) -> Any:
+            return _values(A.matvec(_chunked(v, A.dims)))
+
+        def backward(v: Any) -> Any:
+            return _values(A.rmatvec(_chunked(v, A.dimsd)))
+
+        here = scipy.sparse.linalg.LinearOperator(
+            A.shape, matvec=forward, rmatvec=backward, dtype=A.dtype
+        )
+        kwargs = walk(kwargs, _is_lazy, _values)
+        solution, *rest = original(here, _values(b), *args, **kwargs)
+        return (as_box(solution), *rest)
+
+    return wrapper
+
+
+def _chunked(v: Any, dims: Any) -> DispatchArray:
+    """Return a vector in memory as a lazy one, cut as dask cuts an array of the dims."""
+    array = np.asarray(v).reshape(dims)
+    return DispatchArray([pc.wrap_numpy(array, "auto")], (array.size,))
+
+
+def _values(x: Any) -> Any:
+    return (x.dask() if isinstance(x, DispatchArray) else x).compute()
 
 
 def _flat(result: tuple[Any, ...]) -> tuple[Any, ...]:

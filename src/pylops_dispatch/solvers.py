@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 from pylops import LinearOperator
@@ -161,6 +162,31 @@ def metric(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         return result.read(original.__name__) if isinstance(result, DispatchArray) else result
+
+    return wrapper
+
+
+def threshold(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap one of PyLops's thresholds: one task for each block, whatever it does inside.
+
+    ``_halfthreshold`` indexes with a mask, and ``_hardthreshold`` calls ``math.sqrt``.
+    """
+
+    def wrapper(x: Any, thresh: Any) -> Any:
+        if not isinstance(x, DispatchArray):
+            return original(x, thresh)
+        known = thresh.dtype.type(1) if isinstance(thresh, DispatchArray) else thresh
+        dtype = original(np.ones(1, x.dtype), known).dtype
+        value = thresh.dask() if isinstance(thresh, DispatchArray) else thresh
+
+        def apply(piece: DaskArray) -> DaskArray:
+            index = tuple(range(piece.ndim))
+            scalar = () if isinstance(value, DaskArray) else None
+            return da.blockwise(
+                original, index, piece, index, value, scalar, dtype=dtype, align_arrays=False
+            )
+
+        return x.map(apply)
 
     return wrapper
 

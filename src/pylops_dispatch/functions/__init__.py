@@ -15,7 +15,15 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, is_dask
-from pylops_dispatch.functions import creation, fft, indexing, linalg, reductions, shaping
+from pylops_dispatch.functions import (
+    creation,
+    fft,
+    indexing,
+    linalg,
+    reductions,
+    searching,
+    shaping,
+)
 from pylops_dispatch.functions.elementwise import elementwise
 from pylops_dispatch.functions.registry import REFUSED, SHIMS
 from pylops_dispatch.policy import not_dispatched
@@ -23,7 +31,7 @@ from pylops_dispatch.policy import not_dispatched
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (creation, fft, indexing, linalg, reductions, shaping)
+_MODULES = (creation, fft, indexing, linalg, reductions, searching, shaping)
 
 _REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min,

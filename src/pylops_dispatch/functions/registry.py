@@ -15,8 +15,6 @@ REFUSED: dict[Any, str] = {
     np.place: "The write would be lost; use np.where(mask, values, a).",
     np.fill_diagonal: "The write would be lost; use np.where with a mask of the diagonal.",
     np.put_along_axis: "The write would be lost; assign by index: a[index] = values.",
-    np.percentile: "dask.array only approximates it; compute the array, or pass a threshold.",
-    np.quantile: "dask.array only approximates it; compute the array, or pass a threshold.",
     np.unique: "The shape of its result depends on values.",
     np.piecewise: "Its functions would see single chunks of the conditions; use np.select.",
     np.apply_along_axis: "dask.array runs the function to learn its result; use da.map_blocks.",

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from pylops import signalprocessing as sp
+from scipy.linalg import get_lapack_funcs
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.operators import resized
+from pylops_dispatch.operators import duplicate, resized
 from pylops_dispatch.rules import points, seislets, windows
 from pylops_dispatch.rules.filters import filters
-from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.rules.running import run_along, run_whole
 from pylops_dispatch.rules.table import (
     FUNCTIONS,
     RULES,
@@ -110,7 +111,24 @@ def _fit_complex_wavelets(op: Any) -> None:
 RULES[sp.DTCWT] = Rule("whole_axis", terms=_complex_wavelets, fit=_fit_complex_wavelets)
 RULES[sp.UDCT] = whole("the windows of the curvelets divide the spectrum of the whole array")
 RULES[sp.Seislet] = compose("the traces of each level in parallel", run=seislets.run)
-RULES[sp.InterpCubicSpline] = whole_axis(lambda op: (op.axis,))
+
+
+def _spline(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Run on copies without LAPACK's functions, which cannot be pickled."""
+    bare = duplicate(op)
+    bare._tridiag_factorize = bare._tridiag_lu_solve = None
+    return run_along(cls, bare, box, adjoint)
+
+
+def _fit_spline(op: Any) -> None:
+    """Look up LAPACK's solver as ``InterpCubicSpline.__init__`` does."""
+    name = "gttrs" if op.dims[op.axis] >= 3 else "gbtrs"
+    op._tridiag_lu_solve = get_lapack_funcs((name,), dtype=op.dtype)[0]
+
+
+RULES[sp.InterpCubicSpline] = Rule(
+    "whole_axis", axes=lambda op: (op.axis,), fit=_fit_spline, run=_spline
+)
 
 
 # ---- slant stacks ----------------------------------------------------------------------------

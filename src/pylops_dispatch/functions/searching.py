@@ -1,0 +1,80 @@
+"""What depends on the values of a whole vector: positions, and percentiles."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from dask._task_spec import List, Task, TaskRef
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.policy import announce_whole, not_dispatched
+
+
+@implements(np.argwhere)
+def _argwhere(a: Any) -> Any:
+    """Return positions as a NumPy array: inside a solver, which reads values anyway."""
+    if session.get() is None:
+        raise not_dispatched("numpy.argwhere", "The shape of its result depends on values.")
+    arrays = [pc.realise(piece) for piece in a.pieces]
+    offsets = itertools.accumulate((pc.size(array) for array in arrays), initial=0)
+    keys: list[Any] = []
+    graph: dict[Any, Any] = {}
+    name = f"argwhere-{tokenize([array.name for array in arrays])}"
+    for number, (array, offset) in enumerate(zip(arrays, offsets, strict=False)):
+        starts = [np.concatenate([[0], np.cumsum(c)]).astype(int) for c in array.chunks]
+        for index in np.ndindex(*array.numblocks):
+            key = (f"{name}-{number}", *index)
+            start = tuple(int(s[i]) for s, i in zip(starts, index, strict=True))
+            block = TaskRef((array.name, *index))
+            graph[key] = Task(key, _positions, block, start, array.shape, offset)
+            keys.append(TaskRef(key))
+    graph[(name,)] = Task((name,), _sorted, List(*keys))
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=arrays)
+    found = DispatchArray(DaskArray(layers, name, (), dtype=object))
+    flat = found.read("argwhere()")
+    return np.stack(np.unravel_index(flat, a.shape), axis=-1)
+
+
+def _positions(block: Any, start: Any, shape: Any, offset: int) -> Any:
+    if block.ndim == 0:
+        return np.flatnonzero(block) + offset
+    moved = tuple(i + s for i, s in zip(np.nonzero(block), start, strict=True))
+    return np.ravel_multi_index(moved, shape) + offset
+
+
+def _sorted(parts: list[Any]) -> Any:
+    return np.sort(np.concatenate(parts))
+
+
+def _ranked(func: Any) -> None:
+    @implements(func)
+    def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
+        if axis is not None or np.ndim(q):
+            raise not_dispatched(f"numpy.{func.__name__} along an axis", "Compute the array first.")
+        announce_whole(f"numpy.{func.__name__}", "exact ranks need all values at once")
+        arrays = [pc.realise(piece) for piece in a.pieces]
+        dtype = func(np.ones(1, a.dtype), q, **kwargs).dtype
+        keys = [
+            TaskRef((array.name, *index))
+            for array in arrays
+            for index in np.ndindex(*array.numblocks)
+        ]
+        name = f"{func.__name__}-{tokenize([array.name for array in arrays], q, kwargs)}"
+        task = Task((name,), _rank, func, q, kwargs, List(*keys))
+        layers = HighLevelGraph.from_collections(name, {(name,): task}, dependencies=arrays)
+        return DispatchArray(DaskArray(layers, name, (), dtype=dtype))
+
+
+def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:
+    return func(np.concatenate([part.ravel() for part in parts]), q, **kwargs)
+
+
+_ranked(np.percentile)
+_ranked(np.quantile)

@@ -1,0 +1,353 @@
+"""PyLops's regularised, sparse and reweighted inversions on dask arrays, against NumPy."""
+
+import warnings
+
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from pylops.optimization.eigs import power_iteration
+from pylops.utils import deps
+
+import pylops_dispatch
+
+from .helpers import assert_close, count_executions, cut, rand
+
+DTYPES = ["float64", "complex128"]
+ENGINES = {"scipy": {"iter_lim": 6}, "pylops": {"niter": 6}}
+
+
+def lazy(array):
+    return da.from_array(array, chunks=tuple(cut(n, [n // 3, n // 2 + 2]) for n in array.shape))
+
+
+def check(solve, *arrays, limit=None, rtol=1e-8):
+    """All that a solver returns is equal for NumPy and for dask arrays."""
+    with pylops_dispatch.disabled():
+        expected = solve(*[array.copy() for array in arrays])
+    with count_executions() as executions:
+        found = solve(*[lazy(array) for array in arrays])
+    if not isinstance(expected, tuple):
+        expected, found = (expected,), (found,)
+    assert type(found[0]) is da.Array
+    assert found[0].shape == expected[0].shape
+    assert found[0].dtype == expected[0].dtype
+    for one, other in zip(found, expected, strict=True):
+        if other is None or isinstance(other, dict):
+            assert type(one) is type(other)
+        else:
+            one = one.compute() if isinstance(one, da.Array) else one
+            assert_close(np.asarray(one, complex), np.asarray(other, complex), rtol=rtol)
+    if limit is not None:
+        assert executions.count <= limit
+    return executions
+
+
+class Problem:
+    """An overdetermined system, with what regularises, weights and preconditions it."""
+
+    def __init__(self, dtype):
+        a = rand((20, 12), dtype)
+        self.op = pylops.MatrixMult(a, dtype=dtype)
+        self.y = a @ rand(12, dtype, seed=1)
+        self.x0 = rand(12, dtype, seed=2)
+        self.dataregs = rand(12, dtype, seed=3)
+        self.regs = [
+            pylops.SecondDerivative(12, dtype=dtype),
+            pylops.FirstDerivative(12, dtype=dtype),
+        ]
+        self.weight = pylops.Diagonal(np.linspace(1, 2, 20), dtype=dtype)
+        self.smoothing = pylops.Smoothing1D(3, 12, dtype=dtype)
+        self.identity = pylops.Identity(12, dtype=dtype)
+
+
+@pytest.fixture(params=DTYPES)
+def problem(request):
+    return Problem(request.param)
+
+
+# ------------------------------------------------------------------- least squares
+
+
+@pytest.mark.parametrize("engine", [("scipy", {"maxiter": 6}), ("pylops", {"niter": 6})])
+def test_normal_equations(problem, engine):
+    name, steps = engine
+
+    def solve(y):
+        return pylops.normal_equations_inversion(
+            problem.op, y, problem.regs, epsRs=[0.1, 0.2], epsI=0.2, Weight=problem.weight,
+            engine=name, **steps,
+        )  # fmt: skip
+
+    check(solve, problem.y, limit=8)
+
+
+@pytest.mark.parametrize("engine", [("scipy", {"maxiter": 6}), ("pylops", {"niter": 6})])
+def test_normal_equations_from_a_start_with_data_for_the_regularisation(problem, engine):
+    name, steps = engine
+
+    def solve(y, x0, dataregs):
+        return pylops.normal_equations_inversion(
+            problem.op, y, problem.regs[:1], dataregs=[dataregs], x0=x0, epsRs=[0.1],
+            NRegs=[problem.identity], epsNRs=[0.3], engine=name, **steps,
+        )  # fmt: skip
+
+    check(solve, problem.y, problem.x0, problem.dataregs, limit=9)
+
+
+def test_normal_equations_stop_where_scipy_does(problem):
+    def solve(y):
+        return pylops.normal_equations_inversion(
+            problem.op, y, problem.regs, epsRs=[0.1, 0.2], rtol=1e-3
+        )
+
+    check(solve, problem.y)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_regularised(problem, engine):
+    def solve(y):
+        return pylops.regularized_inversion(
+            problem.op, y, problem.regs, epsRs=[0.1, 0.2], Weight=problem.weight,
+            engine=engine, **ENGINES[engine],
+        )  # fmt: skip
+
+    check(solve, problem.y, limit=3 * 6 + 3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_regularised_from_a_start(problem, engine):
+    def solve(y, x0, dataregs):
+        return pylops.regularized_inversion(
+            problem.op, y, problem.regs[:1], dataregs=[dataregs], x0=x0, epsRs=[0.1],
+            engine=engine, **ENGINES[engine],
+        )  # fmt: skip
+
+    check(solve, problem.y, problem.x0, problem.dataregs, limit=3 * 6 + 3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("start", [False, True])
+def test_preconditioned(problem, engine, start):
+    def solve(y, *x0):
+        return pylops.preconditioned_inversion(
+            problem.op, y, problem.smoothing, *x0, engine=engine, **ENGINES[engine]
+        )
+
+    # the Krylov space of a smoothing is badly conditioned
+    check(solve, problem.y, *[problem.x0] * start, limit=3 * 6 + 3, rtol=1e-6)
+
+
+def test_damped_preconditioned_with_scipys_keywords(problem):
+    scaling = pylops.Diagonal(np.linspace(1, 2, 12), dtype=problem.op.dtype)
+
+    def solve(y):
+        return pylops.preconditioned_inversion(
+            problem.op, y, scaling, damp=0.1, atol=1e-3, btol=1e-3, iter_lim=50
+        )
+
+    check(solve, problem.y)
+
+
+# -------------------------------------------------------------- reweighted, sparse
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["data", "model", "datamodel"])
+def test_irls(problem, kind, engine, preallocate):
+    def solve(y):
+        return pylops.irls(
+            problem.op, y, nouter=3, epsI=0.1, epsR=0.01, kind=kind, engine=engine,
+            preallocate=preallocate, **ENGINES[engine],
+        )  # fmt: skip
+
+    # for each outer step those of the inner solver and three more
+    per_step = 3 if engine == "scipy" else 1
+    check(solve, problem.y, limit=3 * (6 * per_step + 6), rtol=1e-6)
+
+
+def sparse_problem(dtype="float64"):
+    a = rand((8, 20), dtype)
+    x = np.zeros(20, dtype)
+    x[[3, 11]] = [1, -2]
+    return pylops.MatrixMult(a, dtype=dtype), a @ x
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "settings",
+    [{"niter_inner": 6}, {"niter_inner": 0}, {"niter_inner": 6, "normalizecols": True}],
+    ids=["orthogonal", "matching", "normalised"],
+)
+def test_omp(settings, engine, preallocate):
+    op, y = sparse_problem()
+
+    def solve(y):
+        return pylops.omp(op, y, niter_outer=4, engine=engine, preallocate=preallocate, **settings)
+
+    check(solve, y, limit=4 * (6 * 3 + 4) + 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["ista", "fista"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "half"])
+@pytest.mark.parametrize("percentile", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_thresholds(solver, kind, percentile, dtype):
+    op, y = sparse_problem(dtype)
+    settings = {"threshkind": kind, "eps": 0.1}
+    if percentile:
+        settings = {"threshkind": f"{kind}-percentile", "perc": 20}
+
+    def solve(y):
+        return getattr(pylops, solver)(op, y, niter=5, alpha=0.01, **settings)
+
+    with warnings.catch_warnings():
+        # exact ranks need all values at once
+        warnings.simplefilter(
+            "ignore" if percentile else "error", pylops_dispatch.PerformanceWarning
+        )
+        check(solve, y, limit=5 + 1)
+
+
+def test_percentiles_are_announced():
+    x = pylops.Identity(20) @ da.ones(20, chunks=7)
+    op, y = sparse_problem()
+    with pytest.warns(pylops_dispatch.PerformanceWarning, match="percentile"):
+        pylops.ista(op, lazy(y), niter=1, alpha=0.01, threshkind="soft-percentile", perc=20)
+    assert x.shape == (20,)
+
+
+@pytest.mark.parametrize("solver", ["ista", "fista"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"alpha": 0.01, "monitorres": True, "decay": np.linspace(1, 0.5, 5)}],
+    ids=["step_size_from_an_eigenvalue", "decay"],
+)
+def test_other_settings_of_thresholding(solver, settings):
+    op, y = sparse_problem()
+
+    def solve(y):
+        return getattr(pylops, solver)(op, y, niter=5, eps=0.1, **settings)
+
+    check(solve, y)
+
+
+@pytest.mark.parametrize("engine", [{}, {"engine": "pylops"}], ids=["scipy", "pylops"])
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("quadratic", [False, True])
+def test_split_bregman(engine, preallocate, quadratic):
+    op, y = sparse_problem()
+    steps = {"niter": 4} if engine else {"iter_lim": 4}
+    more = {}
+    if quadratic:
+        more = {
+            "RegsL2": [pylops.SecondDerivative(20)],
+            "dataregsL2": [np.zeros(20)],
+            "epsRL2s": [0.1],
+            "x0": np.ones(20),
+            "restart": True,
+        }
+
+    def solve(y):
+        return pylops.splitbregman(
+            op, y, [pylops.FirstDerivative(20, kind="forward")], niter_outer=3, niter_inner=2,
+            epsRL1s=[0.1], preallocate=preallocate, **engine, **steps, **more,
+        )  # fmt: skip
+
+    check(solve, y, limit=3 * 2 * (4 * 3 + 4))
+
+
+@pytest.mark.skipif(not deps.spgl1_enabled, reason="the spgl1 package is not installed")
+@pytest.mark.parametrize("settings", [{"tau": 0.5}, {"sigma": 1e-2}], ids=["lasso", "bpdn"])
+@pytest.mark.parametrize("transformed", [False, True])
+def test_spgl1_works_on_vectors_here_and_says_so(settings, transformed):
+    op, y = sparse_problem()
+    if transformed:
+        settings = {**settings, "SOp": pylops.Identity(20)}
+
+    def solve(y):
+        return pylops.spgl1(op, y, iter_lim=20, **settings)
+
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="spgl1 works on NumPy vectors"):
+        check(solve, y)
+    with (
+        pylops_dispatch.set_policy(numpy_vectors="raise"),
+        pytest.raises(pylops_dispatch.NotDispatchedError, match="spgl1"),
+    ):
+        solve(lazy(y))
+
+
+# --------------------------------------------------------------- values of an operator
+
+
+def matrix(wrap):
+    return pylops.MatrixMult(wrap(rand((12, 12))))
+
+
+def weights(wrap):
+    return pylops.Diagonal(wrap(rand(12)))
+
+
+def weighted_derivative(wrap):
+    return pylops.FirstDerivative(12) @ pylops.Diagonal(wrap(rand(12)))
+
+
+@pytest.mark.parametrize("make", [matrix, weights, weighted_derivative])
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda op: op.tosparse().toarray(),
+        lambda op: op.trace(neval=9, method="hutchinson"),
+        lambda op: op.trace(neval=9, method="hutch++"),
+        lambda op: op.trace(neval=9, method="na-hutch++"),
+        lambda op: np.sort(np.abs(op.eigs(neigs=3))),
+        lambda op: (op.H @ op).eigs(neigs=3, symmetric=True),
+    ],
+    ids=["tosparse", "hutchinson", "hutchpp", "nahutchpp", "eigs", "eigs_symmetric"],
+)
+def test_values_of_an_operator_of_dask_arrays(make, value):
+    np.random.seed(0)
+    expected = value(make(np.asarray))
+    np.random.seed(0)
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="NumPy vectors"):
+        found = value(make(lazy))
+    assert not isinstance(found, da.Array)
+    assert_close(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("make", [matrix, weights])
+def test_condition_number(make):
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="cond"):
+        assert_close(make(lazy).cond(), make(np.asarray).cond(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [matrix, weights, weighted_derivative])
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda op: op.todense(),
+        lambda op: op.conj() @ np.ones(12),
+        lambda op: op.apply_columns([1, 3]) @ np.ones(2),
+    ],
+    ids=["todense", "conj", "apply_columns"],
+)
+def test_what_is_lazy_of_an_operator_of_dask_arrays(make, value):
+    with count_executions(budget=0):
+        found = value(make(lazy))
+    assert_close(found.compute(), value(make(np.asarray)), rtol=1e-10)
+
+
+def test_trace_of_a_matrix_is_lazy():
+    with count_executions(budget=0):
+        found = matrix(lazy).trace()
+    assert_close(found.compute(), matrix(np.asarray).trace(), rtol=1e-10)
+
+
+def test_power_iteration():
+    np.random.seed(0)
+    expected = power_iteration(weights(np.asarray), niter=20, tol=1e-9)[0]
+    np.random.seed(0)
+    found = power_iteration(weights(lazy), niter=20, tol=1e-9)[0]
+    assert_close(np.asarray(found), expected, rtol=1e-8)
