@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS: dict[str, list[str]] = {"overhead": [], "operators": [], "solvers": ["--all"]}
+SCRIPTS: dict[str, list[str]] = {
+    "overhead": [],
+    "operators": [],
+    "every_operator": [],
+    "solvers": ["--all"],
+}
 
 
 def main() -> int:

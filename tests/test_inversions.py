@@ -256,7 +256,7 @@ def test_split_bregman(engine, preallocate, quadratic):
             epsRL1s=[0.1], preallocate=preallocate, **engine, **steps, **more,
         )  # fmt: skip
 
-    check(solve, y, limit=3 * 2 * (4 * 3 + 4))
+    check(solve, y, limit=3 * 2 * (4 * 3 + 5))
 
 
 @pytest.mark.skipif(not deps.spgl1_enabled, reason="the spgl1 package is not installed")

@@ -251,6 +251,10 @@ def change_operator(cls: type) -> None:
             setattr(cls, name, new)
             _class_changes.append((cls, name, _ABSENT, new))
 
+    for name in ("__truediv__", "inverse"):
+        if name in vars(cls) and cls is not pylops.LinearOperator:
+            _change(cls, name, entry.own_inverse)
+
 
 _ABSENT = object()
 

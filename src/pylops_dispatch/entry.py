@@ -22,6 +22,7 @@ from pylops_dispatch.policy import (
 )
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.scipy_solvers import scipy_lsqr
 
 # what an operator's own code raises when it meets a box where only a NumPy array will do
 _UNSUITED = (TypeError, AttributeError)
@@ -163,7 +164,7 @@ def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
 
 
 def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Wrap ``__truediv__``: cgls on dask arrays, or one lazy task for an explicit matrix."""
+    """Wrap ``__truediv__``: lsqr on dask arrays, or one lazy task for an explicit matrix."""
 
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_dask(y):
@@ -173,8 +174,25 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             if y.shape[0] != self.shape[0]:
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
             return blocks.solve_explicit(self, original, y, args, kwargs)
+        niter = args[0] if args else kwargs.get("niter", 100)
         with solvers.in_session(solvers.Session()):
-            return lower(original(self, lift(y), *args, **kwargs))
+            # as LinearOperator.__truediv__ solves for NumPy arrays
+            x = scipy_lsqr(self, lift(y).ravel(), iter_lim=niter, atol=1e-8, btol=1e-8)[0]
+            return lower(x)
+
+    return wrapper
+
+
+def own_inverse(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``__truediv__`` or ``inverse`` of a class that knows its own inverse."""
+
+    def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_dask(y):
+            return original(self, y, *args, **kwargs)
+        check(y, "y")
+        run = RULES[type(self)].inverse if type(self) in RULES else None
+        box = lift(y).ravel()
+        return lower(run(self, box) if run else original(self, box, *args, **kwargs))
 
     return wrapper
 

@@ -1,7 +1,7 @@
 """SciPy's solvers, where PyLops calls them, on lazy vectors: PyLops's own take their place.
 
-``scipy.sparse.linalg`` works on NumPy arrays in one process. PyLops's ``lsqr`` is the same
-algorithm and returns the same values, and its ``cg`` differs in when it stops, which is set here.
+``scipy.sparse.linalg`` works on NumPy arrays in one process. PyLops's ``lsqr`` and ``cg`` are the
+same algorithms; where they differ is when they stop, which here is as in SciPy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pylops
 import scipy.sparse.linalg
+from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, walk
@@ -37,16 +38,64 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
             return _flat(pylops.cgls(A, b, **kwargs))
         given = signature.bind(A, b, *args, **kwargs)
         given.apply_defaults()
-        settings = dict(given.arguments)
-        op, y, niter = settings.pop("A"), settings.pop("b"), settings.pop("iter_lim")
-        settings["niter"] = 2 * op.shape[1] if niter is None else int(niter)
-        settings["show"] = bool(settings["show"])
-        x, istop, iterations, *norms = _flat(pylops.lsqr(op, y, **settings)[:10])
-        if not istop and iterations >= settings["niter"]:
-            istop = 7  # SciPy's number for the limit of iterations
-        return (x, istop, iterations, *norms)
+        return _lsqr(**given.arguments)
 
     return wrapper
+
+
+def _lsqr(
+    A: Any,
+    b: Any,
+    damp: float,
+    atol: float,
+    btol: float,
+    conlim: float,
+    iter_lim: int | None,
+    show: bool,
+    calc_var: bool,
+    x0: Any,
+) -> tuple[Any, ...]:
+    """Run the steps of PyLops's ``LSQR``, and stop them where SciPy would.
+
+    The two differ in what the residual of the normal equations is compared with.
+    """
+    niter = 2 * A.shape[1] if iter_lim is None else int(iter_lim)
+    solver = LSQR(A)
+    x = solver.setup(
+        b, x0=x0, damp=damp, atol=0.0, btol=0.0, conlim=0.0, niter=niter,
+        calc_var=calc_var, show=bool(show),
+    )  # fmt: skip
+    bnorm = float(solver.bnorm if x0 is None else np.linalg.norm(b))
+    istop = 0
+    while not istop and solver.iiter < niter and float(solver.arnorm):
+        x = solver.step(x, bool(show))
+        istop = _stops(solver, bnorm, atol, btol, conlim)
+    if not istop and solver.iiter >= niter:
+        istop = 7
+    solver.istop = istop
+    solver.finalize(bool(show))
+    norms = (solver.r1norm, solver.r2norm, solver.anorm, solver.acond, solver.arnorm)
+    return _flat((x, istop, solver.iiter, *norms, solver.xnorm, solver.var))
+
+
+def _stops(solver: Any, bnorm: float, atol: float, btol: float, conlim: float) -> int:
+    """Return SciPy's number for the reason to stop, or 0: ``_isolve/lsqr.py``, its tests."""
+    eps = np.finfo(float).eps
+    names = ("r2norm", "arnorm", "anorm", "acond", "xnorm")
+    rnorm, arnorm, anorm, acond, xnorm = (float(getattr(solver, name)) for name in names)
+    scaled = anorm * xnorm / bnorm
+    test1 = rnorm / bnorm
+    test2 = arnorm / (anorm * rnorm + eps)
+    test3 = 1 / (acond + eps)
+    reasons = {
+        1: test1 <= btol + atol * scaled,
+        2: test2 <= atol,
+        3: conlim > 0 and test3 <= 1 / conlim,
+        4: 1 + test1 / (1 + scaled) <= 1,
+        5: 1 + test2 <= 1,
+        6: 1 + test3 <= 1,
+    }
+    return next((number for number, holds_now in reasons.items() if holds_now), 0)
 
 
 def cg(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,6 +165,9 @@ def _values(x: Any) -> Any:
 def _flat(result: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the solution as a vector, as SciPy's solvers do."""
     return (result[0].ravel(), *result[1:])
+
+
+scipy_lsqr = lsqr(scipy.sparse.linalg.lsqr)
 
 
 def in_place_of_scipy(solver: Any) -> Any:

@@ -15,8 +15,8 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.halos import everything
 from pylops_dispatch.namespace import with_namespace
-from pylops_dispatch.operators import duplicate
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.operators import dims_of, duplicate
+from pylops_dispatch.pieces import Piece
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -25,17 +25,22 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     ``_predict_haar`` and ``_predict_lin`` make a matrix of time by time for each trace, which
     is work for tasks, and write into ``np.zeros_like(traces)`` trace by trace.
     """
-    dims = tuple(int(n) for n in (op.dimsd if adjoint else op.dims))
-    piece = box.as_shape(dims)
-    if isinstance(piece, Zeros):
-        return NotImplemented
+    method = cls._rmatvec if adjoint else cls._matvec  # type: ignore[attr-defined]
+    return _run(op, method, box.as_shape(dims_of(op, adjoint)[0]))
+
+
+def inverse(op: Any, box: DispatchArray) -> Any:
+    """Apply ``Seislet.inverse``, likewise."""
+    return _run(op, type(op).inverse, box.as_shape(dims_of(op, True)[0]))
+
+
+def _run(op: Any, method: Callable[..., Any], piece: Piece) -> Any:
     lazy = duplicate(op)
     slopes = op.slopes.dask() if isinstance(op.slopes, DispatchArray) else op.slopes
     lazy.predict = _prediction(op.predict, slopes)
-    x = DispatchArray([piece.rechunk({1: -1})], (box.size,))
+    x = DispatchArray([pc.realise(piece).rechunk({1: -1})], (pc.size(piece),))
     # Seislet._matvec makes its buffer with np.zeros, not with its input's namespace
-    method = with_namespace(cls._rmatvec if adjoint else cls._matvec)  # type: ignore[attr-defined]
-    return method(lazy, x)
+    return with_namespace(method)(lazy, x)
 
 
 def _prediction(predict: Callable[..., Any], slopes: Any) -> Callable[..., Any]:

@@ -110,7 +110,9 @@ def _fit_complex_wavelets(op: Any) -> None:
 
 RULES[sp.DTCWT] = Rule("whole_axis", terms=_complex_wavelets, fit=_fit_complex_wavelets)
 RULES[sp.UDCT] = whole("the windows of the curvelets divide the spectrum of the whole array")
-RULES[sp.Seislet] = compose("the traces of each level in parallel", run=seislets.run)
+RULES[sp.Seislet] = Rule(
+    "compose", "the traces of each level in parallel", run=seislets.run, inverse=seislets.inverse
+)
 
 
 def _spline(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:

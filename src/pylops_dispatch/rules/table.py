@@ -63,6 +63,8 @@ class Rule:
     run : callable, optional
         ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented to go on to PyLops's
         own code.
+    inverse : callable, optional
+        ``inverse(op, box)`` returns a box, in place of the class's own method ``inverse``.
     """
 
     kind: Kind
@@ -75,6 +77,7 @@ class Rule:
     place: Place | None = None
     terms: Callable[[Any], Terms | None] | None = None
     run: Run | None = field(default=None, repr=False)
+    inverse: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
 
     @property
     def local(self) -> bool:
