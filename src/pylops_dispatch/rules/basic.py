@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import weakref
 from typing import Any
 
 import dask.array as da
@@ -16,7 +19,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules import matrix, spread, stacks
-from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along
+from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along, run_local
 from pylops_dispatch.rules.table import (
     RULES,
     Rule,
@@ -136,6 +139,35 @@ def _causal_integration(cls: type, op: Any, box: DispatchArray, adjoint: bool) -
     return run_along(cls, op, box, adjoint)
 
 
+_DIRECTIONAL = "one task for the weighted derivatives along all axes"
+_expanded: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _directional(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    """Run a directional derivative as the sum of weighted derivatives that it is."""
+    if op.v.ndim == 1 and not isinstance(op.v, np.ndarray):
+        return NotImplemented  # lazy numbers: PyLops's own Sum * Diagonal * Gradient
+    if op not in _expanded:
+        first = _weighted_derivatives(op)
+        _expanded[op] = first if cls is basic.FirstDirectionalDerivative else -first.H * first
+    tree = _expanded[op]
+    return run_local(type(tree), tree, box, adjoint)
+
+
+def _weighted_derivatives(op: Any) -> Any:
+    dims = tuple(int(n) for n in op.dims)
+    sampling = np.broadcast_to(op.sampling, len(dims))
+    terms = []
+    for axis, step in enumerate(sampling):
+        derivative = basic.FirstDerivative(
+            dims, axis=axis, sampling=step, edge=op.edge, kind=op.kind, dtype=op.dtype
+        )
+        weight = op.v[axis]
+        factor = weight if op.v.ndim == 1 else basic.Diagonal(weight, dtype=op.dtype)
+        terms.append(factor * derivative)
+    return functools.reduce(operator.add, terms)
+
+
 RULES.update(
     {
         basic.FunctionOperator: compose("the user's functions run on lazy arrays"),
@@ -177,8 +209,8 @@ RULES.update(
         basic.SecondDerivative: halo(_second_derivative),
         basic.Laplacian: Rule("halo", "one task for all its axes"),
         basic.Gradient: compose("one derivative for each axis"),
-        basic.FirstDirectionalDerivative: compose(),
-        basic.SecondDirectionalDerivative: compose(),
+        basic.FirstDirectionalDerivative: Rule("halo", _DIRECTIONAL, run=_directional),
+        basic.SecondDirectionalDerivative: Rule("halo", _DIRECTIONAL, run=_directional),
         basic.ToCupy: compose("block by block", run=_to_cupy),
         sp.Convolve1D: halo(_filter_of_part),
         sp.Convolve2D: halo(_filter),
