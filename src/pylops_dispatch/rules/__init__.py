@@ -10,6 +10,7 @@ from pylops_dispatch.rules import (
     combinations,
     medical,
     signalprocessing,
+    spread,
     transforms,
     waveeqprocessing,
 )
@@ -41,7 +42,16 @@ __all__ = [
 ]
 
 # importing fills the table
-_FAMILIES = (avo, basic, combinations, medical, signalprocessing, transforms, waveeqprocessing)
+_FAMILIES = (
+    avo,
+    basic,
+    combinations,
+    medical,
+    signalprocessing,
+    spread,
+    transforms,
+    waveeqprocessing,
+)
 
 
 def register_rule(cls: type, rule: Rule) -> None:

@@ -18,7 +18,7 @@ from pylops.utils import backend
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.pieces import Zeros
-from pylops_dispatch.rules import matrix, spread, stacks
+from pylops_dispatch.rules import matrix, stacks
 from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along, run_local
 from pylops_dispatch.rules.table import (
     RULES,
@@ -183,7 +183,6 @@ RULES.update(
         basic.Restriction: compose("only the blocks that are touched"),
         basic.Flip: compose(),
         basic.Symmetrize: compose(),
-        basic.Spread: parallel_sum(spread.run, "blocks of the model, added up"),
         basic.Transpose: compose(),
         basic.Roll: compose("the chunks of the input are put back"),
         basic.Pad: compose(),

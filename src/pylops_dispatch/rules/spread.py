@@ -1,101 +1,96 @@
-"""Spread: each block of the model spreads into the data by itself."""
+"""Spread, and the Radon transforms that are made of it: slopes of the model apart."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
+from pylops import basicoperators as basic
 
-from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.blocks import embed
 from pylops_dispatch.functions.indexing import balanced
-from pylops_dispatch.operators import duplicate, resized, signature
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.operators import dims_of, duplicate
+from pylops_dispatch.rules.running import run_terms
+from pylops_dispatch.rules.table import RULES, Rule, Terms
+
+# data of more bytes are cut into traces too; else each task has all of them
+_WHOLE_DATA = 1 << 27
+# slopes that nothing else cuts are worked on in this many blocks
+_BLOCKS = 8
 
 
-def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
-    """Run blocks of model and data in pairs, with their part of the table, and add them.
-
-    The kernels (``_matvec_numpy``, ``_matvec_numba_table``) index sample by sample, which a
-    lazy array cannot do.
-    """
-    dims, dimsd = (tuple(int(n) for n in d) for d in (op.dims, op.dimsd))
-    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
-    dtype = np.dtype(op.dtype)
-    piece = box.as_shape(into)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+def _sizes(op: Any, x: DaskArray, adjoint: bool) -> dict[str, tuple[int, ...]]:
+    """Cut the first axis of the model, along which tables are contiguous."""
+    dims, dimsd = dims_of(op, False)
+    nbytes = math.prod(dimsd) * np.dtype(op.dtype).itemsize
     if adjoint:
-        piece = piece.rechunk({1: -1})
-        model = (balanced(dims[0], piece.numblocks[0]), (dims[1],))
-        traces = piece.chunks[0]
+        traces = x.chunks[0] if nbytes > _WHOLE_DATA else (dimsd[0],)
+        slopes = balanced(dims[0], min(dims[0], x.npartitions if x.npartitions > 1 else _BLOCKS))
     else:
-        model = piece.chunks
-        traces = balanced(dimsd[0], piece.numblocks[0])
-    # indices: x0, t0 of the model, x and t of the data
-    arguments: list[Any] = [piece, (2, 3) if adjoint else (0, 1)]
-    for array in (op.table, op.dtable):
-        if array is not None:
-            arguments += [_wrap(array, (*model, traces)), (0, 1, 2)]
-    if op.table is None:
-        for index, sizes in enumerate((*model, traces)):
-            arguments += [da.arange(sum(sizes), chunks=(sizes,)), (index,)]
-    key = tokenize(signature(op), adjoint, piece.name)
-    template = duplicate(op)
-    template.table = template.dtable = None
-    partial = da.blockwise(
-        _spread_block,
-        (0, 1, 2) if adjoint else (0, 1, 2, 3),
-        *arguments,
-        name=f"Spread-{'rmatvec' if adjoint else 'matvec'}-{key}",
-        adjust_chunks={2: 1} if adjoint else {0: 1, 1: 1},
-        new_axes=None if adjoint else {3: dimsd[1]},
-        concatenate=True,
-        align_arrays=False,
-        dtype=dtype,
-        meta=np.empty((0,) * (3 if adjoint else 4), dtype=dtype),
-        op=embed(template),
-        with_table=op.table is not None,
-        adjoint=adjoint,
-    )
-    y = partial.sum(axis=2 if adjoint else (0, 1), dtype=dtype)
-    return DispatchArray([y], (math.prod(out),))
+        traces = balanced(dimsd[0], min(dimsd[0], -(-nbytes // _WHOLE_DATA)))
+        slopes = x.chunks[0] if x.npartitions > 1 else balanced(dims[0], min(dims[0], _BLOCKS))
+    return {"x0": slopes, "t0": (dims[1],), "x": traces, "t": (dimsd[1],)}
 
 
-def _wrap(array: Any, chunks: Any) -> DaskArray:
-    return array.rechunk(chunks) if isinstance(array, DaskArray) else pc.wrap_numpy(array, chunks)
+_SPREAD = Terms(
+    ("x0", "t0"),
+    ("x", "t"),
+    {"table": ("x0", "t0", "x"), "dtable": ("x0", "t0", "x")},
+    {"nx0": "x0", "nt0": "t0", "nx": "x", "nt": "t"},
+    positions={"_slopes": "x0", "_traces": "x"},
+    sizes=_sizes,
+)
 
 
-def _spread_block(x: Any, *arrays: Any, op: Any, with_table: bool, adjoint: bool) -> Any:
-    if with_table:
-        table = arrays[0]
-        dtable = arrays[1] if len(arrays) > 1 else None
-    else:
-        table, dtable = _table_of(op, *arrays)
-    nt = x.shape[1] if adjoint else op.nt
-    new = resized(op, table.shape[:2], (table.shape[2], nt))
-    new.nx0, new.nt0, new.nx = table.shape
-    new.table, new.dtable, new.usetable, new.fh = table, dtable, True, None
-    y = new._rmatvec(x.ravel()) if adjoint else new._matvec(x.ravel())
-    return y.reshape((*table.shape[:2], 1)) if adjoint else y.reshape((1, 1, *new.dimsd))
+def _run(cls: type, op: Any, box: Any, adjoint: bool) -> Any:
+    if not op.usetable:
+        op = duplicate(op)
+        op._all_traces = op.nx
+    return run_terms(cls, op, box, adjoint)
 
 
-def _table_of(op: Any, x0: Any, t0: Any, x: Any) -> tuple[Any, Any]:
-    """Tabulate the user's function for one block."""
-    chosen = slice(int(x[0]), int(x[-1]) + 1)
-    shape = (len(x0), len(t0), len(x))
-    table, dtable = np.empty(shape), np.empty(shape) if op.interp else None
-    for i, ix0 in enumerate(x0):
-        for j, it in enumerate(t0):
-            found = op.fh(int(ix0), int(it))
-            # Numba's kernels want a pair even where there is nothing to interpolate
-            indices, weights = found if isinstance(found, tuple) else (found, None)
-            table[i, j] = np.asarray(indices)[chosen]
-            if dtable is not None:
-                dtable[i, j] = np.asarray(weights)[chosen]
-    return table, dtable
+def _fit(op: Any) -> None:
+    """Let the user's function, where there is no table, count from the start of the block."""
+    first, start, stop = int(op._slopes[0]), int(op._traces[0]), int(op._traces[-1]) + 1
+    if op.usetable or (first == start == 0 and stop == op._all_traces):
+        return
+    if hasattr(op.fh, "py_func"):  # compiled by Numba, as is the kernel that would call it
+        op.table, both = np.empty((op.nx0, op.nt0, op.nx)), np.empty((op.nx0, op.nt0, op.nx))
+        _tabulation()(op.fh, first, start, op.table, both)
+        op.dtable, op.usetable = both if op.interp else None, True
+        return
+    whole, chosen = op.fh, slice(start, stop)
+
+    def fh(ix0: int, it: int) -> Any:
+        found = whole(ix0 + first, it)
+        return tuple(part[chosen] for part in found) if op.interp else found[chosen]
+
+    op.fh = fh
+
+
+@functools.cache
+def _tabulation() -> Any:
+    import numba
+
+    @numba.njit(nogil=True)
+    def tabulate(fh, first, start, table, dtable):  # type: ignore[no-untyped-def]
+        for i in range(table.shape[0]):
+            for j in range(table.shape[1]):
+                # PyLops's kernels want a pair even where there is nothing to interpolate
+                indices, weights = fh(i + first, j)
+                table[i, j] = indices[start : start + table.shape[2]]
+                dtable[i, j] = weights[start : start + table.shape[2]]
+
+    return tabulate
+
+
+RULES[basic.Spread] = Rule(
+    "parallel_sum",
+    "blocks of the first axis of the model, added up",
+    terms=lambda op: _SPREAD,
+    dtype=lambda op, x, adjoint: op.dtype,  # np.zeros(..., dtype=self.dtype)
+    fit=_fit,
+    run=_run,
+)

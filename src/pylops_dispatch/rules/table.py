@@ -31,6 +31,7 @@ class Terms:
     unused: Callable[[Any, bool], tuple[str, ...]] | None = None
     positions: Mapping[str, str] = field(default_factory=dict)
     kernel: Kernel | None = None
+    sizes: Callable[[Any, Any, bool], dict[str, tuple[int, ...]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,10 @@ def apply_terms(
     """
     into, out = (terms.data, terms.model) if adjoint else (terms.model, terms.data)
     held = _held(op, terms, adjoint)
-    sizes = _sizes(op, x, into, out, held, terms, adjoint)
+    if terms.sizes is not None:
+        sizes = terms.sizes(op, x, adjoint)
+    else:
+        sizes = _sizes(op, x, into, out, held, terms, adjoint)
     x = x.rechunk(tuple(sizes[label] for label in into))
     summed = tuple(a for a in into if a not in out and len(sizes[a]) > 1)
     index = {label: number for number, label in enumerate(dict.fromkeys((*into, *out)))}

@@ -1,0 +1,1 @@
+"""PyLops's own tests, run on dask arrays: ``nox -s pylops-suite``."""

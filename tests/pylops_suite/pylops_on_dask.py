@@ -1,0 +1,212 @@
+"""A pytest plugin: what PyLops's tests do with NumPy arrays is done with dask arrays.
+
+``--on numpy``
+    nothing is changed: the results to compare with.
+``--on vectors``
+    the vector that an operator is applied to becomes a dask array. The operator must return a
+    lazy one, with nothing executed; the test gets its values as a NumPy array, of the dtype
+    and the shape that the lazy array said.
+``--on arrays``
+    the arrays that a solver or an operator's constructor is given become dask arrays too.
+    A solver's results, and what an operator returns, come back as NumPy arrays.
+
+The outcome of each test is written to the file ``--outcomes``, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import threading
+
+import dask
+import dask.array as da
+import dask.local
+import numpy as np
+import pylops
+import pytest
+
+METHODS = ("dot", "matvec", "rmatvec", "matmat", "rmatmat")
+SOLVERS = {
+    "pylops.optimization.basic": ("cg", "cgls", "lsqr"),
+    "pylops.optimization.leastsquares": (
+        "normal_equations_inversion",
+        "regularized_inversion",
+        "preconditioned_inversion",
+    ),
+    "pylops.optimization.sparsity": ("irls", "omp", "ista", "fista", "spgl1", "splitbregman"),
+}
+# parameters that are coordinates, positions or plain numbers: no coefficients
+NOT_COEFFICIENTS = {
+    "dims", "dimsd", "shape", "axis", "axes", "nfft", "sampling", "shift", "nwin", "nover",
+    "x", "y", "z", "t", "f", "srcs", "recs", "vel", "iava", "theta", "thetas", "taxis", "xaxis",
+    "haxis", "hxaxis", "hyaxis", "paxis", "pxaxis", "pyaxis", "times", "freq", "nsmooth",
+    "offset", "toffset", "pad", "nsl", "wavfreq", "table", "dtable", "fh", "ih", "ihx", "ihz",
+}  # fmt: skip
+
+_inside = threading.local()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("pylops_on_dask")
+    group.addoption("--on", choices=["numpy", "vectors", "arrays"], default="numpy")
+    group.addoption("--outcomes")
+
+
+def pytest_configure(config):
+    on = config.getoption("--on")
+    config.addinivalue_line("filterwarnings", "ignore")
+    if on == "numpy":
+        return
+    import pylops_dispatch
+
+    dask.config.set(scheduler="synchronous")
+    pylops_dispatch.set_policy(whole_array="allow", numpy_vectors="allow")
+    for name in METHODS:
+        setattr(pylops.LinearOperator, name, applied(getattr(pylops.LinearOperator, name)))
+    if on == "arrays":
+        change_solvers()
+        change_constructors()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    path = item.config.getoption("--outcomes")
+    if path and (report.when == "call" or not report.passed):
+        error = "" if report.passed or call.excinfo is None else call.excinfo.exconly()
+        place = str(call.excinfo.traceback[-1]) if error else ""
+        line = {"test": item.nodeid, "outcome": report.outcome, "error": error, "place": place}
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+# ------------------------------------------------------------------- conversions
+
+
+@contextlib.contextmanager
+def inside():
+    """What PyLops itself calls here is left alone."""
+    _inside.now = True
+    try:
+        yield
+    finally:
+        _inside.now = False
+
+
+def is_inside():
+    return getattr(_inside, "now", False)
+
+
+def is_array(x):
+    return type(x) is np.ndarray and x.size > 0 and x.ndim > 0 and x.dtype.kind in "biufc"
+
+
+def to_dask(x):
+    """A dask array of two uneven chunks along each axis."""
+    return da.from_array(x, chunks=tuple(uneven(n) for n in x.shape))
+
+
+def uneven(n):
+    first = n // 2 - (n > 5)
+    return (n,) if n < 3 else (first, n - first)
+
+
+def to_numpy(x):
+    """The values of the dask arrays in a result, which must be what they said."""
+    if isinstance(x, da.Array):
+        values = x.compute()
+        assert values.dtype == x.dtype, (values.dtype, x.dtype)
+        assert values.shape == x.shape, (values.shape, x.shape)
+        return values
+    if type(x) in (list, tuple):
+        return type(x)(to_numpy(v) for v in x)
+    return x
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a graph was executed while an operator was applied")
+
+
+def applied(original):
+    """A method of LinearOperator that applies it to a dask array."""
+
+    @functools.wraps(original)
+    def method(self, x, *args, **kwargs):
+        if is_inside() or not is_array(x):
+            result = original(self, x, *args, **kwargs)
+            return result if is_inside() else to_numpy(result)
+        with inside():
+            with dask.config.set(scheduler=refuse):
+                y = original(self, to_dask(x), *args, **kwargs)
+            assert type(y) is da.Array, f"{type(y)} instead of a dask array"
+            return to_numpy(y)
+
+    return method
+
+
+def change_solvers():
+    """Solvers take and give dask arrays, in every module that has bound them."""
+    import importlib
+    import sys
+
+    changes = {}
+    for module, names in SOLVERS.items():
+        for name in names:
+            original = getattr(importlib.import_module(module), name)
+            changes[id(original)] = solved(original)
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "pylops":
+            for key, value in list(vars(module).items()):
+                if id(value) in changes:
+                    setattr(module, key, changes[id(value)])
+
+
+def solved(original):
+    @functools.wraps(original)
+    def solver(*args, **kwargs):
+        if is_inside():
+            return original(*args, **kwargs)
+        args = tuple(to_dask(a) if is_array(a) else a for a in args)
+        kwargs = {k: to_dask(a) if is_array(a) else a for k, a in kwargs.items()}
+        with inside():
+            return to_numpy(original(*args, **kwargs))
+
+    return solver
+
+
+def change_constructors():
+    """Operators take dask arrays for the arrays that are their coefficients."""
+    for cls in subclasses(pylops.LinearOperator):
+        if "__init__" in vars(cls) and cls.__module__.startswith("pylops."):
+            cls.__init__ = constructed(cls.__init__)
+
+
+def subclasses(cls):
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from subclasses(sub)
+
+
+def constructed(original):
+    names = list(inspect.signature(original).parameters)
+
+    def coefficient(name, value):
+        if name in NOT_COEFFICIENTS or not is_array(value) or value.dtype.kind not in "fc":
+            return value
+        return to_dask(value) if value.size > 1 else value
+
+    @functools.wraps(original)
+    def init(self, *args, **kwargs):
+        if is_inside():
+            return original(self, *args, **kwargs)
+        named = zip(names[1:], args, strict=False)
+        args = (*(coefficient(k, a) for k, a in named), *args[len(names) - 1 :])
+        kwargs = {k: coefficient(k, a) for k, a in kwargs.items()}
+        with inside():
+            return original(self, *args, **kwargs)
+
+    return init
