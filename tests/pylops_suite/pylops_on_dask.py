@@ -71,6 +71,11 @@ def pytest_configure(config):
         change_constructors()
 
 
+def pytest_runtest_setup(item):
+    """The random numbers of a test are the same in every run."""
+    np.random.seed(0)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield

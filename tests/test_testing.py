@@ -1,0 +1,255 @@
+"""The checks that packages built on this one use: right operators pass, wrong ones do not."""
+
+import subprocess
+import sys
+import textwrap
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from hypothesis import given
+
+import pylops_dispatch
+from pylops_dispatch import NotDispatchedError, testing
+from pylops_dispatch.testing import (
+    UnexpectedExecution,
+    assert_dask_equal,
+    assert_lazy,
+    check_operator,
+    chunks_of,
+    dask_dottest,
+    operator_tests,
+)
+
+from .helpers import rand, to_dask
+
+# ------------------------------------------------------------------ assert_lazy
+
+
+def test_nothing_executed_passes():
+    with assert_lazy() as executions:
+        da.ones(3) + 1
+    assert executions.count == 0
+
+
+@pytest.mark.parametrize("scheduler", [None, "synchronous", "threads"])
+def test_an_execution_fails_whatever_the_scheduler(scheduler):
+    with dask.config.set(scheduler=scheduler), pytest.raises(UnexpectedExecution), assert_lazy():
+        da.ones(3).sum().compute()
+    with pytest.raises(UnexpectedExecution), assert_lazy():
+        da.ones(3).sum().compute(scheduler=scheduler)
+
+
+def test_an_execution_fails_when_the_code_swallows_the_error():
+    with pytest.raises(UnexpectedExecution, match="budget of 0"), assert_lazy():
+        try:
+            da.ones(3).compute()
+        except AssertionError:
+            pass
+
+
+def test_executions_up_to_the_budget_run():
+    with assert_lazy(budget=2) as executions:
+        assert float((da.ones(3) + 1).sum()) == 6
+        assert float(da.ones(3, chunks=1).sum().compute(scheduler="threads")) == 3
+    assert executions.count == 2
+    assert len(executions.tasks) >= 3
+    with pytest.raises(UnexpectedExecution), assert_lazy(budget=1):
+        dask.compute(da.ones(2))
+        dask.compute(da.ones(3))
+
+
+def test_counting_without_a_limit():
+    with assert_lazy(budget=None) as executions:
+        for n in range(1, 4):
+            da.ones(n).compute()
+    assert executions.count == 3
+
+
+def test_an_inner_block_counts_for_the_outer_one():
+    with assert_lazy(budget=None) as outer, assert_lazy(budget=None) as inner:
+        da.ones(3).compute()
+        da.ones(3).compute(scheduler="synchronous")
+    assert (outer.count, inner.count) == (2, 2)
+
+
+def test_schedulers_are_as_before_afterwards():
+    named = dict(dask.base.named_schedulers)
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(ZeroDivisionError), assert_lazy():
+            raise ZeroDivisionError
+        assert dask.config.get("scheduler") == "synchronous"
+    assert dask.base.named_schedulers == named
+
+
+# --------------------------------------------------------- operators that are right
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        pylops.FirstDerivative((7, 5), axis=0),
+        pylops.FirstDerivative(9, dtype="float32"),
+        pylops.Diagonal(rand((4, 3), "complex128")),
+        pylops.VStack([pylops.Identity(6), pylops.MatrixMult(rand((4, 6)))]),
+    ],
+    ids=lambda op: op.name or type(op).__name__,
+)
+def test_operators_that_are_right_pass(op):
+    assert_dask_equal(op)
+    dask_dottest(op)
+    check_operator(op, examples=3)
+
+
+@pytest.mark.parametrize("chunks", [3, (2, 5), ((4, 3), (1, 4)), lambda shape: (2,) * len(shape)])
+def test_chunks_are_said_as_dask_takes_them(chunks):
+    assert_dask_equal(pylops.FirstDerivative((7, 5), axis=0), chunks=chunks)
+
+
+def test_operator_of_dask_arrays_against_one_of_numpy_arrays():
+    a = rand((4, 6))
+    assert_dask_equal(pylops.MatrixMult(to_dask(a, 3)), reference=pylops.MatrixMult(a))
+
+
+def test_own_model():
+    assert_dask_equal(pylops.FirstDerivative(9), np.arange(9.0), chunks=4, adjoint=False)
+
+
+def test_dot_test_of_real_and_complex_vectors():
+    for flag in range(4):
+        dask_dottest(pylops.Diagonal(rand(8, "complex128")), complexflag=flag, chunks=3)
+    dask_dottest(pylops.Real(8, dtype="complex128"), complexflag=3)
+    with pytest.raises(ValueError, match="complexflag"):
+        dask_dottest(pylops.Identity(3), complexflag=4)
+
+
+def test_operator_without_adjoint():
+    op = pylops.FunctionOperator(lambda x: 2 * x, 6)
+    check_operator(op, adjoint=False, examples=2)
+
+
+# --------------------------------------------------------- operators that are wrong
+
+
+class Faulty(pylops.LinearOperator):
+    """Twice the identity, unless it is told to do something wrong."""
+
+    def __init__(self, fault, n=9):
+        super().__init__(dtype=np.dtype("float64"), dims=(n,), dimsd=(n,))
+        self.fault = fault
+
+    def _matvec(self, x):
+        lazy = not isinstance(x, np.ndarray)
+        if self.fault == "values" and lazy:
+            return 2.0001 * x
+        if self.fault == "linear":
+            return 2 * x + 1
+        if self.fault == "dtype" and lazy:
+            return (2 * x).astype("float32")
+        if self.fault == "executes" and lazy:
+            return 2 * x * float(bool(da.ones(1).sum().compute()))
+        return 2 * x
+
+    def _rmatvec(self, x):
+        return 3 * x if self.fault == "adjoint" else 2 * x
+
+
+class PiecewiseSum(pylops.LinearOperator):
+    """The running sum, declared to need nothing of its neighbours."""
+
+    def __init__(self, n=9):
+        super().__init__(dtype=np.dtype("float64"), dims=(n,), dimsd=(n,))
+
+    def _matvec(self, x):
+        return np.cumsum(x)
+
+    def _rmatvec(self, x):
+        return np.cumsum(x[::-1])[::-1]
+
+
+pylops_dispatch.register_rule(PiecewiseSum, pylops_dispatch.alone())
+
+
+@pytest.mark.parametrize("fault", ["values", "linear", "dtype", "executes", "adjoint"])
+def test_faults_are_found(fault):
+    check_operator(Faulty(None), examples=2)
+    with pytest.raises(AssertionError):
+        check_operator(Faulty(fault), examples=2)
+
+
+@pytest.mark.parametrize("fault", ["values", "dtype", "executes"])
+def test_faults_on_dask_arrays_are_found(fault):
+    with pytest.raises(AssertionError):
+        assert_dask_equal(Faulty(fault))
+
+
+def test_a_wrong_adjoint_fails_the_dot_test():
+    with pytest.raises(AssertionError, match="dot test"):
+        dask_dottest(Faulty("adjoint"))
+
+
+def test_a_wrong_rule_is_found():
+    with pytest.raises(AssertionError):
+        check_operator(PiecewiseSum())
+
+
+class InOneTask(Faulty):
+    def _matvec(self, x):
+        return 2 * np.frombuffer(x.tobytes())
+
+
+def test_work_in_one_task_must_be_allowed():
+    with pytest.raises(NotDispatchedError):
+        check_operator(InOneTask(None))
+    check_operator(InOneTask(None), one_task=True, examples=2)
+
+
+# ----------------------------------------------------------------- for test suites
+
+TestDerivative = operator_tests(
+    lambda: pylops.FirstDerivative((6, 5), axis=0),
+    lambda: pylops.FirstDerivative(7, kind="forward"),
+    examples=3,
+)
+
+
+@given(chunks=chunks_of((6, 1, 40)))
+def test_chunks_cover_the_array(chunks):
+    assert tuple(sum(axis) for axis in chunks) == (6, 1, 40)
+    assert all(n > 0 for axis in chunks for n in axis)
+
+
+def test_operators_are_made_by_functions():
+    for wrong in [(), (pylops.Identity(3),), (3,)]:
+        with pytest.raises(TypeError, match="lambda"):
+            operator_tests(*wrong)
+
+
+def test_neither_pytest_nor_hypothesis_is_needed():
+    code = """
+    import sys
+    sys.modules["pytest"] = sys.modules["hypothesis"] = None
+    sys.modules["hypothesis.strategies"] = None
+    import pylops
+    from pylops_dispatch import testing
+
+    testing.check_operator(pylops.FirstDerivative((6, 5), axis=0), examples=3)
+    for function, package in [(testing.chunks_of, "hypothesis"), (testing.operator_tests, "pytest")]:
+        try:
+            function((3, 4))
+        except ImportError as error:
+            assert f"pip install {package}" in str(error), error
+        else:
+            raise AssertionError(function)
+    print("ok")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "ok", done.stderr
+
+
+def test_every_name_is_public():
+    assert all(hasattr(testing, name) for name in testing.__all__)
