@@ -46,6 +46,28 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def downstream(session: nox.Session) -> None:
+    """Run the tests of the example of a package built on this one, installed as one."""
+    session.install(".", "./examples/downstream[test]")
+    session.chdir("examples/downstream")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(name="pylops-suite")
+def pylops_suite(session: nox.Session) -> None:
+    """Run PyLops's own tests on dask arrays: ``nox -s pylops-suite -- test_derivative``."""
+    session.install("-e", ".[test]", "pip")
+    session.run("python", "-m", "tests.pylops_suite", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Check that the tests catch hand-made faults."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/mutations.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types."""
     session.install("-e", ".[demo,dev]")

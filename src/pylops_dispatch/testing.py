@@ -668,4 +668,4 @@ def operator_tests(
     ids = [str(number) for number in range(len(make))]
     tests = {f"test_{law}": test(law) for law in _LAWS}
     cls = type("OperatorTests", (), tests)
-    return pytest.mark.parametrize("make_operator", make, ids=ids)(cls)  # type: ignore[no-any-return]
+    return pytest.mark.parametrize("make_operator", make, ids=ids)(cls)
