@@ -252,7 +252,7 @@ def laplacian(dims: tuple[int, ...]) -> pylops.LinearOperator:
 
 def spread(scale: float) -> Setting:
     """Return a spread along tabulated curves, by Numba."""
-    n, nt = length(160, scale, 2), 800
+    n, nt = length(320, scale, 2), 800
     table = np.random.default_rng(1).uniform(0, nt - 2, size=(n, nt, n))
     index = np.floor(table)
     op = pylops.Spread((n, nt), (n, nt), table=index, dtable=table - index, engine="numba")
@@ -571,13 +571,13 @@ def radon_one(scale: float) -> Setting:
 
 def radon_many(scale: float) -> Setting:
     """Return many gathers, each with an operator of its own."""
-    count, n, nt = length(64, scale), 48, 1000
+    count, n, nt = length(24, scale), 64, 1500
     return Setting(pylops.BlockDiag([radon(n, nt) for _ in range(count)]), (1, n, nt))
 
 
 def radon_3d(scale: float) -> Setting:
     """Return one gather with offsets in two directions."""
-    n, nt = length(14, scale, 4), 400
+    n, nt = length(18, scale, 4), 500
     t, h, p = gather_axes(n, nt)
     op = sp.Radon3D(t, h, h, p, p, engine="numba")
     return Setting(op, (cut(op.dims[0], 4), *op.dims[1:]), (cut(op.dimsd[0], 4), *op.dimsd[1:]))
@@ -585,7 +585,7 @@ def radon_3d(scale: float) -> Setting:
 
 def fourier_radon(scale: float) -> Setting:
     """Return slopes and offsets that are worked on by frequency."""
-    n, nt = length(240, scale, 2), 1000
+    n, nt = length(120, scale, 2), 1000
     op = sp.FourierRadon2D(*gather_axes(n, nt), nfft=1024)
     return Setting(op, (cut(n, 8), nt), (cut(n, 8), nt))
 

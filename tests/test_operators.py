@@ -477,3 +477,22 @@ def test_a_matrix_and_its_transpose_are_not_taken_for_each_other():
         assert_close(y.compute(), expected)
     both = da.stack([lazy @ a.ravel()[:18].reshape(6, 3), lazy @ a.T.ravel()[:18].reshape(6, 3)])
     assert_close(both.compute()[1], a @ a.T.ravel()[:18].reshape(6, 3))
+
+
+IN_TILES = [
+    entry
+    for entry in CATALOGUE
+    if entry.kind == "stencil" or entry.id.startswith(("NonStationaryConvolve", "PWS"))
+]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("entry", IN_TILES, ids=case_id)
+def test_blocks_worked_on_in_small_tiles(entry, direction, monkeypatch):
+    # blocks of the tests are far smaller than a tile
+    monkeypatch.setattr("pylops_dispatch.blocks._TILE_BYTES", 64)
+    x0, expected = numpy_result(entry, direction, True)
+    with build(entry) as op:
+        assert_same(
+            apply(op, direction, to_dask(x0, random_chunks(x0.shape, 3, parts=1))), expected
+        )

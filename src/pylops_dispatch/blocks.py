@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -183,6 +183,7 @@ def apply_local(
     adjoint: bool,
     dtype: np.dtype[Any],
     token: Any,
+    whole_axes: Collection[int] = (),
 ) -> DaskArray:
     """Apply an operator that needs a halo of `depth` on each block of `x`.
 
@@ -205,6 +206,8 @@ def apply_local(
         Of the result.
     token : object
         What the result is named after.
+    whole_axes : collection of int, optional
+        Axes that are one block, and stay whole in the tiles that a block is worked on in.
 
     Returns
     -------
@@ -233,6 +236,7 @@ def apply_local(
         layout=layout,
         located=located,
         depth=depth,
+        whole_axes=tuple(whole_axes),
         adjoint=adjoint,
         out_dtype=dtype,
     )
@@ -278,6 +282,7 @@ def _local_block(
     layout: list[list[int]],
     located: bool,
     depth: Shape,
+    whole_axes: Shape,
     adjoint: bool,
     out_dtype: Any,
 ) -> Any:
@@ -289,7 +294,8 @@ def _local_block(
     if located:
         origin = tuple(int(next(remaining)[0]) - c.start for c in core)
     template = filled(template, [single(block) for block in remaining])
-    lengths = tile_lengths(x.parts[0][0].shape, depth, x.parts[0][0].itemsize)
+    block = x.parts[0][0]
+    lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes)
     corners = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
     out = None
     for corner in itertools.product(*corners):
@@ -328,7 +334,9 @@ def _is_placed(op: Any) -> bool:
     return any("_place" in vars(part) for part in _all_parts(op))
 
 
-def tile_lengths(shape: Shape, depth: Shape, itemsize: int) -> Shape:
+def tile_lengths(
+    shape: Shape, depth: Shape, itemsize: int, whole_axes: Collection[int] = ()
+) -> Shape:
     """Return the shape of the tiles that a block is worked on in.
 
     Axes without a halo are cut first; the last axis, contiguous in memory, last of all. A
@@ -341,11 +349,15 @@ def tile_lengths(shape: Shape, depth: Shape, itemsize: int) -> Shape:
 
     if not any(depth) or excess() < 4 / 3:
         return shape
-    free = [axis for axis in range(len(shape) - 1) if not depth[axis]]
+    free = [a for a in range(len(shape) - 1) if not depth[a] and a not in whole_axes]
     for axis in free:
         lengths[axis] = max(1, int(lengths[axis] / max(excess(), 1)))
     for group in (range(len(shape) - 1), [len(shape) - 1]):
-        cut = [axis for axis in group if depth[axis] or axis == len(shape) - 1]
+        cut = [
+            axis
+            for axis in group
+            if (depth[axis] or axis == len(shape) - 1) and axis not in whole_axes
+        ]
         while excess() > 4 / 3:
             room = [a for a in cut if lengths[a] >= 2 * max(8 * depth[a], 1)]
             if not room:

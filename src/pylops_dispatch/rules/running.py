@@ -185,7 +185,9 @@ def _run_piece(
     x = piece.rechunk(dict.fromkeys(need.axes, -1))
     coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
     dtype = _dtype_of(cls, template, need, coefficients, piece, adjoint)
-    return blocks.apply_local(cls, template, x, depth, coefficients, adjoint, dtype, signature(op))
+    return blocks.apply_local(
+        cls, template, x, depth, coefficients, adjoint, dtype, signature(op), need.axes
+    )
 
 
 def _dtype_of(

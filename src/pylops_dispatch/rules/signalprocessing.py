@@ -11,6 +11,7 @@ from scipy.linalg import get_lapack_funcs
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import duplicate, resized
+from pylops_dispatch.pieces import real_dtype
 from pylops_dispatch.rules import points, seislets, windows
 from pylops_dispatch.rules.filters import filters
 from pylops_dispatch.rules.running import run_along, run_whole
@@ -109,7 +110,16 @@ def _fit_complex_wavelets(op: Any) -> None:
 
 
 RULES[sp.DTCWT] = Rule("whole_axis", terms=_complex_wavelets, fit=_fit_complex_wavelets)
-RULES[sp.UDCT] = whole("the windows of the curvelets divide the spectrum of the whole array")
+
+
+def _curvelet_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
+    found = np.result_type(x, np.complex64)
+    return real_dtype(found) if adjoint and op.transform.transform_kind == "real" else found
+
+
+RULES[sp.UDCT] = whole(
+    "the windows of the curvelets divide the spectrum of the whole array", _curvelet_dtype
+)
 RULES[sp.Seislet] = Rule(
     "compose", "the traces of each level in parallel", run=seislets.run, inverse=seislets.inverse
 )
