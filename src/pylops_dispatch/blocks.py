@@ -24,10 +24,10 @@ from pylops_dispatch.namespace import inside_block
 from pylops_dispatch.operators import (
     duplicate,
     lazy_arrays,
+    name_of,
     parts,
     rebuilt,
     resized,
-    signature,
     without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape
@@ -85,7 +85,7 @@ def embed(op: Any) -> Any:
     )
     if held < 1 << 16:
         return op
-    key = f"operator-{tokenize(signature(op))}"
+    key = f"operator-{name_of(op)}"
     return Delayed(key, HighLevelGraph.from_collections(key, {key: DataNode(key, op)}))
 
 
@@ -454,7 +454,7 @@ def apply_along(
     x = x.rechunk(dict.fromkeys(whole, -1))
     result = dims if adjoint else dimsd
     chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
-    key = tokenize(signature(op), adjoint, x.name)
+    key = tokenize(name_of(op), adjoint, x.name)
     index = tuple(range(x.ndim))
     return da.blockwise(
         along_block,
@@ -507,7 +507,7 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     Dask arrays that the operator holds come in as inputs of the task.
     """
     n = op.shape[1 if adjoint else 0]
-    key = tokenize(signature(op), adjoint, x.name)
+    key = tokenize(name_of(op), adjoint, x.name)
     name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
     template, held = taken_apart(op)
     whole = [x.rechunk(-1), *held]
@@ -539,7 +539,7 @@ def solve_explicit(
     template, held = taken_apart(op)
     whole = [y.rechunk(-1), *held]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
-    name = f"solve-{tokenize(signature(op), y.name, args, kwargs)}"
+    name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"
     shape = (op.shape[1], *y.shape[1:])
     key = (name, *(0,) * y.ndim)
     task = Task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -111,6 +112,12 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
             yield op, name, value.dask()
     for part in parts(op):
         yield from lazy_arrays(part)
+
+
+def name_of(op: Any) -> str:
+    """Return a name for an operator as it is now: the same settings, the same name."""
+    # the signature is made of strings; dask's tokenize would walk through it again
+    return hashlib.blake2b(repr(signature(op)).encode(), digest_size=16).hexdigest()
 
 
 def signature(op: Any, skip: tuple[str, ...] = ()) -> Any:

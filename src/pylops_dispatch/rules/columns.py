@@ -12,7 +12,7 @@ from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed
-from pylops_dispatch.operators import counters, lazy_arrays, signature
+from pylops_dispatch.operators import counters, lazy_arrays, name_of
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 
@@ -40,7 +40,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
         array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
         rows = self.shape[1 if adjoint else 0]
-        key = tokenize(signature(self), adjoint, array.name)
+        key = tokenize(name_of(self), adjoint, array.name)
         y = da.blockwise(
             _columns,
             (0, 1),

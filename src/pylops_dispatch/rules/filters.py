@@ -16,7 +16,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import everything
-from pylops_dispatch.operators import dims_of, duplicate, resized, signature
+from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.rules.table import Place, Run
 
@@ -87,7 +87,7 @@ def _apply(
         result,
         *arguments,
         name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
-        f"{tokenize(signature(op), signal.name, x.name)}",
+        f"{tokenize(name_of(op), signal.name, x.name)}",
         new_axes=dict(zip(result[len(axes) :], dims, strict=True)) if adjoint else None,
         adjust_chunks=dict.fromkeys(axes, 1) if adjoint else None,
         align_arrays=False,

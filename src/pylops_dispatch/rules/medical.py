@@ -15,7 +15,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
-from pylops_dispatch.operators import dims_of, signature
+from pylops_dispatch.operators import dims_of, name_of
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules.table import RULES, compose, parallel_sum
 
@@ -55,7 +55,7 @@ def _tomography(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispat
         (0,),
         x,
         (0, 3) if adjoint else (1, 2),
-        name=f"CT2D-{'rmatvec' if adjoint else 'matvec'}-{tokenize(signature(op), x.name)}",
+        name=f"CT2D-{'rmatvec' if adjoint else 'matvec'}-{tokenize(name_of(op), x.name)}",
         new_axes={1: dims[0], 2: dims[1]} if adjoint else {3: dimsd[1]},
         adjust_chunks={0: 1} if adjoint else None,
         align_arrays=False,

@@ -18,7 +18,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, resized, signature
+from pylops_dispatch.operators import dims_of, name_of, resized
 from pylops_dispatch.pieces import Chunks, Zeros
 
 # attributes of Bilinear with one value for each point
@@ -97,7 +97,7 @@ def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
     for axis in range(2):
         if x.numblocks[axis] > 1:
             x = gather(x, axis, plan.spans[axis])
-    name = f"{cls.__name__}-matvec-{tokenize(signature(op), x.name)}"
+    name = f"{cls.__name__}-matvec-{tokenize(name_of(op), x.name)}"
     graph: dict[Any, Any] = {}
     found = [k for k, part in enumerate(plan.operators) if part is not None]
     chunks = (tuple(plan.counts[k] for k in found), *x.chunks[2:])
@@ -118,7 +118,7 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
     y = take(y, plan.order, 0)
     found = [k for k, part in enumerate(plan.operators) if part is not None]
     y = y.rechunk({0: tuple(plan.counts[k] for k in found)})
-    name = f"{cls.__name__}-rmatvec-{tokenize(signature(op), y.name)}"
+    name = f"{cls.__name__}-rmatvec-{tokenize(name_of(op), y.name)}"
     places = {k: place for place, k in enumerate(found)}
     sizes = [tuple(high - low for low, high in spans) for spans in plan.spans]
     graph: dict[Any, Any] = {}

@@ -17,7 +17,7 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, check, is_dask, session
-from pylops_dispatch.operators import dims_of, lazy_arrays, parts, signature
+from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import RULES, Rule
@@ -186,14 +186,14 @@ def _run_piece(
     coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
     dtype = _dtype_of(cls, template, need, coefficients, piece, adjoint)
     return blocks.apply_local(
-        cls, template, x, depth, coefficients, adjoint, dtype, signature(op), need.axes
+        cls, template, x, depth, coefficients, adjoint, dtype, name_of(op), need.axes
     )
 
 
 def _dtype_of(
     cls: type, template: Any, need: _Local, held: Sequence[Any], x: Any, adjoint: bool
 ) -> np.dtype[Any]:
-    key = (cls, signature(template), x.dtype, tuple(c.dtype for c in held), adjoint)
+    key = (cls, name_of(template), x.dtype, tuple(c.dtype for c in held), adjoint)
     if key not in _dtypes:
         if len(_dtypes) > 1000:
             _dtypes.clear()

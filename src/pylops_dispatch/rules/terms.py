@@ -17,7 +17,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, check, session
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.indexing import balanced
-from pylops_dispatch.operators import dims_of, duplicate, resized, signature
+from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.rules.table import Terms
 
 Labels = tuple[str, ...]
@@ -78,7 +78,7 @@ def apply_terms(
         arguments += [wrapped, tuple(own)]
     template, whole = _template(op, terms)
     arguments += blocks.whole_arguments(whole, spare)
-    key = tokenize(signature(op), adjoint, x.name, [a.name for a in arguments[2::2]])
+    key = tokenize(name_of(op), adjoint, x.name, [a.name for a in arguments[2::2]])
     result = tuple(index[label] for label in (*out, *summed))
     alone = {index[a]: sizes[a] for a in out if a not in into}
     partial = da.blockwise(

@@ -83,10 +83,9 @@ def _fit_blending(op: Any) -> None:
 def _first_axis(op: Any, n: int) -> Any:
     """Return a tree of operators that work along the second axis, for `n` rows."""
     dims, dimsd = dims_of(op, False)
-    new = rebuilt(op, lambda part: _first_axis(part, n))
-    return resized(
-        rebuilt(op, lambda part: _first_axis(part, n), new), (n, *dims[1:]), (n, *dimsd[1:])
-    )
+    if dims[0] == n:
+        return op
+    return resized(rebuilt(op, lambda part: _first_axis(part, n)), (n, *dims[1:]), (n, *dimsd[1:]))
 
 
 def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:

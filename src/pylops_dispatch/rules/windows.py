@@ -17,7 +17,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, duplicate, resized, signature
+from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.pieces import Shape, Zeros
 
 
@@ -117,7 +117,7 @@ def _apply(
         index,
         *arguments,
         name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
-        f"{tokenize(signature(op), adjoint, x.name)}",
+        f"{tokenize(name_of(op), adjoint, x.name)}",
         new_axes=dict(zip(kept[n:], shape, strict=True)),
         adjust_chunks={
             axis: tuple(counts[axis]) if adjoint else tuple(b - a for a, b in spans[axis])
