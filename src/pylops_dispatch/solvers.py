@@ -29,9 +29,11 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.construction import inspect_values
 from pylops_dispatch.functions.reductions import square_of
+from pylops_dispatch.lineage import Lineage
 from pylops_dispatch.operators import lazy_arrays
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
+from pylops_dispatch.steps import followed
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -50,6 +52,7 @@ class Session:
         self._last: set[str] = set()  # what the last execution brought into memory
         self._missed = False  # whether a norm of that was asked for since
         self._with_norms = False
+        self._lineage = Lineage()
 
     def register(self, box: DispatchArray) -> None:
         """Watch a box for as long as something holds it."""
@@ -95,6 +98,14 @@ class Session:
             self._norms = {n: box for n, box in self._norms.items() if n in self._last}
         if wanted.value is None:
             wanted.settle(wanted.dask().compute()[()])
+        if lazy:
+            self._cut_lineage()
+
+    def _cut_lineage(self) -> None:
+        boxes = list(self._boxes.values())
+        renamed = self._lineage.after_execution(boxes, [box for _, box in self._leaves.values()])
+        self._last = {renamed.get(name, name) for name in self._last}
+        self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
     def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
         boxes = [box for box in list(self._boxes.values()) if box.value is None]
@@ -253,6 +264,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
 
     Between the calls that a user makes, the solver's attributes are dask arrays.
     """
+    original = followed(original)
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = session.get()
@@ -347,7 +359,7 @@ class _LoweredCallbacks:
 
 @contextmanager
 def _users_callbacks(solver: Any) -> Iterator[None]:
-    """Let a solver's callbacks that are not PyLops's own see dask arrays."""
+    """Let a solver's callbacks that are not PyLops's own, or ours, see dask arrays."""
     given = vars(solver).get("callback")
     objects = solver.callbacks
     if given is not None:
@@ -355,7 +367,8 @@ def _users_callbacks(solver: Any) -> Iterator[None]:
     if objects:
         solver.callbacks = [
             cb
-            if isinstance(cb, _LoweredCallbacks) or type(cb).__module__.startswith("pylops.")
+            if isinstance(cb, _LoweredCallbacks)
+            or type(cb).__module__.startswith(("pylops.", "pylops_dispatch."))
             else _LoweredCallbacks(cb)
             for cb in objects
         ]

@@ -1,0 +1,161 @@
+"""How far a solver has come: its steps are numbered, watched, and undone when interrupted."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from pylops.optimization.callback import Callbacks
+
+from pylops_dispatch.array import DispatchArray, session
+
+# what is attached to every solver that runs: the bars of `with progress():`
+watchers: ContextVar[tuple[Callbacks, ...]] = ContextVar("watchers", default=())
+
+
+@dataclass
+class Steps:
+    """The steps of one solver.
+
+    An iterate is the solution, and after it what else the next step needs: ``z`` in FISTA,
+    ``cols`` in OMP.
+    """
+
+    number: int = 0  # of the step being run
+    total: int | None = None  # how many the present run may take
+    complete: tuple[Any, ...] = ()  # the iterate that the last complete step gave
+    pending: tuple[Any, ...] = ()  # the iterate to go on from, where a run would only take x
+    left: bool = False  # whether an interrupted run left its solution in solver.x
+
+
+_steps: weakref.WeakKeyDictionary[Any, Steps] = weakref.WeakKeyDictionary()
+
+
+def steps_of(solver: Any) -> Steps:
+    """Return the steps of a solver, which live as long as it does."""
+    return _steps.setdefault(solver, Steps())
+
+
+def followed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Follow ``step`` and ``run`` of a solver class; other methods come back as they are."""
+    return {"step": _step, "run": _run}.get(original.__name__, lambda method: method)(original)
+
+
+def needed(step: Callable[..., Any]) -> int:
+    """Return how many arrays or lists a step must be given after the solution."""
+    given = list(inspect.signature(step).parameters.values())[2:]
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in given)
+
+
+def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+    length = 1 + needed(original)
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps = steps_of(self)
+        pending, steps.pending = steps.pending, ()
+        if pending and args and _same(args[0], pending[0]):
+            args = (args[0], *(_own(value) for value in pending[1:]), *args[len(pending) :])
+        lazy = session.get() is not None
+        if not steps.complete and lazy:
+            steps.complete = args[:length]
+        steps.number = self.iiter + 1
+        with _undone_if_interrupted(self, args) if lazy else nullcontext():
+            result = original(self, *args, **kwargs)
+        if lazy or self.callbacks:
+            steps.complete = result[:length] if isinstance(result, tuple) else (result,)
+        return result
+
+    return wrapper
+
+
+def _run(original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps = steps_of(self)
+        steps.complete = ()
+        if steps.left:
+            vars(self).pop("x", None)
+            steps.left = False
+        try:
+            if not watchers.get():
+                return original(self, *args, **kwargs)
+            given = signature.bind(self, *args, **kwargs).arguments
+            steps.total = _total(given, self)
+            with _attached(self, given.get("x")):
+                return original(self, *args, **kwargs)
+        except BaseException:
+            if steps.complete and session.get() is not None:
+                self.x, steps.left = steps.complete[0], True
+                steps.pending = steps.complete
+            raise
+        finally:
+            steps.complete = ()
+
+    return wrapper
+
+
+def _total(given: dict[str, Any], solver: Any) -> int | None:
+    found = [given.get(name) for name in ("niter", "nouter")]
+    found += [getattr(solver, name, None) for name in ("niter", "nouter", "niter_outer")]
+    return next((n for n in found if n is not None), None)
+
+
+def _same(x: Any, y: Any) -> bool:
+    if isinstance(x, DispatchArray) and isinstance(y, DispatchArray):
+        return x.names == y.names
+    return x is y
+
+
+def _own(value: Any) -> Any:
+    return value.copy() if hasattr(value, "copy") else value
+
+
+@contextmanager
+def _attached(solver: Any, x: Any) -> Iterator[None]:
+    """Attach the watchers to a solver for one run, and tell them when it begins and ends."""
+    extra = watchers.get()
+    own = solver.callbacks
+    solver.callbacks = [*(own or ()), *extra]
+    try:
+        # PyLops has called its callbacks before the run that we are in
+        for callback in extra:
+            callback.on_run_begin(solver, x)
+        yield
+    finally:
+        solver.callbacks = own
+        for callback in extra:
+            callback.on_run_end(solver, x)
+
+
+@contextmanager
+def _undone_if_interrupted(solver: Any, args: tuple[Any, ...]) -> Iterator[None]:
+    """Put attributes, lists and boxes back as they were when a step does not come to its end.
+
+    Cheap, since boxes are rebound and the arrays in them never written to.
+    """
+    attributes = dict(vars(solver))
+    values = (*attributes.values(), *args)
+    lists = [(value, list(value)) for value in values if isinstance(value, list)]
+    boxes = [
+        (box, list(box.pieces), box.value)
+        for box in itertools.chain(values, *(items for _, items in lists))
+        if isinstance(box, DispatchArray)
+    ]
+    try:
+        yield
+    except BaseException:
+        vars(solver).clear()
+        vars(solver).update(attributes)
+        for held, items in lists:
+            held[:] = items
+        for box, pieces, value in boxes:
+            box.replace(pieces)
+            box.settle(value)
+        raise
