@@ -44,6 +44,12 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
     return out
 
 
+@implements(np.linalg.cholesky)
+def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
+    # dask's default is the upper triangle, NumPy's the lower; its blocks must be square
+    return DispatchArray(da.linalg.cholesky(as_box(a).dask().rechunk(-1), lower=not upper))
+
+
 @implements(np.gradient)
 def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
     # Kirchhoff.__init__ gives the axes as an array, for which dask asks one by one
@@ -53,9 +59,8 @@ def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> A
         if min(array.chunks[a]) <= edge_order:
             array = array.rechunk({a: -1})
     found = da.gradient(array, *varargs, axis=axes, edge_order=edge_order)
-    if isinstance(found, (list, tuple)):
-        return [DispatchArray(g) for g in found]
-    return DispatchArray(found)
+    boxes = [DispatchArray(g) for g in (found if isinstance(found, (list, tuple)) else [found])]
+    return boxes[0] if len(boxes) == 1 else tuple(boxes)
 
 
 @implements(np.inner)

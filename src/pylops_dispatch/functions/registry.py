@@ -16,6 +16,10 @@ REFUSED: dict[Any, str] = {
     np.fill_diagonal: "The write would be lost; use np.where with a mask of the diagonal.",
     np.put_along_axis: "The write would be lost; assign by index: a[index] = values.",
     np.unique: "The shape of its result depends on values.",
+    np.unique_all: "The shape of its result depends on values.",
+    np.unique_counts: "The shape of its result depends on values.",
+    np.unique_inverse: "The shape of its result depends on values.",
+    np.unique_values: "The shape of its result depends on values.",
     np.piecewise: "Its functions would see single chunks of the conditions; use np.select.",
     np.apply_along_axis: "dask.array runs the function to learn its result; use da.map_blocks.",
 }
