@@ -37,6 +37,13 @@ def lowest(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *session.posargs)
 
 
+@nox.session(python="3.11")
+def engines(session: nox.Session) -> None:
+    """Run the tests with every optional engine of PyLops that can be installed."""
+    session.install("-e", ".[test,engines]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the examples."""
