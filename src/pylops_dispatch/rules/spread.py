@@ -17,8 +17,6 @@ from pylops_dispatch.rules.table import RULES, Rule, Terms
 
 # data of more bytes are cut into traces too; else each task has all of them
 _WHOLE_DATA = 1 << 27
-# slopes that nothing else cuts are worked on in this many blocks
-_BLOCKS = 8
 
 
 def _sizes(op: Any, x: DaskArray, adjoint: bool) -> dict[str, tuple[int, ...]]:
@@ -27,10 +25,10 @@ def _sizes(op: Any, x: DaskArray, adjoint: bool) -> dict[str, tuple[int, ...]]:
     nbytes = math.prod(dimsd) * np.dtype(op.dtype).itemsize
     if adjoint:
         traces = x.chunks[0] if nbytes > _WHOLE_DATA else (dimsd[0],)
-        slopes = balanced(dims[0], min(dims[0], x.npartitions if x.npartitions > 1 else _BLOCKS))
+        slopes = balanced(dims[0], min(dims[0], x.npartitions))
     else:
         traces = balanced(dimsd[0], min(dimsd[0], -(-nbytes // _WHOLE_DATA)))
-        slopes = x.chunks[0] if x.npartitions > 1 else balanced(dims[0], min(dims[0], _BLOCKS))
+        slopes = x.chunks[0]
     return {"x0": slopes, "t0": (dims[1],), "x": traces, "t": (dimsd[1],)}
 
 

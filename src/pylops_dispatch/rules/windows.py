@@ -15,7 +15,6 @@ from dask.base import tokenize
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.pieces import Shape, Zeros
@@ -76,11 +75,6 @@ def _apply(
     else:
         x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
         counts = [x.chunks[axis] for axis in range(n)]
-        if all(len(c) == 1 for c in counts):
-            # what one block holds may be cut without moving it
-            longest = int(np.argmax(dims[:n]))
-            counts[longest] = balanced(dims[longest], min(dims[longest], _BLOCKS))
-            x = x.rechunk(dict(enumerate(counts)))
     spans = [_reach(s, e, c) for s, e, c in zip(starts, ends, counts, strict=True)]
     if adjoint:
         x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
@@ -138,10 +132,6 @@ def _apply(
         for axis in range(n):
             y = fold(y, axis, spans[axis], _cuts(spans[axis], dimsd[axis]))
     return y
-
-
-# windows in one block of the model are worked on in up to this many tasks
-_BLOCKS = 8
 
 
 def _windows_in(starts: np.ndarray[Any, Any], chunks: tuple[int, ...]) -> tuple[int, ...]:
