@@ -230,15 +230,34 @@ def _change_classes() -> None:
         _change(pylops.LinearOperator, name, functools.partial(columns.matmat, name=name))
     for cls in RULES:
         change_operator(cls)
-    for cls in _subclasses(importlib.import_module("pylops.optimization.basesolver").Solver):
-        for name in solvers.methods_of(cls):
-            _change(cls, name, solvers.solver_method)
+    _change_solvers()
     for module_name, cls_name, name in _APPLICATION_METHODS:
         cls = getattr(importlib.import_module(module_name), cls_name)
         # the window of each trace is cut at its travel time
         _change(cls, name, functools.partial(solvers.application, inspected=("trav",)))
     for cls, name, make in entry.constructors():
         _change(cls, name, make)
+
+
+def _change_solvers() -> None:
+    """Change PyLops's solvers, and those that other packages derive from its base class."""
+    base = importlib.import_module("pylops.optimization.basesolver").Solver
+    for cls in _subclasses(base):
+        _change_solver(cls)
+
+    def derived(cls: Any, **kwargs: Any) -> None:
+        super(base, cls).__init_subclass__(**kwargs)
+        with _lock:
+            _change_solver(cls)
+
+    hook = _made.setdefault((base, "__init_subclass__", _ABSENT), classmethod(derived))
+    base.__init_subclass__ = hook
+    _class_changes.append((base, "__init_subclass__", _ABSENT, hook))
+
+
+def _change_solver(cls: type) -> None:
+    for name in solvers.methods_of(cls):
+        _change(cls, name, solvers.solver_method)
 
 
 def change_operator(cls: type) -> None:
@@ -292,6 +311,5 @@ def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[.
 
 def _subclasses(cls: Any) -> Iterator[type]:
     for sub in cls.__subclasses__():
-        if sub.__module__.startswith("pylops."):
-            yield sub
+        yield sub
         yield from _subclasses(sub)

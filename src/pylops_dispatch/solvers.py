@@ -269,8 +269,9 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = session.get()
         known = _sessions.get(self)
+        op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
         if known is None and not (
-            holds(args, _is_lazy) or holds(kwargs, _is_lazy) or _is_lazy_operator(self.Op)
+            holds(args, _is_lazy) or holds(kwargs, _is_lazy) or _is_lazy_operator(op)
         ):
             return original(self, *args, **kwargs)
         if current is not None and known in (None, current):
