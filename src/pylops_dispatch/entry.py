@@ -167,6 +167,8 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
     """Wrap ``__truediv__``: lsqr on dask arrays, or one lazy task for an explicit matrix."""
 
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(y, DispatchArray):  # pyproximal's L2 divides inside its solvers
+            return lift(wrapper(self, lower(y), *args, **kwargs))
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
         check(y, "y")
