@@ -12,7 +12,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.delayed import Delayed
@@ -145,23 +145,51 @@ def whole_arguments(arrays: Sequence[DaskArray], first: int) -> list[Any]:
     return arguments
 
 
+_FAN_IN = 8  # blocks that one task adds
+
+
 def add_up(partial: DaskArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> DaskArray:
-    """Add blocks of one sample along `axes`, in a tree, and drop these axes."""
+    """Add blocks of one sample along `axes`, in a tree, and drop these axes.
+
+    ``da.reduction`` would first concatenate the blocks, which costs more than adding them.
+    """
     if not axes:
         return partial
-    return da.reduction(
-        partial,
-        _as_it_is,
-        np.sum,
-        axis=axes,
-        dtype=dtype,
-        combine=np.sum,
-        meta=partial._meta.sum(axes),
-    )
+    kept = [axis for axis in range(partial.ndim) if axis not in axes]
+    name = f"sum-{tokenize(partial.name, axes)}"
+    graph: dict[Any, Any] = {}
+    for index in np.ndindex(*(partial.numblocks[axis] for axis in kept)):
+        where = dict(zip(kept, index, strict=True))
+        terms = [
+            TaskRef((partial.name, *(where.get(a, i) for a, i in enumerate(found))))
+            for found in np.ndindex(
+                *(1 if a in where else n for a, n in enumerate(partial.numblocks))
+            )
+        ]
+        level = 0
+        while len(terms) > _FAN_IN:
+            groups = [terms[i : i + _FAN_IN] for i in range(0, len(terms), _FAN_IN)]
+            keys = [(f"{name}-{level}", *index, number) for number in range(len(groups))]
+            for key, group in zip(keys, groups, strict=True):
+                graph[key] = Task(key, _added, List(*group))
+            terms, level = [TaskRef(key) for key in keys], level + 1
+        key = (name, *index)
+        graph[key] = Task(key, _squeezed_sum, axes, List(*terms))
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[partial])
+    return DaskArray(layers, name, tuple(partial.chunks[axis] for axis in kept), dtype=dtype)
 
 
-def _as_it_is(x: Any, axis: Any, keepdims: bool) -> Any:
-    return x
+def _added(blocks: list[Any]) -> Any:
+    if len(blocks) == 1:
+        return blocks[0]
+    total = blocks[0] + blocks[1]
+    for block in blocks[2:]:
+        total += block
+    return total
+
+
+def _squeezed_sum(axes: tuple[int, ...], blocks: list[Any]) -> Any:
+    return _added(blocks).squeeze(axes)
 
 
 def single(block: Any) -> Any:

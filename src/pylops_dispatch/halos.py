@@ -160,7 +160,7 @@ def fold(x: DaskArray, axis: int, spans: Sequence[Span], sizes: tuple[int, ...])
     axis : int
         Axis.
     spans : sequence of tuple of int
-        Where each block lies, in ascending order: first sample and the one after the last.
+        Where each block lies: first sample and the one after the last.
     sizes : tuple of int
         Chunks of the result along `axis`; samples that no span reaches are zero.
 
@@ -172,10 +172,13 @@ def fold(x: DaskArray, axis: int, spans: Sequence[Span], sizes: tuple[int, ...])
     edges = [0, *np.cumsum(sizes).tolist()]
     name = f"fold-{tokenize(x.name, axis, tuple(spans), sizes)}"
     lows, highs = np.asarray(spans).T
+    ordered = bool(np.all(np.diff(lows) >= 0) and np.all(np.diff(highs) >= 0))
     touched = []
     for start, stop in itertools.pairwise(edges):
-        first = int(np.searchsorted(highs, start, side="right"))
-        last = int(np.searchsorted(lows, stop, side="left"))
+        first, last = 0, len(spans)
+        if ordered:
+            first = int(np.searchsorted(highs, start, side="right"))
+            last = int(np.searchsorted(lows, stop, side="left"))
         touched.append(
             [
                 (
@@ -184,6 +187,7 @@ def fold(x: DaskArray, axis: int, spans: Sequence[Span], sizes: tuple[int, ...])
                     slice(max(low - start, 0), min(stop, high) - start),
                 )
                 for block, (low, high) in enumerate(spans[first:last], first)
+                if low < stop and start < high
             ]
         )
     graph: dict[Any, Any] = {}

@@ -17,7 +17,7 @@ from scipy.sparse.linalg._interface import MatrixLinearOperator
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, session
-from pylops_dispatch.blocks import one_blas_thread
+from pylops_dispatch.blocks import add_up, one_blas_thread
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.pieces import Chunks, Zeros
 from pylops_dispatch.rules.running import run_local, run_whole
@@ -102,7 +102,7 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
     )
     if not adjoint:
         return y
-    y = y[0] if blocks == 1 else y.sum(axis=0, dtype=dtype)
+    y = add_up(y, (0,), dtype)
     return y.rechunk({0: balanced(n_out, blocks)})
 
 
@@ -127,7 +127,7 @@ def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
         limit=True,
         partial=True,
     )
-    return partial.sum(axis=0, dtype=dtype)
+    return add_up(partial, (0,), dtype)
 
 
 def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool, partial: bool = False) -> Any:

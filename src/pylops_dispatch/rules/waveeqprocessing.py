@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pylops
+from dask.base import tokenize
 from pylops import waveeqprocessing as we
 from pylops.waveeqprocessing import oneway
 
+from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.operators import dims_of, rebuilt, resized
-from pylops_dispatch.rules.running import run_terms
-from pylops_dispatch.rules.table import FUNCTIONS, RULES, Rule, Terms, alone, compose, parallel_sum
+from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.halos import Span, fold, gather
+from pylops_dispatch.operators import dims_of, name_of, rebuilt, resized
+from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
 
 RULES[oneway._PhaseShift] = alone(("gazx",))
 
@@ -60,24 +67,94 @@ RULES[we.Kirchhoff] = parallel_sum(
 
 # ---- blending --------------------------------------------------------------------------------
 
-_BLENDING = Terms(
-    ("source", "receiver", "time"),
-    ("receiver", "total"),
-    lengths={"ns": "source", "nr": "receiver"},
-    whole=frozenset({"time", "total"}),
-    positions={"_sources": "source", "_receivers": "receiver"},
-)
+
+def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Shift and blend blocks of sources, each on the part of the record that it reaches."""
+    if not op.shiftall:
+        return _blended(cls, op, box, adjoint)
+    # all shifts at once, by the rules of the shift; sources in blocks only to be blended
+    blend = resized(op, (op.ns, op.nr, op.nt + 1), op.dimsd)
+    blend.ShiftOp = blend.PadOp = None
+    if not adjoint:
+        shifted = op.ShiftOp._matvec(op.PadOp._matvec(box))
+        return _blended(cls, blend, shifted, adjoint)
+    shifted = _blended(cls, blend, box, adjoint)
+    return op.PadOp._rmatvec(op.ShiftOp._rmatvec(shifted))
 
 
-def _fit_blending(op: Any) -> None:
-    """Choose the sources of a block, and resize their shifts to its receivers."""
-    op.shifts = [op.shifts[source] for source in op._sources]
+def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    dims, dimsd = dims_of(op, False)
+    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+    dtype = np.dtype(op.dtype)  # both are written into ncp.zeros(..., dtype=self.dtype)
+    piece = box.as_shape(into)
+    if isinstance(piece, Zeros):
+        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+    sources = balanced(dims[0], min(dims[0], piece.numblocks[1])) if adjoint else piece.chunks[0]
+    spans = _reached(op, sources)
+    x = gather(piece, 1, spans) if adjoint else piece.rechunk({2: -1})
+    template, held = blocks.taken_apart(op)
+    y = da.blockwise(
+        _blend_block,
+        (0, 1, 2) if adjoint else (1, 0),
+        x,
+        (1, 0) if adjoint else (0, 1, 2),
+        blocks.starts(sources),
+        (0,),
+        *blocks.whole_arguments(held, 3),
+        name=f"Blending-{'rmatvec' if adjoint else 'matvec'}-{tokenize(name_of(op), x.name)}",
+        new_axes={2: dims[2]} if adjoint else None,
+        adjust_chunks={0: sources if adjoint else tuple(high - low for low, high in spans)},
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0,) * (3 if adjoint else 2), dtype),
+        cls=cls,
+        op=blocks.embed(template),
+        sources=sources,
+        spans=spans,
+        adjoint=adjoint,
+    )
+    if not adjoint:
+        y = fold(y, 1, spans, _record_chunks(spans, dimsd[1]))
+    return DispatchArray([y], (math.prod(out),))
+
+
+def _reached(op: Any, sources: tuple[int, ...]) -> list[Span]:
+    """Return the samples of the record that each block of sources reaches."""
+    spans = []
+    for start, stop in itertools.pairwise(np.concatenate([[0], np.cumsum(sources)])):
+        shifts = [int(shift) for shift in op.shifts[start:stop]]
+        spans.append((min(shifts), min(max(shifts) + op.nt + 1, int(op.nttot))))
+    return spans
+
+
+def _record_chunks(spans: list[Span], n: int) -> tuple[int, ...]:
+    """Return chunks of the record that start where blocks of sources do."""
+    edges = sorted({0, *(low for low, _ in spans if 0 < low < n), n})
+    return tuple(high - low for low, high in itertools.pairwise(edges))
+
+
+def _blend_block(
+    x: Any, start: Any, *arrays: Any, cls: type, op: Any, sources: Any, spans: Any, adjoint: bool
+) -> Any:
+    """Run the unmodified class on one block of sources."""
+    x, first = blocks.single(x), int(blocks.single(start)[0])
+    block = int(np.searchsorted(np.cumsum(sources), first, side="right"))
+    (low, high), count = spans[block], sources[block]
+    new = blocks.filled(op, [blocks.single(array) for array in arrays])
+    receivers = x.shape[0 if adjoint else 1]
+    dims = (count, receivers, int(op.dims[2]))
+    new = resized(new, dims, (receivers, high - low))
+    new.ns, new.nr, new.nttot = count, receivers, high - low
+    new.shifts = [int(shift) - low for shift in op.shifts[first : first + count]]
     if op.shiftall:
-        op.ShiftOp = op.PadOp = pylops.Identity(op.dims, dtype=op.dtype)
-        return
-    op.PadOp = resized(op.PadOp, (op.nr, op.nt), (op.nr, op.nt + 1))
-    chosen = [op.ShiftOps[source] for source in op._sources]
-    op.ShiftOps = [None if shift is None else _first_axis(shift, op.nr) for shift in chosen]
+        new.ShiftOp = new.PadOp = pylops.Identity(dims, dtype=op.dtype)
+    else:
+        new.PadOp = resized(op.PadOp, (receivers, op.nt), (receivers, op.nt + 1))
+        new.ShiftOps = [
+            None if shift is None else _first_axis(shift, receivers)
+            for shift in op.ShiftOps[first : first + count]
+        ]
+    return blocks.run(cls, new, x, adjoint).reshape(new.dims if adjoint else new.dimsd)
 
 
 def _first_axis(op: Any, n: int) -> Any:
@@ -88,26 +165,8 @@ def _first_axis(op: Any, n: int) -> Any:
     return resized(rebuilt(op, lambda part: _first_axis(part, n)), (n, *dims[1:]), (n, *dimsd[1:]))
 
 
-def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
-    """Shift all sources at once by the rules of the shift, and blend them by blocks."""
-    if not op.shiftall:
-        return run_terms(cls, op, box, adjoint)
-    shifted = (op.ns, op.nr, op.nt + 1)
-    blend = resized(op, shifted, op.dimsd)
-    blend.ShiftOp = blend.PadOp = None
-    if not adjoint:
-        box = op.ShiftOp._matvec(op.PadOp._matvec(box))
-        return run_terms(cls, blend, box, adjoint)
-    box = run_terms(cls, blend, box, adjoint)
-    return op.PadOp._rmatvec(op.ShiftOp._rmatvec(box))
-
-
-RULES[we.BlendingContinuous] = Rule(
-    "parallel_sum",
-    "sources apart, added up where they overlap",
-    terms=lambda op: _BLENDING,
-    fit=_fit_blending,
-    run=_blending,
+RULES[we.BlendingContinuous] = parallel_sum(
+    _blending, "blocks of sources, on the part of the record that they reach"
 )
 
 # ---- two-way modelling -----------------------------------------------------------------------
