@@ -496,3 +496,16 @@ def test_blocks_worked_on_in_small_tiles(entry, direction, monkeypatch):
         assert_same(
             apply(op, direction, to_dask(x0, random_chunks(x0.shape, 3, parts=1))), expected
         )
+
+
+@pytest.mark.parametrize("coefficient", COEFFICIENTS)
+def test_each_piece_of_a_vector_has_its_own_coefficients(coefficient):
+    diag, x0 = rand(24), rand((6, 2))
+
+    def scaled_stack(diag):
+        stack = pylops.VStack([pylops.FirstDerivative((6, 2)), pylops.Identity(12)])
+        return pylops.Diagonal(diag) * stack
+
+    with forbid_executions():
+        y = scaled_stack(COEFFICIENTS[coefficient](diag)) @ to_dask(x0, (4, 1)).ravel()
+    assert_same(y, scaled_stack(diag) @ x0.ravel())

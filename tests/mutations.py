@@ -1,0 +1,244 @@
+"""Faults made by hand in rules and shims, each of which some test must catch.
+
+``python tests/mutations.py [words of a fault's name]`` puts one fault at a time into a copy of
+the package, runs the tests that ought to find it, and prints a table. It fails if a fault is
+not found, or if what it changes is not in the code any more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OPERATORS = "tests/test_operators.py"
+ARRAY = "tests/test_array.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change of the code, and where to look for the test that finds it."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+    chosen: str
+
+
+FAULTS = [
+    Fault(
+        "halo one sample too small before a block", "halos.py",
+        "max(int(start) - width, 0)", "min(max(int(start) - width, 0) + 1, int(start))",
+        OPERATORS, "test_flat_vector and FirstDerivative",
+    ),
+    Fault(
+        "halo one sample too small after a block", "halos.py",
+        "(int(stop), min(int(stop) + width, n))",
+        "(int(stop), max(min(int(stop) + width, n) - 1, int(stop)))",
+        OPERATORS, "test_flat_vector and FirstDerivative",
+    ),
+    Fault(
+        "adjoint of a derivative without the samples at the ends", "rules/basic.py",
+        '("centered", 5): (2, 4)', '("centered", 5): (2, 2)',
+        OPERATORS, "FirstDerivative",
+    ),
+    Fault(
+        "halo of a second derivative for its forward only", "rules/basic.py",
+        "(2, 3) if op.edge else (1, 2)", "(2, 2) if op.edge else (1, 1)",
+        OPERATORS, "SecondDerivative or Laplacian",
+    ),
+    Fault(
+        "halo of a product as of its deepest factor", "rules/running.py",
+        "tuple(sum(d) * (2 if both else 1) for d in zip", "tuple(max(d) for d in zip",
+        "tests/test_graphs.py tests/test_operators.py", "product or compose",
+    ),
+    Fault(
+        "halo of a power as of its base", "rules/running.py",
+        "tuple(d * int(op.args[1]) for d in depths[0])", "tuple(depths[0])",
+        OPERATORS, "power",
+    ),
+    Fault(
+        "halo of a sum as of its shallowest term", "rules/running.py",
+        "tuple(max(d) for d in zip(*depths, strict=True))",
+        "tuple(min(d) for d in zip(*depths, strict=True))",
+        OPERATORS, "Laplacian",
+    ),
+    Fault(
+        "filter reaches one sample less", "rules/basic.py",
+        "return tuple(int(n) // 2 for n in op.h.shape)",
+        "return tuple(max(int(n) // 2 - 1, 0) for n in op.h.shape)",
+        OPERATORS, "Convolve or Smoothing",
+    ),
+    Fault(
+        "coefficients of the first piece for every piece", "rules/running.py",
+        "flat[offset : offset + size]", "flat[:size]",
+        OPERATORS, "each_piece or Diagonal",
+    ),
+    Fault(
+        "matrix transposed without conjugate", "rules/matrix.py",
+        "y = (a.T @ columns.conj()).conj()", "y = a.T @ columns",
+        OPERATORS, "MatrixMult",
+    ),
+    Fault(
+        "only the first block row of an adjoint matrix product", "rules/matrix.py",
+        "y = y[0] if blocks == 1 else y.sum(axis=0, dtype=dtype)", "y = y[0]",
+        OPERATORS, "MatrixMult",
+    ),
+    Fault(
+        "matrix product and its adjoint under one name", "rules/matrix.py",
+        "tokenize(matrix.name, x.name, adjoint)", "tokenize(matrix.name, x.name)",
+        OPERATORS, "MatrixMult or never_share",
+    ),
+    Fault(
+        "dot product without conjugate", "functions/reductions.py",
+        'p.conj() if conjugate and p.dtype.kind == "c" else p', "p",
+        ARRAY, "dot",
+    ),
+    Fault(
+        "norm of complex numbers without their imaginary parts", "functions/reductions.py",
+        "_block_dot(a.real, a.real) + _block_dot(a.imag, a.imag)", "_block_dot(a.real, a.real)",
+        ARRAY, "norm",
+    ),
+    Fault(
+        "last chunk dropped from a sum over blocks", "functions/reductions.py",
+        "reshape(()) for part in parts)", "reshape(()) for part in parts[:-1] or parts)",
+        ARRAY, "dot or norm",
+    ),
+    Fault(
+        "last chunk dropped when a sum is put together from terms", "blocks.py",
+        "        np.sum,\n        axis=axes,", "        lambda x, axis, keepdims: np.sum("
+        "x[(slice(0, -1 if x.shape[axis[0]] > 1 else 1),) if axis[0] == 0 else ...], "
+        "axis=axis, keepdims=keepdims),\n        axis=axes,",
+        OPERATORS, "Fredholm or Spread or Radon or MDC or Nonstationary",
+    ),
+    Fault(
+        "overlaps of windows overwritten", "halos.py",
+        "] += block[_along(len(shape), axis, part)]", "] = block[_along(len(shape), axis, part)]",
+        OPERATORS, "Sliding or Patch",
+    ),
+    Fault(
+        "blocks of windows span no overlap", "rules/windows.py",
+        "(int(starts[a]), int(ends[b - 1]))",
+        "(int(starts[a]), int(starts[b]) if b < len(starts) else int(ends[b - 1]))",
+        OPERATORS, "Sliding or Patch",
+    ),
+    Fault(
+        "windows at the ends of a block tapered as at the ends of the data", "rules/windows.py",
+        "tapers.take([ends[0], 1, ends[1]], axis=axis)", "tapers.take([0, 1, 2], axis=axis)",
+        OPERATORS, "Sliding or Patch",
+    ),
+    Fault(
+        "points between two blocks miss the second", "rules/points.py",
+        "(int(s), int(min(s + n + 1, sum(sizes))))", "(int(s), int(min(s + n, sum(sizes))))",
+        OPERATORS, "Bilinear",
+    ),
+    Fault(
+        "slopes counted from the start of each block", "rules/spread.py",
+        "whole(ix0 + first, it)", "whole(ix0, it)",
+        OPERATORS, "Spread",
+    ),
+    Fault(
+        "columns of an adjoint multiplied forward", "rules/columns.py",
+        "op._rmatmat(block) if adjoint else op._matmat(block)", "op._matmat(block)",
+        OPERATORS, "test_matrix_of_columns and FirstDerivative",
+    ),
+    Fault(
+        "real transform said to be complex", "rules/transforms.py",
+        "return real_dtype(found) if real else found", "return found",
+        OPERATORS, "FFT",
+    ),
+    Fault(
+        "positions taken relative to the wrong block", "functions/indexing.py",
+        "positions[low:high] - start)", "positions[low:high] - edges[0])",
+        OPERATORS, "Restriction",
+    ),
+    Fault(
+        "complex conjugate left out", "array.py",
+        "self.map(lambda p: p.conj(), of_zeros=self._dtype)",
+        "self.map(lambda p: p, of_zeros=self._dtype)",
+        "tests/test_array.py tests/test_operators.py", "conj",
+    ),
+    Fault(
+        "writes through a transposed view transposed twice", "array.py",
+        "back = tuple(int(a) for a in np.argsort(wanted))", "back = wanted",
+        ARRAY, "view or transpose or write",
+    ),
+    Fault(
+        "upper triangle for the lower", "functions/linalg.py",
+        "lower=not upper", "lower=upper",
+        "tests/test_functions_complete.py", "cholesky",
+    ),
+]  # fmt: skip
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the package and its tests, without what was compiled."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "_build")
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def tests_fail(folder: Path, tests: list[str]) -> str:
+    """The first of these tests that fails; empty if all of them pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider"]
+    env = {**os.environ, "PYTHONPATH": str(folder / "src"), "CI": "1"}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = subprocess.run(
+        [*command, *tests],
+        cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"the tests {tests} do not run:\n{done.stdout}{done.stderr}")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failed[0].removeprefix("FAILED ").partition(" - ")[0] if failed else ""
+
+
+def caught_by(folder: Path, fault: Fault) -> str:
+    """The test that fails with the fault and passes without it; empty if there is none."""
+    path = folder / "src" / "pylops_dispatch" / fault.file
+    text = path.read_text()
+    if fault.right not in text:
+        raise RuntimeError(f"{fault.name!r}: {fault.file} has no {fault.right!r}")
+    path.write_text(text.replace(fault.right, fault.wrong))
+    try:
+        test = tests_fail(folder, [*fault.tests.split(), "-k", fault.chosen])
+    finally:
+        path.write_text(text)
+    return test if test and not tests_fail(folder, [test]) else ""
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    faults = [fault for fault in FAULTS if all(word in fault.name for word in words)]
+    missed = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = copied(Path(name))
+        where = [sys.executable, "-c", "import pylops_dispatch; print(pylops_dispatch.__file__)"]
+        env = {**os.environ, "PYTHONPATH": str(folder / "src")}
+        found = subprocess.run(where, env=env, capture_output=True, text=True, check=True).stdout
+        assert Path(found.strip()).is_relative_to(folder), f"the tests would use {found}"
+        for fault in faults:
+            start = time.perf_counter()
+            test = caught_by(folder, fault)
+            missed += not test
+            seconds = time.perf_counter() - start
+            found = "caught" if test else "MISSED"
+            print(
+                f"{found} {seconds:4.0f} s  {fault.name:74} {test.partition('::')[2]}", flush=True
+            )
+    print(f"{len(faults) - missed} of {len(faults)} faults caught")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
