@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import dask
 import dask.array as da
-import dask.local
-import dask.threaded
 import numpy as np
-from dask._task_spec import Alias, DataNode
 from hypothesis import strategies as st
 
+from pylops_dispatch.testing import Executions, assert_close, assert_lazy
+
 # ---------------------------------------------------------------- executions
-
-
-@dataclass
-class Execution:
-    """One graph that a scheduler was given: everything that is not data yet."""
-
-    size: int
-    tasks: tuple[Any, ...]
-
-
-@dataclass
-class Executions:
-    """The graphs that dask ran while this was counting."""
-
-    runs: list[Execution] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return len(self.runs)
-
-    @property
-    def sizes(self) -> list[int]:
-        return [run.size for run in self.runs]
-
-    @property
-    def tasks(self) -> list[Any]:
-        return [key for run in self.runs for key in run.tasks]
-
-
-class UnexpectedExecution(AssertionError):
-    """Dask ran a graph although the budget of executions was spent."""
 
 
 def graph_of(collection: Any) -> dict[Any, Any]:
@@ -57,39 +23,15 @@ def graph_of(collection: Any) -> dict[Any, Any]:
     return dict(collection)
 
 
-def _is_data(node: Any) -> bool:
-    return isinstance(node, (DataNode, np.ndarray, np.generic, int, float, complex))
-
-
 @contextlib.contextmanager
 def count_executions(budget: int | None = None, threads: bool = False) -> Iterator[Executions]:
     """Count (and record) every graph that dask executes in this block.
 
     With a ``budget``, the execution that exceeds it raises ``UnexpectedExecution``.
     """
-    seen = Executions()
-    lock = threading.Lock()
-    run = dask.threaded.get if threads else dask.local.get_sync
-
-    def get(dsk, keys, **kwargs):
-        graph = graph_of(dsk)
-        tasks = tuple(
-            key for key, node in graph.items() if not _is_data(node) and not isinstance(node, Alias)
-        )
-        with lock:
-            seen.runs.append(Execution(len(graph), tasks))
-            if budget is not None and len(seen.runs) > budget:
-                raise UnexpectedExecution(
-                    f"execution {len(seen.runs)} with a budget of {budget}; "
-                    f"it asked for {str(keys)[:200]}"
-                )
-        return run(dsk, keys, **kwargs)
-
-    with dask.config.set(scheduler=get):
+    scheduler = "threads" if threads else "synchronous"
+    with dask.config.set(scheduler=scheduler), assert_lazy(budget) as seen:
         yield seen
-    # also when the code under test swallowed the exception raised above
-    if budget is not None:
-        assert seen.count <= budget, f"{seen.count} executions, budget {budget}"
 
 
 def forbid_executions() -> contextlib.AbstractContextManager[Executions]:
@@ -105,27 +47,6 @@ def tolerance(dtype: Any) -> float:
     if dtype.kind not in "fc":
         return 0.0
     return 100 * float(np.finfo(dtype).eps)
-
-
-def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> None:
-    """Equal within rounding, measured against the largest expected value."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
-    if rtol is None:
-        rtol = max(tolerance(actual.dtype), tolerance(expected.dtype))
-    if expected.dtype.kind not in "fciu":
-        np.testing.assert_array_equal(actual, expected)
-        return
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(actual[~finite], expected[~finite])
-    actual, expected = actual[finite], expected[finite]
-    if expected.size == 0:
-        return
-    scale = float(np.max(np.abs(expected)))
-    error = float(np.max(np.abs(actual - expected)))
-    assert error <= rtol * max(scale, 1e-2), (
-        f"largest error {error:.3e}, largest value {scale:.3e}, rtol {rtol:.1e}"
-    )
 
 
 def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None) -> None:

@@ -907,3 +907,15 @@ def test_python_iteration_over_a_list_of_scalars():
         except NotDispatchedError:
             return
     check(result, np.linalg.norm([np.linalg.norm(rand(SHAPE)), rand(SHAPE).sum()]))
+
+
+def test_writing_through_a_view_of_three_permuted_axes():
+    x0, values = rand((2, 3, 4)), rand((3, 4, 2))
+    x = box(x0.copy())
+    x.transpose(1, 2, 0)[...] = DispatchArray(to_dask(values, 2))
+    check(x, values.transpose(2, 0, 1))
+    view = x.transpose(2, 0, 1)
+    view[1:] *= 2
+    expected = values.transpose(2, 0, 1).copy()
+    expected.transpose(2, 0, 1)[1:] *= 2
+    check(x, expected)
