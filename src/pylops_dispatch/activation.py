@@ -245,7 +245,7 @@ def _change_solvers() -> None:
     for cls in _subclasses(base):
         _change_solver(cls)
 
-    def derived(cls: Any, **kwargs: Any) -> None:
+    def derived(cls: Any, /, **kwargs: Any) -> None:
         super(base, cls).__init_subclass__(**kwargs)
         with _lock:
             _change_solver(cls)

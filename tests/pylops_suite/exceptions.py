@@ -5,6 +5,15 @@ of the test's name, ``file::test``, and the reason. At most twenty entries.
 """
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
-    "vectors": {},
+    "vectors": {
+        "test_functionoperator.py::test_FunctionOperator": (
+            "asserts that A @ x has the very bits of NumPy's product; blocks are added in "
+            "another order"
+        ),
+        "test_basicoperators.py::test_MatrixMult_sparse[par2]": (
+            "lsqr in single precision with a matrix of condition 1032, to four decimals: the "
+            "rounding of sums of blocks is 1.7e-4"
+        ),
+    },
     "arrays": {},
 }
