@@ -509,3 +509,14 @@ def test_each_piece_of_a_vector_has_its_own_coefficients(coefficient):
     with forbid_executions():
         y = scaled_stack(COEFFICIENTS[coefficient](diag)) @ to_dask(x0, (4, 1)).ravel()
     assert_same(y, scaled_stack(diag) @ x0.ravel())
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_a_product_of_stencils_needs_the_neighbours_of_both(direction):
+    first = pylops.FirstDerivative((14, 3), axis=0)
+    second = pylops.SecondDerivative((14, 3), axis=0)
+    smooth, x0 = pylops.Smoothing1D(5, (14, 3), axis=0), rand((14, 3))
+    for op in [first * second, second * smooth * first, first * first]:
+        with forbid_executions():
+            y = apply(op, direction, to_dask(x0, ((2, 3, 1, 4, 4), 3)))
+        assert_same(y, apply(op, direction, x0))
