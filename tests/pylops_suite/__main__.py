@@ -81,8 +81,11 @@ def compare(source: Path, name: str, ways: list[str], timeout: float) -> tuple[d
         failed = {t: line for t, line in outcomes.items() if line["outcome"] != "passed"}
         row[on] = len(passing) - len(failed)
         row[f"{on} excepted"] = sum(reason_for(test, on) is not None for test in failed)
+        missing = sum(line["outcome"] == "not run" for line in failed.values())
+        if missing:
+            problems.append(f"{name} [{on}]: {missing} tests were not reached")
         for test, line in failed.items():
-            if reason_for(test, on) is None:
+            if reason_for(test, on) is None and line["outcome"] != "not run":
                 what = line.get("error", "").replace("\n", " ")[:300] or line["outcome"]
                 problems.append(f"{test} [{on}]: {what} {line.get('place', '').strip()[:200]}")
     row["seconds"] = round(time.perf_counter() - start)
