@@ -322,8 +322,8 @@ def _boxes_inside(solver: Any) -> Iterator[None]:
 @contextmanager
 def _boxes_outside(solver: Any) -> Iterator[None]:
     """Let a user's callback see dask arrays in the solver that it is given."""
-    boxes = {name: value for name, value in vars(solver).items() if _is_box(value)}
-    shown = {name: lower(box) for name, box in boxes.items()}
+    boxes = {name: value for name, value in vars(solver).items() if holds(value, _is_box)}
+    shown = {name: lower_all(value) for name, value in boxes.items()}
     vars(solver).update(shown)
     try:
         yield
@@ -339,8 +339,8 @@ def _is_box(x: Any) -> bool:
 
 def _convert(solver: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> None:
     for name, value in list(vars(solver).items()):
-        if matches(value):
-            setattr(solver, name, change(value))
+        if holds(value, matches):
+            setattr(solver, name, walk(value, matches, change))
 
 
 def _is_lazy(x: Any) -> bool:
