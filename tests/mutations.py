@@ -83,7 +83,7 @@ FAULTS = [
     Fault(
         "coefficients of the first piece for every piece", "rules/running.py",
         "flat[offset : offset + size]", "flat[:size]",
-        OPERATORS, "each_piece or Diagonal",
+        OPERATORS, "each_piece",
     ),
     Fault(
         "matrix transposed without conjugate", "rules/matrix.py",
