@@ -574,6 +574,13 @@ for name in ["FirstDirectionalDerivative", "SecondDirectionalDerivative"]:
         coefficients=True,
     )
     add(
+        f"{name}-float32",
+        lambda c, n=name: getattr(pylops, n)(
+            (6, 7), c(np.array([0.6, 0.8], dtype="float32")), dtype="float32"
+        ),
+        coefficients=True,
+    )
+    add(
         f"{name}-field",
         lambda c, n=name: getattr(pylops, n)(
             (5, 4, 6), c(rand((3, 5, 4, 6))), edge=True, kind="forward"

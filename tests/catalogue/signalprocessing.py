@@ -261,6 +261,8 @@ for dims, dtype in [((5, 6), "float64"), ((5, 4, 3), "float64"), ((5, 4, 2, 3), 
         peeks=1,
     )
 add("Bilinear-forceflat", lambda c: sp.Bilinear(PAIRS, (5, 6), forceflat=True))
+# positions just below zero count from the end, as radial masks of MRI2D have them
+add("Bilinear-negative", lambda c: sp.Bilinear(PAIRS - np.array([[3.0], [2.0]]), (5, 6)))
 
 # ----------------------------------------------------------------- convolution
 
@@ -438,6 +440,7 @@ def _compiled_radon(radon: Any, **kwargs: Any) -> pylops.LinearOperator:
 for setting, radon, kwargs in [
     ("Radon2D-numba", _radon2d, {}),
     ("Radon2D-numba-onthefly", _radon2d, {"onthefly": True}),
+    ("Radon2D-numba-onthefly-nearest", _radon2d, {"onthefly": True, "interp": False}),
     ("Radon3D-numba", _radon3d, {}),
 ]:
     add(setting, lambda c, f=radon, k=kwargs: _compiled_radon(f, **k), matmat=False)

@@ -162,8 +162,11 @@ def _weighted_derivatives(op: Any) -> Any:
         derivative = basic.FirstDerivative(
             dims, axis=axis, sampling=step, edge=op.edge, kind=op.kind, dtype=op.dtype
         )
-        weight = op.v[axis]
-        factor = weight if op.v.ndim == 1 else basic.Diagonal(weight, dtype=op.dtype)
+        if op.v.ndim == 1:
+            weight = np.full(dims[0], op.v[axis])
+            factor = basic.Diagonal(weight, dims=dims, axis=0, dtype=op.dtype)
+        else:
+            factor = basic.Diagonal(op.v[axis], dtype=op.dtype)
         terms.append(factor * derivative)
     return functools.reduce(operator.add, terms)
 

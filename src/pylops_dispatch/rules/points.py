@@ -47,10 +47,14 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     piece = box.as_shape(into)
     if isinstance(piece, Zeros):
         return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
+    # indices below zero count from the end of an axis, which then is one block
+    wraps = min(int(getattr(op, names[0]).min(initial=0)) for names in _INDICES) < 0
     if adjoint:
-        grid: Chunks = (balanced(dims[0], min(dims[0], piece.numblocks[0])), (dims[1],))
+        blocks_along = 1 if wraps else min(dims[0], piece.numblocks[0])
+        grid: Chunks = (balanced(dims[0], blocks_along), (dims[1],))
         y = _onto_grid(cls, op, piece, grid, dtype)
     else:
+        piece = piece.rechunk({0: -1, 1: -1}) if wraps else piece
         y = _onto_points(cls, op, piece, dtype)
     return DispatchArray([y], (math.prod(out),))
 
@@ -66,7 +70,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
         for first, sizes in zip(starts, grid, strict=True)
     ]
     within = [
-        np.searchsorted(first, getattr(op, names[0]), side="right") - 1
+        np.maximum(np.searchsorted(first, getattr(op, names[0]), side="right") - 1, 0)
         for first, names in zip(starts, _INDICES, strict=True)
     ]
     block = within[0] * len(grid[1]) + within[1]

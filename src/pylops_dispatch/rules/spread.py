@@ -55,9 +55,11 @@ def _fit(op: Any) -> None:
     if op.usetable or (first == start == 0 and stop == op._all_traces):
         return
     if hasattr(op.fh, "py_func"):  # compiled by Numba, as is the kernel that would call it
-        op.table, both = np.empty((op.nx0, op.nt0, op.nx)), np.empty((op.nx0, op.nt0, op.nx))
-        _tabulation()(op.fh, first, start, op.table, both)
-        op.dtable, op.usetable = both if op.interp else None, True
+        op.table = np.empty((op.nx0, op.nt0, op.nx))
+        op.dtable = np.empty_like(op.table) if op.interp else None
+        tables = (op.table, op.dtable) if op.interp else (op.table,)
+        _tabulation(op.interp)(op.fh, first, start, *tables)
+        op.usetable = True
         return
     whole, chosen = op.fh, slice(start, stop)
 
@@ -69,19 +71,26 @@ def _fit(op: Any) -> None:
 
 
 @functools.cache
-def _tabulation() -> Any:
+def _tabulation(interp: bool) -> Any:
+    """Return a compiled loop over a compiled function, which returns a pair in any case."""
     import numba
 
     @numba.njit(nogil=True)
-    def tabulate(fh, first, start, table, dtable):  # type: ignore[no-untyped-def]
+    def both(fh, first, start, table, dtable):  # type: ignore[no-untyped-def]
         for i in range(table.shape[0]):
             for j in range(table.shape[1]):
-                # PyLops's kernels want a pair even where there is nothing to interpolate
                 indices, weights = fh(i + first, j)
                 table[i, j] = indices[start : start + table.shape[2]]
                 dtable[i, j] = weights[start : start + table.shape[2]]
 
-    return tabulate
+    @numba.njit(nogil=True)
+    def alone(fh, first, start, table):  # type: ignore[no-untyped-def]
+        for i in range(table.shape[0]):
+            for j in range(table.shape[1]):
+                indices, _ = fh(i + first, j)
+                table[i, j] = indices[start : start + table.shape[2]]
+
+    return both if interp else alone
 
 
 RULES[basic.Spread] = Rule(
