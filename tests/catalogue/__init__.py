@@ -23,6 +23,14 @@ from .entry import (
 
 WITH_COEFFICIENTS = [entry for entry in CATALOGUE if entry.coefficients]
 CASES = [(entry, "numpy") for entry in CATALOGUE] + [(entry, "dask") for entry in WITH_COEFFICIENTS]
+# a few entries of each operator, for laws that do not depend on its settings; all compositions
+SOME = [
+    entry
+    for entry in CATALOGUE
+    if "composition" in entry.covers
+    or any([e for e in CATALOGUE if name in e.covers].index(entry) < 2 for name in entry.covers)
+]
+SOME_CASES = [case for case in CASES if case[0] in SOME]
 ELEMENTWISE = [entry for entry in CATALOGUE if entry.kind == "elementwise"]
 STENCILS = [entry for entry in CATALOGUE if entry.kind == "stencil"]
 
@@ -31,6 +39,8 @@ __all__ = [
     "CATALOGUE",
     "DTYPES",
     "ELEMENTWISE",
+    "SOME",
+    "SOME_CASES",
     "STENCILS",
     "UNAVAILABLE",
     "WITH_COEFFICIENTS",
