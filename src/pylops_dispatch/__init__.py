@@ -1,6 +1,8 @@
 """PyLops's own operators and solvers on dask arrays: importing this is all it takes."""
 
 from pylops_dispatch.activation import disable, disabled, enable, is_enabled
+from pylops_dispatch.checkpoint import checkpoint, resume
+from pylops_dispatch.ledger import ledger
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -18,6 +20,7 @@ from pylops_dispatch.rules import (
     whole,
     whole_axis,
 )
+from pylops_dispatch.watching import plot_convergence, progress
 
 __version__ = "0.1.0"
 
@@ -28,14 +31,19 @@ __all__ = [
     "Rule",
     "alone",
     "capabilities",
+    "checkpoint",
     "compose",
     "disable",
     "disabled",
     "enable",
     "halo",
     "is_enabled",
+    "ledger",
     "parallel_sum",
+    "plot_convergence",
+    "progress",
     "register_rule",
+    "resume",
     "set_policy",
     "whole",
     "whole_axis",

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import dask.base
-import distributed
 from dask._task_spec import Alias, DataNode, GraphNode
 from dask.sizeof import sizeof
 from dask.utils import format_bytes
@@ -166,6 +165,8 @@ _undo = ExitStack()
 
 
 def _install() -> None:
+    import distributed  # as dask does when it first executes: it takes its time
+
     global _installed
     with _lock:
         _installed += 1
@@ -203,7 +204,7 @@ def _scheduler(original: Callable[..., Any]) -> Callable[..., Any]:
         schedule = original(*args, **kwargs)
         # others ask in order to compare schedulers, which must be what they are
         kind = _ASKING.get(sys._getframe(1).f_code.co_name)
-        of_client = isinstance(getattr(schedule, "__self__", None), distributed.Client)
+        of_client = hasattr(getattr(schedule, "__self__", None), "persist")
         if kind is None or schedule is None or of_client or not _open.get():
             return schedule
 
@@ -254,7 +255,7 @@ def _record(kind: Kind, count: Callable[[], int], run: Callable[[], Any]) -> Any
 def _size(results: Any) -> int:
     if isinstance(results, (list, tuple)):
         return sum(_size(result) for result in results)
-    if isinstance(results, distributed.Future):
+    if hasattr(results, "add_done_callback"):  # a future: its value is elsewhere
         return 0
     size = getattr(results, "nbytes", None)
     return int(sizeof(results) if size is None else size)
@@ -292,6 +293,8 @@ def _listed(graphs: list[Any]) -> int:
 # ---- who asked -----------------------------------------------------------------------------
 
 _PASSED_OVER = ("pylops_dispatch", "numpy", "dask", "distributed", "contextlib", "functools")
+# wrappers of PyLops's own around what the user or a solver calls
+_WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
 
 
 def asked_by() -> str:
@@ -308,7 +311,7 @@ def asked_by() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None and not step:
         module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] not in _PASSED_OVER and module != "pylops.utils.decorators":
+        if module.partition(".")[0] not in _PASSED_OVER and module not in _WRAPPERS:
             nearest = nearest or frame
             step = _step_of(frame)
         frame = frame.f_back

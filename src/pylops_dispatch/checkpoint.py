@@ -1,0 +1,330 @@
+"""Checkpoints: the state of a solver in a Zarr store, and going on from it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.array.core import Array as DaskArray
+from pylops.optimization.basesolver import Solver
+from pylops.optimization.callback import Callbacks
+from pylops.optimization.cls_sparsity import IRLS
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, lift, lower_all, session, walk
+from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.steps import needed, steps_of
+
+# written in turn, so that there is always one that is complete
+_SLOTS = ("a", "b")
+# not the state: what `setup` is given anew, and what belongs to this process
+_GIVEN = frozenset({"Op", "y", "x", "callback", "callbacks", "tstart", "tend", "telapsed"})
+# how far to go is for the run that goes on to say
+_LIMITS = frozenset(
+    {"niter", "nouter", "niter_outer", "decay", "tol", "atol", "btol", "ctol", "conlim"}
+)
+
+
+def checkpoint(store: Any, every: int = 10) -> Callbacks:
+    """Write the state of a solver to a Zarr store every few steps.
+
+    Dask vectors are written by the workers, block by block. The last two checkpoints are kept,
+    one of which is complete at any time, also when the process ends while it writes.
+
+    Parameters
+    ----------
+    store : str, pathlib.Path or zarr store
+        Where to write; on a cluster, what its workers can reach too.
+    every : int, optional
+        The number of steps from one checkpoint to the next.
+
+    Returns
+    -------
+    pylops.optimization.callback.Callbacks
+        For the ``callbacks`` of a solver.
+
+    Raises
+    ------
+    ImportError
+        If zarr is not installed.
+    ValueError
+        If `every` is not positive.
+
+    See Also
+    --------
+    resume : Go on from a checkpoint.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pylops
+    >>> import pylops_dispatch
+    >>> from pylops.optimization.cls_basic import CGLS
+    >>> op, y = pylops.Diagonal(np.arange(1.0, 9.0)), np.ones(8)
+    >>> solver = CGLS(op)
+    >>> solver.callbacks = [pylops_dispatch.checkpoint("run.zarr", every=2)]  # doctest: +SKIP
+    >>> x = solver.solve(y, niter=4)[0]
+
+    and in another process, with a solver that is set up for the same problem:
+
+    >>> solver = CGLS(op)
+    >>> x = solver.setup(y)
+    >>> x = pylops_dispatch.resume("run.zarr", solver)  # doctest: +SKIP
+    >>> x = solver.run(x, niter=10)
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    return _Checkpoint(_zarr(), store, every)
+
+
+def resume(store: Any, solver: Solver) -> Any:
+    """Bring a solver to where the last complete checkpoint was written.
+
+    Parameters
+    ----------
+    store : str, pathlib.Path or zarr store
+        What :func:`checkpoint` was given.
+    solver : pylops.optimization.basesolver.Solver
+        Of the same class and operator, after ``setup`` with the same data. Its state becomes
+        that of the checkpoint, all but the number of iterations and the tolerances, which
+        stay as given to ``setup``.
+
+    Returns
+    -------
+    array
+        The solution so far, for ``solver.run``; followed by what ``run`` needs besides,
+        ``cols`` for OMP.
+
+    Raises
+    ------
+    ImportError
+        If zarr is not installed.
+    FileNotFoundError
+        If the store has no complete checkpoint.
+    ValueError
+        If the solver is not set up, or the checkpoint is one of another problem.
+    """
+    found = _latest(_zarr(), store)
+    if found is None:
+        raise FileNotFoundError(f"there is no complete checkpoint in {store}")
+    group, state = found
+    if not hasattr(solver, "y"):
+        raise ValueError("set the solver up first: x = solver.setup(y, ...)")
+    written, here = (state["solver"], tuple(state["shape"])), _problem(solver)
+    if written != here:
+        raise ValueError(f"the checkpoint is of {written}, the solver is {here}")
+    lazy = _is_lazy(solver)
+    if lazy and not state["lazy"]:
+        raise ValueError("the checkpoint is of NumPy vectors, and y is a dask array")
+    attributes = {
+        name: _decoded(value, group, lazy)
+        for name, value in state["attributes"].items()
+        if name not in _LIMITS
+    }
+    iterate = _decoded(state["iterate"], group, lazy)
+    boxes: list[DispatchArray] = []
+    walk([attributes, iterate], _is_box, boxes.append)
+    _persist(boxes)
+    vars(solver).update(lower_all(attributes))
+    iterate = lower_all(iterate)
+    # a run takes x, while the next step may need more of the iterate than that
+    steps_of(solver).pending = tuple(lift(value) for value in iterate)
+    taken = 1 + needed(type(solver).run)
+    return iterate[0] if taken == 1 else tuple(iterate[:taken])
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(
+            "checkpoints are written with zarr: pip install 'pylops-dispatch[storage]'"
+        ) from error
+    return zarr
+
+
+def _problem(solver: Solver) -> tuple[str, tuple[int, ...]]:
+    return type(solver).__name__, tuple(int(n) for n in solver.Op.shape)
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, DispatchArray)
+
+
+def _is_lazy(solver: Solver) -> bool:
+    return not isinstance(solver.y, np.ndarray)
+
+
+class _Checkpoint(Callbacks):
+    """What :func:`checkpoint` gives to a solver."""
+
+    def __init__(self, zarr: Any, store: Any, every: int) -> None:
+        self._zarr, self._store, self._every = zarr, store, every
+
+    def on_step_end(self, solver: Solver, x: Any) -> None:
+        """Write a checkpoint where one is due."""
+        if isinstance(solver, IRLS):
+            raise TypeError("IRLS changes its data in every run, and cannot go on from a step")
+        if solver.iiter % self._every == 0:
+            _write(self._zarr, self._store, solver, steps_of(solver).complete or (x,))
+
+
+# ---- writing -------------------------------------------------------------------------------
+
+
+class _NotWritable(TypeError):
+    """What `setup` makes and no step changes: operators, functions, modules."""
+
+
+def _write(zarr: Any, store: Any, solver: Solver, iterate: tuple[Any, ...]) -> None:
+    vectors: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
+    for name, value in vars(solver).items():
+        found: dict[str, Any] = {}
+        if name not in _GIVEN:
+            with suppress(_NotWritable):
+                attributes[name] = _encoded(value, name, found)
+                vectors.update(found)
+    latest = _latest(zarr, store)
+    slot = next(s for s in _SLOTS if latest is None or s != latest[1]["slot"])
+    solver_class, shape = _problem(solver)
+    state = {
+        "solver": solver_class,
+        "shape": shape,
+        "lazy": _is_lazy(solver),
+        "slot": slot,
+        "serial": 1 if latest is None else latest[1]["serial"] + 1,
+        "attributes": attributes,
+        "iterate": _encoded(list(iterate), "iterate", vectors),
+    }
+    _persist([v for v in vectors.values() if isinstance(v, DispatchArray)])
+    group = _emptied(zarr, store, slot)
+    _store(group, vectors)
+    # the last thing written: without it the slot does not count
+    group.attrs["state"] = json.dumps(state)
+
+
+def _encoded(value: Any, name: str, vectors: dict[str, Any]) -> Any:
+    """Return `value` for JSON, with its arrays put into `vectors`."""
+    value = lift(value)
+    if isinstance(value, DispatchArray) and value.ndim == 0:
+        if value.value is None and session.get() is None:
+            value.settle(value.compute())
+        value = value.read("a checkpoint")
+    if isinstance(value, DispatchArray):
+        vectors[name] = value
+        cuts = [
+            [piece.shape, None] if isinstance(piece, Zeros) else [piece.shape, piece.chunks]
+            for piece in value.pieces
+        ]
+        return {"vector": name, "shape": value.shape, "dtype": value.dtype.str, "pieces": cuts}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        vectors[name] = value
+        return {"array": name}
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return {"scalar": value.tobytes().hex(), "dtype": value.dtype.str}
+    if isinstance(value, (list, tuple)):
+        items = [_encoded(v, f"{name}.{i}", vectors) for i, v in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise _NotWritable(type(value).__name__)
+
+
+def _persist(boxes: list[DispatchArray]) -> None:
+    """Hold in memory what a step has left lazy, so that the next one does not do it again."""
+    pieces = (p for box in boxes for p in box.pieces)
+    lazy = {p.name: p for p in pieces if not isinstance(p, Zeros) and not pc.in_memory(p)}
+    done = dict(zip(lazy, dask.persist(*lazy.values()), strict=True)) if lazy else {}
+    for box in boxes:
+        box.replace([p if isinstance(p, Zeros) else done.get(p.name, p) for p in box.pieces])
+
+
+def _emptied(zarr: Any, store: Any, slot: str) -> Any:
+    root = zarr.open_group(store, mode="a")
+    if slot in root:
+        # a slot that is half deleted must not count either
+        root[slot].attrs["state"] = ""
+    return root.create_group(slot, overwrite=True)
+
+
+def _store(group: Any, vectors: dict[str, Any]) -> None:
+    """Write NumPy arrays from here, and dask arrays from the workers in one execution."""
+    sources: list[DaskArray] = []
+    targets: list[Any] = []
+    for name, value in vectors.items():
+        if isinstance(value, np.ndarray):
+            _new_array(group, name, value, value.shape)[...] = value
+            continue
+        for i, piece in enumerate(value.pieces):
+            if not isinstance(piece, Zeros):
+                # two blocks must not meet in one chunk of the store, whose chunks are all alike
+                size = tuple(max(axis) for axis in piece.chunks)
+                sources.append(piece.rechunk(size))
+                targets.append(_new_array(group, f"{name}.{i}", piece, size))
+    if sources:
+        da.store(sources, targets, lock=False)
+
+
+def _new_array(group: Any, name: str, like: Any, chunks: tuple[int, ...]) -> Any:
+    return group.create_array(
+        name,
+        shape=like.shape,
+        dtype=like.dtype,
+        chunks=tuple(max(n, 1) for n in chunks),
+        compressors=None,
+    )
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+
+def _latest(zarr: Any, store: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Return the newest complete slot of a store, and the state in it."""
+    found = []
+    for slot in _SLOTS:
+        # not there, or not all of it
+        with suppress(FileNotFoundError, KeyError, ValueError):
+            group = zarr.open_group(store, path=slot, mode="r")
+            found.append((group, json.loads(group.attrs["state"])))
+    return max(found, key=lambda each: each[1]["serial"], default=None)
+
+
+def _decoded(value: Any, group: Any, lazy: bool) -> Any:
+    """Return what :func:`_encoded` was given; dask vectors as boxes, or NumPy if not `lazy`."""
+    if not isinstance(value, dict):
+        return value
+    if "vector" in value:
+        box = _box(value, group)
+        return box if lazy else box.compute()
+    if "array" in value:
+        return group[value["array"]][...]
+    if "scalar" in value:
+        return np.frombuffer(bytes.fromhex(value["scalar"]), dtype=value["dtype"])[0]
+    if "complex" in value:
+        return complex(*value["complex"])
+    ((kind, items),) = value.items()
+    made = [_decoded(item, group, lazy) for item in items]
+    return made if kind == "list" else tuple(made)
+
+
+def _box(value: dict[str, Any], group: Any) -> DispatchArray:
+    pieces: list[Any] = []
+    dtype = np.dtype(value["dtype"])
+    for i, (shape, chunks) in enumerate(value["pieces"]):
+        if chunks is None:
+            pieces.append(Zeros(tuple(shape), dtype))
+        else:
+            # a name of its own: the next checkpoint but one has other values in the same place
+            stored = group[f"{value['vector']}.{i}"]
+            name = f"checkpoint-{uuid.uuid4().hex}"
+            sizes = tuple(tuple(axis) for axis in chunks)
+            pieces.append(da.from_array(stored, chunks=sizes, name=name))
+    return DispatchArray(pieces, tuple(value["shape"]), dtype)
