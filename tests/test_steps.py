@@ -69,7 +69,7 @@ def assert_same_state(solver, other):
             assert_close(value, two[name], rtol=1e-12)
 
 
-def interrupt_in_step(cls, settings, number, tasks, niter=9):
+def interrupt_in_step(cls, settings, number, tasks, niter=6):
     """A solver whose run was interrupted after some tasks of a step."""
     op, y = problem()
 
@@ -107,7 +107,7 @@ def test_an_interrupted_step_is_undone(cls, tasks, preallocate):
 
     # ... and from there the solver goes on as if nothing had been
     whole = cls(op)
-    expected = whole.solve(y, niter=9, **settings)[0]
+    expected = whole.solve(y, niter=6, **settings)[0]
     result = solver.run(solver.x)
     assert_close(result.compute(), expected.compute(), rtol=1e-12)
     assert_close(solver.cost, whole.cost, rtol=1e-12)
@@ -118,7 +118,7 @@ def test_interrupted_in_the_first_step():
     op, y, solver = interrupt_in_step(CGLS, SOLVERS[CGLS], 1, 2)
     assert solver.iiter == 0
     assert not np.any(solver.x.compute())
-    expected = CGLS(op).solve(y, niter=9, **SOLVERS[CGLS])[0]
+    expected = CGLS(op).solve(y, niter=6, **SOLVERS[CGLS])[0]
     assert_close(solver.run(solver.x).compute(), expected.compute())
 
 
@@ -219,21 +219,20 @@ class Count(Callbacks):
 def test_steps_and_memory_stay_flat(cls):
     # small enough that no solver gets to the solution and stops
     n = 300
-    op = pylops.Diagonal(np.linspace(1, 1000, n)) + pylops.FirstDerivative(n, kind="forward")
-    op = op.H @ op if cls is CG else op
+    op = pylops.Diagonal(np.linspace(1, 1000, n))
     settings = {**SOLVERS[cls], **({"alpha": 1e-7} if cls is FISTA else {})}
     solver = cls(op)
-    count = Count(at=(50, 100, 200))
+    count = Count(at=(50, 100, 150))
     solver.callbacks = [count]
     with count_executions(), pylops_dispatch.ledger() as log:
-        x = solver.setup(to_dask(rand(n), 150), niter=200, **settings)
+        x = solver.setup(to_dask(rand(n), 150), niter=150, **settings)
         solver.run(x)
-    assert solver.iiter == 200
+    assert solver.iiter == 150
     tasks = {}
     for execution in log:
         name = execution.asked.partition(" (")[0]
         tasks.setdefault(name, []).append(execution.tasks)
-    steps = [tasks[f"{cls.__name__}.step {i}"] for i in range(5, 201)]
+    steps = [tasks[f"{cls.__name__}.step {i}"] for i in range(5, 151)]
     assert all(step == steps[0] for step in steps)
     assert len(set(count.boxes)) == 1
     assert len(set(count.keys)) == 1
