@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from pylops_dispatch.halos import Extended, extended, halo_faces, shifted
 from pylops_dispatch.namespace import inside_block
+from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     duplicate,
     lazy_arrays,
@@ -97,7 +98,7 @@ def _all_parts(op: Any) -> Iterator[Any]:
 
 def run(cls: type, op: Any, x: Any, adjoint: bool) -> Any:
     """Apply the operator, as `cls` defines it, to the block `x`, and return a vector."""
-    with inside_block():
+    with inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
         return method_of(cls, op, adjoint)(x.ravel())
 
 
@@ -556,7 +557,8 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
 def _whole_block(cls: type, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
     op = filled(template, arrays)
     # what was announced holds, whatever the operator makes of the values
-    return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+    with noted(op, "_rmatvec" if adjoint else "_matvec", x):
+        return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
 
 
 def solve_explicit(

@@ -3,8 +3,11 @@
 The scheduler of ``distributed`` remembers how each block in memory came about, so that it can
 work it out again when a worker dies; in a solve, that is every step since the first. At
 intervals (``pylops-dispatch.lineage-steps`` in dask's configuration, 20 executions by default,
-0 for never) the vectors of a solve are therefore put under new keys: each block gets a copy on
-another worker, which has no history, and the block is henceforth known as a copy of that one.
+0 for never) the vectors of a solve are therefore put under new keys: each block is kept twice,
+as data without history on another worker, and where it is, as a copy of that. What the solve
+goes on with is a third key for the latter, so that neither of the two is ever sent about: the
+active memory manager would else drop one replica or the other, and could leave both of them on
+the same worker.
 
 Both stay until the next cut. A worker that dies takes at most one of the two with it, and
 costs the steps since the last cut; the next execution cuts again. No block comes to the
@@ -16,6 +19,7 @@ the process of the client and dies with it anyway.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 import weakref
 from collections import defaultdict
@@ -34,8 +38,8 @@ logger = logging.getLogger(__name__)
 _STEPS = 20
 _PATIENCE = 60.0  # seconds for all copies; a worker that dies meanwhile makes them wait
 
-# what a block in memory is a copy of: it has to stay as long as that block
-_originals: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# what a block in memory is a copy of, on two workers: it has to stay as long as that block
+_pairs: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 class Lineage:
@@ -44,9 +48,8 @@ class Lineage:
     def __init__(self) -> None:
         self._executions = 0
         self._cut: dict[str, weakref.ref[DaskArray]] = {}
-        # what every step since the last cut can be repeated from: blocks, and their copies
-        self._blocks: list[Any] = []
-        self._copies: list[Any] = []
+        # what every step since the last cut can be repeated from: pairs on two workers
+        self._pairs: list[tuple[Any, Any]] = []
 
     def after_execution(
         self, boxes: Iterable[DispatchArray], fixed: Iterable[DispatchArray]
@@ -89,15 +92,14 @@ class Lineage:
             self._cut = {n: r for n, r in self._cut.items() if r() is not None}
             self._cut.update((array.name, weakref.ref(array)) for array in new.values())
             live_arrays = [a for a in (r() for r in self._cut.values()) if a is not None]
-            self._blocks = [f for array in live_arrays for f in _futures(array)]
-            self._copies = [_originals[f] for f in self._blocks]
+            self._pairs = [_pairs[f] for array in live_arrays for f in _futures(array)]
         return {name: array.name for name, array in new.items()}
 
     def _is_cut(self, array: DaskArray) -> bool:
         return array.name in self._cut and not _lost(array)
 
     def _lost(self) -> bool:
-        return any(copy.status != "finished" for copy in self._copies)
+        return any(future.status != "finished" for pair in self._pairs for future in pair)
 
 
 def _forget_scalars(boxes: Sequence[DispatchArray]) -> None:
@@ -116,9 +118,9 @@ def _futures(array: DaskArray) -> list[Any]:
 
 
 def _lost(array: DaskArray) -> bool:
-    """Whether a copy is gone, so that a block is the only one of its kind."""
-    originals = (_originals.get(future) for future in _futures(array))
-    return any(o is not None and o.status != "finished" for o in originals)
+    """Whether one of a pair is gone, so that a block is kept only once."""
+    pairs = (_pairs.get(future, ()) for future in _futures(array))
+    return any(future.status != "finished" for pair in pairs for future in pair)
 
 
 def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
@@ -141,20 +143,25 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     inside = all(address.startswith("inproc://") for address in workers)
     if len(workers) < 2 and not inside:
         return {}
-    import distributed
-
     mark = uuid.uuid4().hex[:12]
     names = {array.name: f"kept-{mark}-{number}" for number, array in enumerate(arrays)}
     new_keys = {key: (names[key[0]], *key[1:]) for key in futures}
     try:
         homes = {k: w[0] for k, w in client.who_has(list(futures.values())).items() if w}
         copies = _copies(client, futures, new_keys, homes, workers, mark)
-        blocks = _blocks(client, copies, {new_keys[k]: home for k, home in homes.items()})
-        distributed.wait(list(blocks.values()), timeout=_PATIENCE)
+        homes = {new_keys[key]: home for key, home in homes.items()}
+        blocks, near = _blocks(client, copies, homes)
+        made = [*blocks.values(), *near.values()]
+        _wait(client, made, workers)
+        away = {near[k].key: copies[k].key for k in homes} if len(workers) > 1 else {}
+        if not all(future.status == "finished" for future in made) or not (
+            client.run_on_scheduler(_keep_apart, copies=away, free=[f.key for f in made])
+        ):
+            raise RuntimeError("a worker was lost while blocks were copied")
     except Exception as error:  # a worker that dies can fail any of these calls
         logger.info("the history of a solve was not cut this time: %s", error)
         return {}
-    _originals.update((block, copies[key]) for key, block in blocks.items())
+    _pairs.update((block, (near[key], copies[key])) for key, block in blocks.items())
     return {
         array.name: DaskArray(
             {new_keys[key]: blocks[new_keys[key]] for key in (f.key for f in _futures(array))},
@@ -195,7 +202,7 @@ def _copies(
         wanted = [("copy", *new_keys[key]) for key in keys]
         running += client.get(graph, wanted, workers=[worker], sync=False, pure=False)
     try:
-        distributed.wait(running, timeout=_PATIENCE)
+        _wait(client, running, workers)
         found = {future.key[1:]: future for future in queue.get(batch=True)}
     finally:
         queue.close()
@@ -213,19 +220,60 @@ def _put(block: Any, key: Any, queue: str) -> None:
     distributed.Queue(queue, client=client).put(future)
 
 
-def _blocks(client: Any, copies: dict[Any, Any], homes: dict[Any, str]) -> dict[Any, Any]:
-    """Return the blocks where they were, each known as a copy of the one elsewhere."""
+def _blocks(
+    client: Any, copies: dict[Any, Any], homes: dict[Any, str]
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the blocks where they were, and what they stand for: copies of those elsewhere."""
     by_worker = defaultdict(list)
     for key, home in homes.items():
         by_worker[home].append(key)
-    found: dict[Any, Any] = {}
+    blocks: dict[Any, Any] = {}
+    near: dict[Any, Any] = {}
     for worker, keys in by_worker.items():
         graph: dict[Any, Any] = {copies[key].key: copies[key] for key in keys}
-        graph.update((key, Task(key, _same, TaskRef(copies[key].key))) for key in keys)
-        blocks = client.get(graph, keys, workers=[worker], allow_other_workers=True, sync=False)
-        found.update(zip(keys, blocks, strict=True))
-    return found
+        kept = [("block-of", *key) for key in keys]
+        for key, own in zip(keys, kept, strict=True):
+            graph[own] = Task(own, _same, TaskRef(copies[key].key))
+            graph[key] = Task(key, _same, TaskRef(own))
+        futures = client.get(graph, [*keys, *kept], workers=[worker], sync=False)
+        blocks.update(zip(keys, futures[: len(keys)], strict=True))
+        near.update(zip(keys, futures[len(keys) :], strict=True))
+    return blocks, near
 
 
 def _same(block: Any) -> Any:
     return block
+
+
+async def _keep_apart(dask_scheduler: Any, copies: dict[Any, Any], free: list[Any]) -> bool:
+    """See to it that no block shares its only worker with its copy; whether that succeeded.
+
+    Runs on the scheduler. A task leaves what it has fetched where it ran, and then the active
+    memory manager drops either of the two. From here on a block may be worked out anywhere.
+    """
+    by_worker = defaultdict(list)
+    for key, copy in copies.items():
+        found = [dask_scheduler.tasks.get(k) for k in (key, copy)]
+        block, other = ({w.address for w in t.who_has or ()} if t else set() for t in found)
+        if not block or not other - block:
+            return False
+        for worker in other & block:
+            by_worker[worker].append(copy)
+    for worker, keys in by_worker.items():
+        await dask_scheduler.delete_worker_data(worker, keys, stimulus_id=f"keep-apart-{worker}")
+    dask_scheduler.set_restrictions(dict.fromkeys(free))
+    return True
+
+
+def _wait(client: Any, futures: list[Any], workers: Sequence[str]) -> None:
+    """Wait for tasks that are tied to workers, for as long as all of these are there."""
+    import distributed
+
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            distributed.wait(futures, timeout=1)
+            return
+        except TimeoutError:
+            if time.monotonic() > deadline or not set(workers) <= set(client.nthreads()):
+                raise RuntimeError("a worker was lost while blocks were copied") from None

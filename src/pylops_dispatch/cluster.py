@@ -1,0 +1,151 @@
+"""Clients of clusters: on this machine, over SSH, and in the queues of batch systems."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+# classes of dask-jobqueue, by the names of the batch systems
+_QUEUES = {
+    "htcondor": "HTCondorCluster",
+    "lsf": "LSFCluster",
+    "moab": "MoabCluster",
+    "oar": "OARCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "slurm": "SLURMCluster",
+}
+KINDS = ("local", "ssh", *_QUEUES)
+
+_LOOPBACK = "127.0.0.1"
+
+
+@contextmanager
+def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> Iterator[Any]:
+    """Start a cluster, connect to it, and stop both at the end; or take what is running.
+
+    Inside the ``with`` block the client is dask's scheduler, and code that runs on threads
+    runs on the cluster as it is.
+
+    Parameters
+    ----------
+    kind : str, distributed.Client or cluster, optional
+        ``"local"`` for processes on this machine, ``"ssh"`` for a list of hosts, ``"slurm"``,
+        ``"pbs"``, ``"sge"``, ``"lsf"``, ``"oar"``, ``"moab"`` or ``"htcondor"`` for a batch
+        queue. A client, a cluster object, or the address of a scheduler
+        (``"tcp://host:8786"``) is taken as it is, and not stopped at the end.
+    jobs : int, optional
+        Number of jobs to submit to a batch queue. Default 1.
+    **options
+        For ``distributed.LocalCluster``, ``distributed.SSHCluster``, the class of
+        dask-jobqueue, or, with an address, ``distributed.Client``. ``security`` is for the
+        client too. Unless told otherwise, ``"local"`` listens on 127.0.0.1 only, and there is
+        no dashboard.
+
+    Yields
+    ------
+    distributed.Client
+        Connected.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is none of these, or options are given for what is running.
+    ImportError
+        If a package is missing, with what to install.
+
+    Examples
+    --------
+    >>> import pylops_dispatch
+    >>> with pylops_dispatch.client(processes=False, n_workers=1) as c:
+    ...     c.submit(sum, [1, 2]).result()
+    3
+    """
+    import distributed
+
+    with ExitStack() as stack:
+        if isinstance(kind, distributed.Client):
+            _refuse(options, jobs, "a running client")
+            stack.enter_context(kind.as_current())
+            yield kind
+            return
+        if isinstance(kind, str) and "://" in kind:
+            _refuse({}, jobs, "a scheduler")
+            yield stack.enter_context(distributed.Client(kind, **options))
+            return
+        security = options.get("security")
+        if isinstance(kind, str):
+            cluster = stack.enter_context(_start(kind.lower(), jobs, options))
+        elif hasattr(kind, "scheduler_address"):
+            _refuse({k: v for k, v in options.items() if k != "security"}, jobs, "a cluster")
+            cluster = kind
+        else:
+            raise ValueError(_unknown(kind))
+        known = {} if security is None else {"security": security}
+        yield stack.enter_context(distributed.Client(cluster, **known))
+
+
+def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
+    if kind not in KINDS:
+        raise ValueError(_unknown(kind))
+    if kind not in _QUEUES:
+        _refuse({}, jobs, f"kind={kind!r}")
+    if kind == "local":
+        return _local(options)
+    if kind == "ssh":
+        return _ssh(options)
+    return _queue(kind, 1 if jobs is None else jobs, options)
+
+
+def _local(options: dict[str, Any]) -> Any:
+    import distributed
+
+    return distributed.LocalCluster(
+        **{"host": _LOOPBACK, "dashboard_address": None, "silence_logs": False, **options}
+    )
+
+
+def _ssh(options: dict[str, Any]) -> Any:
+    import distributed
+
+    hosts = options.get("hosts")
+    if not hosts or isinstance(hosts, str):
+        raise ValueError(
+            "kind='ssh' needs hosts=[...]: the machine of the scheduler first, then one for "
+            f"each worker; got {hosts!r}"
+        )
+    scheduler = {"dashboard": False, **(options.pop("scheduler_options", None) or {})}
+    _needed("asyncssh", "asyncssh", "kind='ssh'")
+    return distributed.SSHCluster(scheduler_options=scheduler, **options)
+
+
+def _queue(kind: str, jobs: int, options: dict[str, Any]) -> Any:
+    jobqueue = _needed("dask_jobqueue", "dask-jobqueue", f"kind={kind!r}")
+    scheduler = {"dashboard": False, **(options.pop("scheduler_options", None) or {})}
+    options.setdefault("n_workers", jobs)
+    return getattr(jobqueue, _QUEUES[kind])(scheduler_options=scheduler, **options)
+
+
+def _needed(module: str, package: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs the package {package}: install 'pylops-dispatch[cluster]'"
+        ) from error
+
+
+def _refuse(options: dict[str, Any], jobs: int | None, what: str) -> None:
+    given = [*options, *(() if jobs is None else ("jobs",))]
+    if given:
+        raise ValueError(f"{what} takes no options, got {', '.join(given)}")
+
+
+def _unknown(kind: Any) -> str:
+    known = ", ".join(repr(name) for name in KINDS)
+    return (
+        f"kind must be one of {known}, a distributed.Client, a cluster, or an address such as "
+        f"'tcp://host:8786'; got {kind!r}"
+    )

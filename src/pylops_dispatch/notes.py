@@ -1,0 +1,60 @@
+"""What an error inside an operator says about where it happened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dask._task_spec import Task
+
+
+@contextmanager
+def noted(op: Any, method: str, x: Any) -> Iterator[None]:
+    """Add a note to any error in the block: operator, place and shape, PyLops's line.
+
+    Notes are part of the exception: they come along from threads and from workers.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        What runs.
+    method : str
+        Its method.
+    x : array
+        The block that it runs on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any("while running on a block" in n for n in getattr(error, "__notes__", ())):
+            error.add_note(
+                f"while running on a block: {type(op).__name__}.{method} on a block of shape "
+                f"{tuple(x.shape)} and dtype {x.dtype}, {_place()}{_line(error)}"
+            )
+        raise
+
+
+def _place() -> str:
+    """Say which block of the array the running task is for, from the name of that task."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        task = frame.f_locals.get("self")
+        if isinstance(task, Task) and isinstance(task.key, tuple):
+            return f"block {task.key[1:]} of {task.key[0]}"
+        frame = frame.f_back
+    return "outside of any graph"
+
+
+def _line(error: BaseException) -> str:
+    """Name the last line of PyLops's that the error went through."""
+    found = ""
+    step = error.__traceback__
+    while step is not None:
+        module = step.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] == "pylops":
+            path = "/".join(step.tb_frame.f_code.co_filename.replace("\\", "/").split("/")[-3:])
+            found = f" ({path}:{step.tb_lineno})"
+        step = step.tb_next
+    return found
