@@ -27,6 +27,8 @@ def table() -> str:
     """Return the table in Markdown: how blocks are used, by which operators."""
     groups: dict[str, list[str]] = {kind: [] for kind in MEANING}
     for name, rule in pylops_dispatch.capabilities().items():
+        if not name.startswith("pylops."):
+            continue  # registered by somebody else
         groups[rule.kind].append(name.rpartition(".")[2])
     rows = ["| how it runs on blocks | operators |", "| --- | --- |"]
     for kind, names in groups.items():
