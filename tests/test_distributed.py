@@ -1,10 +1,21 @@
 """The same code on a small cluster in this process."""
 
+import gc
+import os
+import signal
+import time
+
+import dask
 import dask.array as da
 import distributed
 import numpy as np
 import pylops
 import pytest
+
+import pylops_dispatch
+from pylops_dispatch import blocks, lineage
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.operators import resized
 
 from .helpers import assert_close, cut, rand
 
@@ -75,3 +86,162 @@ def test_operator_on_persisted_data(client):
     x = client.persist(chunked(x0))
     op = pylops.FirstDerivative((12, 9), axis=0)
     assert_close((op @ x).compute(), op @ x0)
+
+
+# ---- long solves -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several_workers():
+    with (
+        dask.config.set({"pylops-dispatch.lineage-steps": 4}),
+        pylops_dispatch.client(processes=False, n_workers=2, threads_per_worker=1) as client,
+    ):
+        yield client
+
+
+def tasks_known(client):
+    return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+
+@pytest.mark.parametrize("solver", [pylops.cg, pylops.cgls])
+def test_a_long_solve_keeps_the_scheduler_flat(several_workers, solver):
+    dims = (16, 9)
+    op = pylops.Identity(dims) - 0.1 * pylops.Laplacian(dims, axes=(0, 1))
+    op = op.H @ op
+    y0, known = rand(dims), []
+    expected = solver(op, y0, niter=25, tol=0)[0]
+
+    def count(x):
+        known.append(tasks_known(several_workers))
+
+    x = solver(op, da.from_array(y0, chunks=(4, 9)), niter=25, tol=0, callback=count)[0]
+    assert len(known) == 25
+    assert max(known) < 2 * max(known[:7])
+    assert_close(x.compute(), expected, rtol=1e-9)
+
+
+def test_a_solve_leaves_nothing_behind(several_workers):
+    op, y0, _ = problem()
+    x = pylops.cgls(op, da.from_array(y0, chunks=50), niter=12)[0].compute()
+    assert x.shape == (12, 9)
+    gc.collect()  # solvers and their callbacks refer to each other
+    assert eventually(lambda: not any(several_workers.run_on_scheduler(holders).values()))
+
+
+def eventually(condition):
+    """Messages to the scheduler take a moment."""
+    for _ in range(100):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_each_block_is_on_two_workers_and_has_no_history(several_workers):
+    x = (da.ones((4, 6), chunks=(2, 3)) + 1).persist()
+    distributed.wait(x)
+    old = x.name
+    (new,) = lineage.cut([x]).values()
+    del x
+    assert eventually(
+        lambda: old not in {key[0] for key in several_workers.run_on_scheduler(holders)}
+    )
+    states = several_workers.run_on_scheduler(holders)
+    blocks = {key[1:]: held for key, held in states.items() if key[0] == "block-of"}
+    copies = {key[1:]: held for key, held in states.items() if key[0] == "copy-of"}
+    assert blocks.keys() == copies.keys()
+    assert len(blocks) == 4
+    assert all(len(blocks[key] | copies[key]) == 2 for key in blocks)
+    assert_close(new.compute(), np.full((4, 6), 2.0))
+
+
+def holders(dask_scheduler):
+    return {
+        key: {worker.address for worker in task.who_has or ()}
+        for key, task in dask_scheduler.tasks.items()
+    }
+
+
+def test_arrays_that_are_not_on_a_cluster_are_left_alone():
+    x = da.ones(4, chunks=2)
+    assert lineage.Lineage().after_execution([DispatchArray(x)], []) == {}
+
+
+def test_the_history_can_be_kept(several_workers):
+    op, y0, _ = problem()
+    known = []
+    with dask.config.set({"pylops-dispatch.lineage-steps": 0}):
+        pylops.cgls(
+            op,
+            da.from_array(y0, chunks=50),
+            niter=12,
+            callback=lambda x: known.append(tasks_known(several_workers)),
+        )
+    assert known == sorted(known)
+
+
+def test_a_worker_that_is_killed_costs_time_and_not_the_answer():
+    dims = (16, 9)
+    op = pylops.Identity(dims) - 0.1 * pylops.Laplacian(dims, axes=(0, 1))
+    y0, seen = rand(dims), []
+    expected = pylops.cgls(op, y0, niter=20, tol=0)[0]
+    with (
+        dask.config.set({"pylops-dispatch.lineage-steps": 4}),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
+    ):
+
+        def kill_one(x):
+            seen.append(x)
+            if len(seen) == 10:
+                os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
+        y = da.from_array(y0, chunks=(4, 9))
+        x = pylops.cgls(op, y, niter=20, tol=0, callback=kill_one)[0].compute()
+        seen.clear()
+    assert_close(x, expected, rtol=1e-10)
+
+
+# ---- errors ----------------------------------------------------------------------------------
+
+
+class Picky(pylops.LinearOperator):
+    """Refuses large numbers."""
+
+    def _matvec(self, x):
+        if (np.abs(x) > 5).any():
+            raise ValueError("too large")
+        return x
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "distributed"])
+def test_an_error_names_operator_block_and_shape(client, scheduler):
+    pylops_dispatch.register_rule(Picky, pylops_dispatch.alone())
+    op = Picky(dtype="float64", dims=(6, 4), dimsd=(6, 4))
+    x = np.zeros((6, 4))
+    x[5, 1] = 9
+    y = op @ da.from_array(x, chunks=(2, 4))
+    with pytest.raises(ValueError, match="too large") as caught:
+        y.compute(scheduler=client if scheduler == "distributed" else scheduler)
+    (note,) = caught.value.__notes__
+    assert "Picky._matvec on a block of shape (2, 4) and dtype float64" in note
+    assert "block (2, 0) of Picky-matvec" in note
+
+
+def test_an_error_names_the_line_of_pylops(client, monkeypatch):
+    op = pylops.FirstDerivative((6, 4), axis=0)
+    y = op @ da.from_array(rand((6, 4)), chunks=(6, 2))
+    monkeypatch.setattr(blocks, "resized", without_sampling)
+    with pytest.raises(TypeError) as caught:
+        y.compute()
+    (note,) = caught.value.__notes__
+    assert "FirstDerivative._matvec on a block of shape (6, 2)" in note
+    assert "(pylops/basicoperators/firstderivative.py:" in note
+
+
+def without_sampling(op, dims, dimsd):
+    new = resized(op, dims, dimsd)
+    new.sampling = None
+    return new

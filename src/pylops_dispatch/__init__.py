@@ -2,7 +2,9 @@
 
 from pylops_dispatch.activation import disable, disabled, enable, is_enabled
 from pylops_dispatch.checkpoint import checkpoint, resume
+from pylops_dispatch.cluster import client
 from pylops_dispatch.ledger import ledger
+from pylops_dispatch.planning import Plan, plan
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -20,6 +22,7 @@ from pylops_dispatch.rules import (
     whole,
     whole_axis,
 )
+from pylops_dispatch.suggesting import suggest_chunks
 from pylops_dispatch.watching import plot_convergence, progress
 
 __version__ = "0.1.0"
@@ -28,10 +31,12 @@ __all__ = [
     "ImplicitComputeWarning",
     "NotDispatchedError",
     "PerformanceWarning",
+    "Plan",
     "Rule",
     "alone",
     "capabilities",
     "checkpoint",
+    "client",
     "compose",
     "disable",
     "disabled",
@@ -40,11 +45,13 @@ __all__ = [
     "is_enabled",
     "ledger",
     "parallel_sum",
+    "plan",
     "plot_convergence",
     "progress",
     "register_rule",
     "resume",
     "set_policy",
+    "suggest_chunks",
     "whole",
     "whole_axis",
 ]

@@ -102,9 +102,14 @@ def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
 def _local(options: dict[str, Any]) -> Any:
     import distributed
 
-    return distributed.LocalCluster(
-        **{"host": _LOOPBACK, "dashboard_address": None, "silence_logs": False, **options}
-    )
+    own: dict[str, Any] = {}
+    if "dashboard_address" not in options:
+        # without a dashboard there is still a page on the health of the scheduler
+        given = {"dashboard_address": f"{_LOOPBACK}:0", **(options.pop("scheduler_kwargs", {}))}
+        own = {"dashboard_address": None, "scheduler_kwargs": given}
+    if options.get("processes") is not False:
+        own["host"] = _LOOPBACK
+    return distributed.LocalCluster(**{**own, **options})
 
 
 def _ssh(options: dict[str, Any]) -> Any:
@@ -123,7 +128,7 @@ def _ssh(options: dict[str, Any]) -> Any:
 
 def _queue(kind: str, jobs: int, options: dict[str, Any]) -> Any:
     jobqueue = _needed("dask_jobqueue", "dask-jobqueue", f"kind={kind!r}")
-    scheduler = {"dashboard": False, **(options.pop("scheduler_options", None) or {})}
+    scheduler = {"dashboard_address": ":0", **(options.pop("scheduler_options", None) or {})}
     options.setdefault("n_workers", jobs)
     return getattr(jobqueue, _QUEUES[kind])(scheduler_options=scheduler, **options)
 

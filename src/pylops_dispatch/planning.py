@@ -6,7 +6,7 @@ import html
 import math
 import threading
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,8 +64,9 @@ class Plan:
         inside a task are not known.
     moved : dict
         Estimate of the bytes that come from another block, by what moves them: ``"halo"``,
-        ``"rechunk"``, ``"gather"``, ``"reduction"``, ``"blocks"``. It is what a cluster would
-        send if each block of the input had a worker of its own.
+        ``"rechunk"``, ``"gather"``, ``"reduction"``, ``"blocks"``, and of what the operator
+        holds, ``"coefficients"``. It is what a cluster would send if each block of the input
+        had a worker of its own.
     fallbacks : tuple of str
         Operators that run in one task on the whole vector, and why.
     advice : tuple of str
@@ -167,11 +168,9 @@ def plan(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = Non
         for w in caught
         if issubclass(w.category, PerformanceWarning)
     )
-    with dask.config.set({"optimization.fuse.rename-keys": False}):
-        graph = dict(dask.optimize(y)[0].__dask_graph__())
-    sizes = _sizes(graph, {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
+    graph = _Graph(y, {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
     threads = threads or dask.system.CPU_COUNT
-    moved = _moved(graph, sizes, held.name)
+    moved = graph.moved(held.name)
     return Plan(
         operator=type(Op).__name__,
         adjoint=adjoint,
@@ -180,9 +179,9 @@ def plan(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = Non
         input_bytes=int(x.nbytes),
         output_bytes=int(y.nbytes),
         largest_block=max(_largest(x), _largest(y)),
-        tasks=sum(not isinstance(node, (DataNode, Alias)) for node in graph.values()),
+        tasks=len(graph.tasks),
         threads=threads,
-        peak_bytes=_peak(graph, sizes, threads, {(y.name, *i) for i in np.ndindex(*y.numblocks)}),
+        peak_bytes=graph.peak(threads),
         moved=moved,
         fallbacks=fallbacks,
         advice=tuple(_advice(Op, x, adjoint, moved, fallbacks)),
@@ -230,31 +229,97 @@ def _created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
             DaskArray.__new__ = original  # type: ignore[method-assign]
 
 
-def _sizes(graph: Mapping[Any, Any], arrays: Mapping[str, tuple[Chunks, int]]) -> dict[Any, int]:
-    """Return the bytes of what each task returns."""
-    priority = order(dict(graph))
-    sizes: dict[Any, int] = {}
-    for key in sorted(graph, key=lambda k: priority.get(k, -1)):
-        sizes[key] = _size(key, graph[key], arrays, sizes)
-    return sizes
+class _Graph:
+    """The graph of an array as dask optimises it, and the bytes of what its tasks return."""
 
+    def __init__(self, y: DaskArray, arrays: Mapping[str, tuple[Chunks, int]]) -> None:
+        self._arrays = arrays
+        nodes = dict(dask.optimize(y)[0].__dask_graph__())
+        priority = order(nodes)
+        names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
 
-def _size(
-    key: Any, node: Any, arrays: Mapping[str, tuple[Chunks, int]], known: Mapping[Any, int]
-) -> int:
-    name, index = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-    if name in arrays and len(arrays[name][0]) == len(index):
-        chunks, itemsize = arrays[name]
-        return math.prod(c[i] for c, i in zip(chunks, index, strict=True)) * itemsize
-    if isinstance(node, DataNode):
-        return int(getattr(node.value, "nbytes", 0))
-    shape = _sliced(getattr(node, "args", ()))
-    source = [known.get(d, 0) for d in node.dependencies]
-    if shape is not None and len(node.dependencies) == 1:
-        (parent,) = node.dependencies
-        if isinstance(parent, tuple) and parent[0] in arrays:
-            return math.prod(shape) * arrays[parent[0]][1]
-    return max(source, default=0)
+        def meant(key: Any) -> Any:
+            while key in names:
+                key = names[key]
+            return key
+
+        # a task that was fused with others has a new name, and the old one is an alias
+        known_as = {meant(alias): alias for alias in names}
+        self._nodes = {
+            key: nodes[key]
+            for key in sorted(nodes, key=lambda k: priority.get(k, -1))
+            if key not in names
+        }
+        self._inputs = {k: {meant(d) for d in n.dependencies} for k, n in self._nodes.items()}
+        self._results = {meant((y.name, *index)) for index in np.ndindex(*y.numblocks)}
+        self._sizes: dict[Any, int] = {}
+        for key in self._nodes:
+            self._sizes[key] = self._size(key, known_as.get(key, key))
+
+    @property
+    def tasks(self) -> list[Any]:
+        """Keys of what a scheduler will run, in dask's order."""
+        return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
+
+    def _size(self, key: Any, name: Any) -> int:
+        node = self._nodes[key]
+        for known in (name, key):
+            array, index = (known[0], known[1:]) if isinstance(known, tuple) else (known, ())
+            if array in self._arrays and len(self._arrays[array][0]) == len(index):
+                chunks, itemsize = self._arrays[array]
+                return math.prod(c[i] for c, i in zip(chunks, index, strict=True)) * itemsize
+        if isinstance(node, DataNode):
+            return int(getattr(node.value, "nbytes", 0))
+        shape = _sliced(getattr(node, "args", ()))
+        if shape is not None and len(self._inputs[key]) == 1:
+            (parent,) = self._inputs[key]
+            if isinstance(parent, tuple) and parent[0] in self._arrays:
+                return math.prod(shape) * self._arrays[parent[0]][1]
+        return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
+
+    def moved(self, source: str) -> dict[str, int]:
+        """Return the bytes that tasks take from elsewhere, if each block has its own place.
+
+        A task runs where most of its inputs are, as it would on a cluster.
+        """
+        places: dict[Any, set[Any]] = {}
+        moved: Counter[str] = Counter()
+        for key, inputs in self._inputs.items():
+            if isinstance(key, tuple) and key[0] == source:
+                places[key] = {key[1:]}
+                continue
+            here: Counter[Any] = Counter()
+            for dependency in inputs:
+                for place in places.get(dependency, ()):
+                    here[place] += self._sizes[dependency]
+            if not here:
+                continue
+            own = key[1:] if isinstance(key, tuple) else ()
+            chosen = max(here, key=lambda place: (here[place], place == own))
+            for dependency in inputs:
+                known = dependency in places
+                if chosen not in places.setdefault(dependency, set()):
+                    places[dependency].add(chosen)
+                    kind = _kind(dependency, key) if known else "coefficients"
+                    moved[kind] += self._sizes[dependency]
+            places[key] = {chosen}
+        return {kind: n for kind, n in moved.items() if n}
+
+    def peak(self, threads: int) -> int:
+        """Return the bytes held at once when `threads` tasks run at a time, in dask's order."""
+        waiting = Counter(d for inputs in self._inputs.values() for d in inputs)
+        data = {key for key, node in self._nodes.items() if isinstance(node, DataNode)}
+        peak = held = sum(self._sizes[key] for key in data)
+        tasks = self.tasks
+        for start in range(0, len(tasks), threads):
+            running = tasks[start : start + threads]
+            held += sum(self._sizes[key] for key in running)
+            peak = max(peak, held)
+            for dependency in (d for key in running for d in self._inputs[key]):
+                waiting[dependency] -= 1
+                if not waiting[dependency] and dependency not in data | self._results:
+                    held -= self._sizes[dependency]
+        return peak
 
 
 def _sliced(args: Any) -> Shape | None:
@@ -267,36 +332,6 @@ def _sliced(args: Any) -> Shape | None:
     return None
 
 
-def _moved(graph: Mapping[Any, Any], sizes: Mapping[Any, int], source: str) -> dict[str, int]:
-    """Return the bytes that tasks take from elsewhere, if each block has a place of its own.
-
-    A task runs where most of its inputs are, as it would on a cluster.
-    """
-    priority = order(dict(graph))
-    places: dict[Any, set[Any]] = {}
-    moved: Counter[str] = Counter()
-    for key in sorted(graph, key=lambda k: priority.get(k, -1)):
-        node = graph[key]
-        if isinstance(key, tuple) and key[0] == source:
-            places[key] = {key[1:]}
-            continue
-        here: Counter[Any] = Counter()
-        inputs = [d for d in node.dependencies if places.get(d)]
-        for dependency in inputs:
-            for place in places[dependency]:
-                here[place] += sizes[dependency]
-        if not here:
-            places[key] = set()
-            continue
-        place = max(here, key=lambda p: (here[p], p == key[1:]))
-        for dependency in inputs:
-            if place not in places[dependency]:
-                places[dependency].add(place)
-                moved[_kind(dependency, key)] += sizes[dependency]
-        places[key] = {place}
-    return {kind: n for kind, n in moved.items() if n}
-
-
 def _kind(dependency: Any, key: Any) -> str:
     for name in (dependency, key):
         first = str(name[0] if isinstance(name, tuple) else name)
@@ -304,31 +339,6 @@ def _kind(dependency: Any, key: Any) -> str:
             if first.startswith(start):
                 return kind
     return "blocks"
-
-
-def _peak(
-    graph: Mapping[Any, Any], sizes: Mapping[Any, int], threads: int, results: set[Any]
-) -> int:
-    """Return the bytes held at once when `threads` tasks run at a time, in dask's order."""
-    priority = order(dict(graph))
-    waiting: dict[Any, int] = defaultdict(int)
-    for node in graph.values():
-        for dependency in node.dependencies:
-            waiting[dependency] += 1
-    data = {key for key, node in graph.items() if isinstance(node, DataNode)}
-    held = sum(sizes[key] for key in data)
-    peak = held
-    tasks = sorted((k for k in graph if k not in data), key=lambda k: priority.get(k, -1))
-    for start in range(0, len(tasks), threads):
-        running = tasks[start : start + threads]
-        held += sum(sizes[key] for key in running)
-        peak = max(peak, held)
-        for key in running:
-            for dependency in graph[key].dependencies:
-                waiting[dependency] -= 1
-                if not waiting[dependency] and dependency not in data | results:
-                    held -= sizes[dependency]
-    return peak
 
 
 def _advice(

@@ -150,6 +150,9 @@ def suggest_chunks(
         if left <= 1 or math.isinf(costs[axis]):
             break
         halo = int(costs[axis]) if costs[axis] < _SUMMED else 0
-        room = max(shape[axis] // max(_BLOCK_TO_HALO * halo, 1), 1)
-        counts[axis] = min(left, room)
+        longest = -(-shape[axis] // left)
+        if longest * (total / math.prod(counts)) > target_bytes * shape[axis]:
+            longest = shape[axis] // left
+        longest = max(longest, _BLOCK_TO_HALO * halo, 1)
+        counts[axis] = -(-shape[axis] // longest)
     return tuple(balanced(n, count) for n, count in zip(shape, counts, strict=True))

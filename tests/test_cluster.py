@@ -1,0 +1,200 @@
+"""Clients of clusters: what is started, what is taken as it is, and what errors say."""
+
+import os
+import sys
+from typing import ClassVar
+
+import dask.array as da
+import distributed
+import numpy as np
+import pylops
+import pytest
+
+from pylops_dispatch import client
+from pylops_dispatch.cluster import KINDS
+
+from .helpers import assert_close, rand
+
+
+def laplacian_is_right():
+    x0 = rand((12, 9))
+    op = pylops.Laplacian((12, 9))
+    assert_close((op @ da.from_array(x0, chunks=(5, 9))).compute(), op @ x0)
+
+
+@pytest.fixture
+def running():
+    with client(processes=False, n_workers=1, threads_per_worker=1) as c:
+        yield c
+
+
+class Recorded(distributed.LocalCluster):
+    """Stands for a cluster of other machines; remembers what it was asked for."""
+
+    asked: ClassVar[dict] = {}
+
+    def __init__(self, **options):
+        type(self).asked = options
+        super().__init__(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None)
+
+
+# ---- on this machine -----------------------------------------------------------------------
+
+
+def test_threads_of_this_process():
+    with client(processes=False, n_workers=1, threads_per_worker=2) as c:
+        assert distributed.default_client() is c
+        laplacian_is_right()
+    assert c.status == "closed"
+
+
+def test_processes_listen_on_the_loopback_address_without_a_dashboard():
+    with client("local", n_workers=1, threads_per_worker=1) as c:
+        assert c.cluster.scheduler_address.startswith("tcp://127.0.0.1:")
+        assert not c.cluster.dashboard_link or "127.0.0.1" in c.cluster.dashboard_link
+        assert all(address.startswith("tcp://127.0.0.1:") for address in c.nthreads())
+        (pid,) = c.run(os.getpid).values()
+        assert pid != os.getpid()
+        laplacian_is_right()
+    assert c.status == "closed"
+
+
+def test_options_are_those_of_the_cluster(monkeypatch):
+    monkeypatch.setattr(distributed, "LocalCluster", Recorded)
+    with client("local", n_workers=3, host="0.0.0.0", dashboard_address=":0"):
+        pass
+    assert Recorded.asked["n_workers"] == 3
+    assert Recorded.asked["host"] == "0.0.0.0"
+    assert Recorded.asked["dashboard_address"] == ":0"
+
+
+def test_security_is_for_the_cluster_and_for_the_client(monkeypatch):
+    seen = []
+    monkeypatch.setattr(distributed, "LocalCluster", Recorded)
+    original = distributed.Client.__init__
+
+    def noting(self, *args, security=None, **kwargs):
+        seen.append(security)
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "__init__", noting)
+    security = distributed.Security(require_encryption=False)
+    with client("local", security=security):
+        pass
+    assert Recorded.asked["security"] is security
+    assert seen == [security]
+
+
+# ---- what is running already ---------------------------------------------------------------
+
+
+def test_a_running_client_is_taken_as_it_is(running):
+    with client(running) as c:
+        assert c is running
+        laplacian_is_right()
+    assert running.status == "running"
+
+
+def test_a_running_cluster_is_not_stopped(running):
+    with client(running.cluster) as c:
+        assert c.cluster is running.cluster
+        laplacian_is_right()
+    assert c.status == "closed"
+    assert running.cluster.status == distributed.Status.running
+
+
+def test_the_address_of_a_scheduler(running):
+    with client(running.scheduler.address) as c:
+        assert c.scheduler.address == running.scheduler.address
+        laplacian_is_right()
+    assert running.submit(abs, -1).result() == 1
+
+
+def test_options_for_what_is_running_are_an_error(running):
+    message = "a running client takes no options, got n_workers"
+    with pytest.raises(ValueError, match=message), client(running, n_workers=2):
+        pass
+
+
+# ---- other machines ------------------------------------------------------------------------
+
+
+def test_ssh(monkeypatch):
+    monkeypatch.setattr(distributed, "SSHCluster", Recorded)
+    monkeypatch.setitem(sys.modules, "asyncssh", object())
+    hosts = ["head", "first", "second"]
+    with client("ssh", hosts=hosts, connect_options={"known_hosts": None}) as c:
+        assert c.submit(abs, -1).result() == 1
+    assert Recorded.asked == {
+        "hosts": hosts,
+        "connect_options": {"known_hosts": None},
+        "scheduler_options": {"dashboard": False},
+    }
+
+
+@pytest.mark.parametrize("hosts", [None, [], "head"])
+def test_ssh_needs_a_list_of_hosts(hosts):
+    message = r"kind='ssh' needs hosts=\[...\]"
+    with pytest.raises(ValueError, match=message), client("ssh", hosts=hosts):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pbs", "PBSCluster"), ("SLURM", "SLURMCluster")])
+def test_batch_queues(monkeypatch, kind, name):
+    jobqueue = type(sys)("dask_jobqueue")
+    setattr(jobqueue, name, Recorded)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", jobqueue)
+    with client(kind, jobs=4, cores=8, memory="32GB", walltime="01:00:00"):
+        pass
+    assert Recorded.asked == {
+        "cores": 8,
+        "memory": "32GB",
+        "walltime": "01:00:00",
+        "n_workers": 4,
+        "scheduler_options": {"dashboard_address": ":0"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [("pbs", "#PBS -l select=1:ncpus=2"), ("slurm", "#SBATCH")]
+)
+def test_the_script_of_a_job(kind, line):
+    pytest.importorskip("dask_jobqueue")
+    options = {"host": "127.0.0.1", "dashboard_address": ":0"}
+    with client(kind, jobs=0, cores=2, memory="4GB", scheduler_options=options) as c:
+        script = c.cluster.job_script()
+    assert line in script
+    assert "tcp://127.0.0.1:" in script
+
+
+# ---- errors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cloud", 3, None])
+def test_an_unknown_kind_lists_the_known_ones(kind):
+    with pytest.raises(ValueError, match="kind must be one of") as caught, client(kind):
+        pass
+    assert all(repr(name) in str(caught.value) for name in KINDS)
+    assert repr(kind) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "options"),
+    [("ssh", "asyncssh", {"hosts": ["a", "b"]}), ("slurm", "dask_jobqueue", {"cores": 1})],
+)
+def test_a_missing_package_is_named_with_what_to_install(monkeypatch, kind, module, options):
+    monkeypatch.setitem(sys.modules, module, None)
+    package = module.replace("_", "-")
+    with pytest.raises(ImportError, match=package) as caught, client(kind, **options):
+        pass
+    assert "pylops-dispatch[cluster]" in str(caught.value)
+
+
+def test_jobs_are_for_batch_queues():
+    with pytest.raises(ValueError, match="takes no options, got jobs"), client("local", jobs=2):
+        pass
+
+
+def test_numpy_arrays_need_no_cluster(running):
+    op = pylops.Diagonal(np.arange(3.0))
+    assert type(op @ np.ones(3)) is np.ndarray

@@ -1,0 +1,262 @@
+"""What is told before anything runs is what then happens."""
+
+import warnings
+
+import dask
+import dask.array as da
+import distributed
+import numpy as np
+import pylops
+import pytest
+from dask.callbacks import Callback
+
+import pylops_dispatch
+from pylops_dispatch import Plan, plan, suggest_chunks
+from pylops_dispatch.suggesting import costs_of_axes
+
+from .helpers import count_executions, forbid_executions, rand
+
+DIMS = (64, 48, 16)
+CUT = (16, 48, 16)
+
+OPERATORS = {
+    "halo": lambda: pylops.FirstDerivative(DIMS, axis=0),
+    "no halo": lambda: pylops.FirstDerivative(DIMS, axis=1),
+    "rechunk": lambda: pylops.signalprocessing.FFT(DIMS, axis=0, engine="scipy"),
+    "alone": lambda: pylops.Diagonal(rand(DIMS)),
+    "sum": lambda: pylops.MatrixMult(rand((40, 64)), otherdims=DIMS[1:]),
+    "tree": lambda: pylops.Laplacian(DIMS) + 2 * pylops.Identity(DIMS),
+}
+
+
+def in_memory(chunks=CUT):
+    return da.from_array(rand(DIMS), chunks=chunks).persist(scheduler="synchronous")
+
+
+class Held(Callback):
+    """The largest amount of results that a scheduler held, with all blocks that are data."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+        self.peak = 0
+
+    def _posttask(self, key, value, dsk, state, worker_id):
+        results = sum(
+            getattr(value, "nbytes", 0)
+            for name, value in state["cache"].items()
+            if (name[0] if isinstance(name, tuple) else name) not in self.data
+        )
+        self.peak = max(self.peak, results)
+
+
+def largest_amount_held(op, x):
+    y = op @ x
+    graph = dask.optimize(y)[0].__dask_graph__()
+    data = {k: n.value for k, n in graph.items() if isinstance(n, dask._task_spec.DataNode)}
+    names = {k[0] if isinstance(k, tuple) else k for k in data}
+    with Held(names) as held:
+        y.persist(scheduler="synchronous")
+    return held.peak + sum(getattr(value, "nbytes", 0) for value in data.values())
+
+
+# ---- plans ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_tasks_are_exact(name, adjoint):
+    op = OPERATORS[name]()
+    x = op @ in_memory() if adjoint else in_memory()
+    x = x.persist(scheduler="synchronous")
+    planned = plan(op, x, adjoint)
+    with count_executions() as seen:
+        ((op.H if adjoint else op) @ x).persist()
+    assert planned.tasks == len(seen.tasks)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_peak_is_what_a_scheduler_holds(name):
+    op, x = OPERATORS[name](), in_memory()
+    planned = plan(op, x, threads=1)
+    assert planned.peak_bytes == pytest.approx(largest_amount_held(op, x), rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["halo", "no halo", "rechunk", "tree"])
+def test_what_moves_is_what_workers_send_each_other(name):
+    op = OPERATORS[name]()
+    with (
+        dask.config.set({"distributed.scheduler.work-stealing": False}),
+        pylops_dispatch.client(processes=False, n_workers=4, threads_per_worker=1) as client,
+    ):
+        workers = sorted(client.nthreads())
+        source = da.from_array(rand(DIMS), chunks=CUT)
+        placed = {
+            key: client.submit(np.copy, rand(CUT), key=key, workers=[worker])
+            for key, worker in zip([("x", i, 0, 0) for i in range(4)], workers, strict=True)
+        }
+        distributed.wait(list(placed.values()))
+        x = da.Array(placed, "x", source.chunks, dtype=float)
+        y = (op @ x).persist()
+        distributed.wait(y)
+        sent = sum(client.run(received).values())
+        planned = plan(op, x)
+    assert planned.moved_bytes == pytest.approx(sent, rel=0.25)
+
+
+def received(dask_worker):
+    return sum(transfer["total"] for transfer in dask_worker.transfer_incoming_log)
+
+
+def test_moves_are_told_by_their_kind():
+    assert set(plan(OPERATORS["halo"](), in_memory()).moved) == {"halo"}
+    assert set(plan(OPERATORS["rechunk"](), in_memory()).moved) == {"rechunk"}
+    assert plan(OPERATORS["no halo"](), in_memory()).moved == {}
+    assert plan(OPERATORS["alone"](), in_memory()).moved == {"coefficients": 8 * 64 * 48 * 16}
+
+
+def test_nothing_runs():
+    x = da.from_array(rand(DIMS), chunks=CUT)
+    with forbid_executions():
+        plan(OPERATORS["tree"](), x)
+
+
+def test_chunks_and_bytes():
+    planned = plan(pylops.FirstDerivative(DIMS, dtype="float32"), in_memory().astype("float32"))
+    assert planned.input_chunks == ((16,) * 4, (48,), (16,))
+    assert planned.input_bytes == planned.output_bytes == 64 * 48 * 16 * 4
+    assert planned.largest_block == 16 * 48 * 16 * 4
+
+
+def test_the_history_of_the_input_is_not_counted():
+    op = OPERATORS["alone"]()
+    x = da.from_array(rand(DIMS), chunks=CUT)
+    assert plan(op, (x + 1).rechunk((64, 6, 16)).rechunk(CUT)).tasks == plan(op, x).tasks
+
+
+def test_advice_says_along_which_axis_to_cut():
+    (advice,) = plan(OPERATORS["rechunk"](), in_memory()).advice
+    assert advice == "chunk along axis 1 or 2 instead of 0: no data moves"
+    assert plan(OPERATORS["rechunk"](), in_memory((64, 12, 16))).advice == ()
+
+
+def test_advice_for_a_flattened_array():
+    (advice,) = plan(pylops.FirstDerivative(DIMS), in_memory().ravel()).advice
+    assert "give it an array of shape (64, 48, 16)" in advice
+
+
+class Unknown(pylops.LinearOperator):
+    def _matvec(self, x):
+        return np.asarray([float(v) for v in x])
+
+    _rmatvec = _matvec
+
+
+def test_operators_that_run_whole_are_named():
+    op = Unknown(dtype="float64", dims=(12,), dimsd=(12,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        planned = plan(op, da.ones(12, chunks=4))
+    assert len(planned.fallbacks) == 1
+    assert "Unknown" in planned.fallbacks[0]
+    assert "register a rule" in planned.advice[0]
+
+
+def test_text_html_and_fields():
+    planned = plan(OPERATORS["halo"](), in_memory())
+    assert isinstance(planned, Plan)
+    text = str(planned)
+    assert "FirstDerivative" in text
+    assert "64 x 48 x 16, 4 chunks, 384.00 kiB" in text
+    assert "36.00 kiB halo" in text
+    page = planned._repr_html_()
+    assert page.startswith("<table>")
+    assert page.count("<tr>") == len(planned.rows())
+    assert vars(planned)["tasks"] == planned.tasks
+
+
+def test_the_picture_is_of_the_optimised_graph(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(da.Array, "visualize", lambda self, **kwargs: asked.update(kwargs))
+    plan(OPERATORS["alone"](), in_memory()).visualize(filename="graph.svg")
+    assert asked == {"optimize_graph": True, "filename": "graph.svg"}
+
+
+# ---- suggested chunks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "costs"),
+    [
+        (lambda: pylops.Diagonal(rand(DIMS)), (0, 0, 0)),
+        (lambda: pylops.FirstDerivative(DIMS, axis=1), (0, 1, 0)),
+        (lambda: pylops.signalprocessing.FFT(DIMS, axis=2), (0, 0, np.inf)),
+        (lambda: pylops.CausalIntegration(DIMS, axis=0), (np.inf, 0, 0)),
+        (
+            lambda: pylops.VStack(
+                [pylops.FirstDerivative(DIMS, axis=0), pylops.SecondDerivative(DIMS, axis=1)]
+            ),
+            (1, 1, 0),
+        ),
+        (
+            lambda: (
+                pylops.FirstDerivative(DIMS, axis=0) @ pylops.signalprocessing.DCT(DIMS, axes=1)
+            ),
+            (1, np.inf, 0),
+        ),
+    ],
+)
+def test_what_cutting_an_axis_costs(make, costs):
+    assert costs_of_axes(make()) == costs
+
+
+def test_summing_over_an_axis_costs_more_than_a_halo():
+    first, *others = costs_of_axes(OPERATORS["sum"]())
+    assert 100 < first < np.inf
+    assert others == [0, 0]
+
+
+def test_free_axes_are_cut_first():
+    chunks = suggest_chunks(pylops.FirstDerivative((512, 512, 512), axis=0))
+    assert [len(axis) for axis in chunks] == [1, 32, 1]
+
+
+def test_an_axis_that_must_be_whole_is_never_cut():
+    op = pylops.signalprocessing.FFT((1024, 4), axis=0)
+    assert suggest_chunks(op, target_bytes=16) == ((1024,), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("target", [1 << 14, 1 << 17])
+def test_blocks_do_not_exceed_the_target(name, target):
+    op = OPERATORS[name]()
+    chunks = suggest_chunks(op, dtype="float64", target_bytes=target, blocks=1)
+    assert tuple(sum(axis) for axis in chunks) == DIMS
+    assert 8 * np.prod([max(axis) for axis in chunks]) <= 1.1 * target
+
+
+def test_small_arrays_are_not_cut():
+    assert suggest_chunks(pylops.Identity((50, 50))) == ((50,), (50,))
+
+
+def test_every_core_has_blocks():
+    chunks = suggest_chunks(pylops.Diagonal(np.ones(1 << 20)), blocks=6)
+    assert [len(axis) for axis in chunks] == [6]
+
+
+def test_chunks_of_the_data():
+    op = pylops.MatrixMult(rand((40, 64)), otherdims=(48,))
+    chunks = suggest_chunks(op, adjoint=True, target_bytes=1 << 10)
+    assert tuple(sum(axis) for axis in chunks) == (40, 48)
+
+
+@pytest.mark.parametrize("given", [{"dims": (3, 4)}, {"target_bytes": 0}])
+def test_wrong_arguments(given):
+    with pytest.raises(ValueError, match=next(iter(given))):
+        suggest_chunks(pylops.FirstDerivative(DIMS), **given)
+
+
+def test_suggested_chunks_move_nothing_where_an_axis_is_free():
+    op = OPERATORS["rechunk"]()
+    x = da.zeros(DIMS, chunks=suggest_chunks(op, target_bytes=1 << 15))
+    assert plan(op, x).moved == {}
