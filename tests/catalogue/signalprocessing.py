@@ -24,14 +24,13 @@ def _complex(dtype: str) -> str:
 def _add_fft(setting: str, *args: Any, name: str = "FFT", **kwargs: Any) -> None:
     """A Fourier transform; one of real numbers is linear over these alone."""
     dtype = kwargs.setdefault("dtype", "float64" if kwargs.get("real") else "complex128")
-    fftw = kwargs.get("engine") == "fftw"
+    needs = {"fftw": deps.pyfftw_enabled, "mkl_fft": deps.mkl_fft_enabled}
     add(
         f"{name}-{setting}",
         lambda c: getattr(sp, name)(*args, **kwargs),
         x_dtype=dtype,
         y_dtype=_complex(dtype),
-        whole=fftw,
-        available=deps.pyfftw_enabled or not fftw,
+        available=needs.get(kwargs.get("engine", "numpy"), True),
     )
 
 
@@ -51,6 +50,9 @@ _add_fft("real_numbers", (5, 8), axis=0, dtype="float64")
 for engine in ["numpy", "scipy", "fftw"]:
     _add_fft(f"{engine}-float32", (5, 8), axis=0, real=True, engine=engine, dtype="float32")
 _add_fft("fftw-complex64", (5, 8), nfft=10, engine="fftw", dtype="complex64")
+_add_fft("mkl-real", (5, 8), axis=0, real=True, engine="mkl_fft")
+_add_fft("mkl", (5, 6), name="FFT2D", engine="mkl_fft", dtype="complex64")
+_add_fft("mkl", (4, 3, 5), name="FFTND", engine="mkl_fft")
 _add_fft("scipy-none", (5, 8), axis=0, norm="none", real=True, engine="scipy")
 
 for engine in ["numpy", "scipy"]:
