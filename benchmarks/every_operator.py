@@ -416,7 +416,8 @@ def complex_wavelets(scale: float) -> Setting:
             a, dtype=np.result_type(dtype, "f4")
         )
     dims, chunks = last_cut(scale, 2048, 2048)
-    return Setting(sp.DTCWT(dims, axis=0, level=3), chunks)
+    dims = (max(16, dims[0] // 16 * 16), *dims[1:])  # dtcwt wants multiples
+    return Setting(sp.DTCWT(dims, axis=0, level=3), (dims[0], *chunks[1:]))
 
 
 def curvelets(scale: float) -> Setting:
