@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import dask
+import distributed
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -29,6 +31,16 @@ def enabled():
     left = pylops_dispatch.is_enabled()
     pylops_dispatch.enable()
     assert left, "the test left the dispatch disabled"
+
+
+@pytest.fixture(autouse=True)
+def no_client_that_is_gone():
+    """Distributed may leave its name in dask's configuration when several clients have closed."""
+    try:
+        distributed.default_client()
+    except ValueError:
+        if dask.config.get("scheduler", None) == "dask.distributed":
+            del dask.config.config["scheduler"]
 
 
 @pytest.fixture
