@@ -507,6 +507,21 @@ def is_dask(x: Any) -> bool:
     return isinstance(x, DaskArray) or type(x).__module__.startswith("dask.array._array_expr")
 
 
+def is_box(x: Any) -> bool:
+    """Whether `x` is a box."""
+    return isinstance(x, DispatchArray)
+
+
+def is_lazy(x: Any) -> bool:
+    """Whether `x` is a box or a dask array."""
+    return is_box(x) or is_dask(x)
+
+
+def values_of(x: Any) -> Any:
+    """Compute a box or a dask array: only where that has been announced, or asked for."""
+    return (x.dask() if is_box(x) else x).compute()
+
+
 def check(x: Any, name: str = "x") -> None:
     """Raise for dask arrays that cannot be worked on, before anything is done.
 

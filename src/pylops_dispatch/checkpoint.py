@@ -16,7 +16,7 @@ from pylops.optimization.callback import Callbacks
 from pylops.optimization.cls_sparsity import IRLS
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, lift, lower_all, session, walk
+from pylops_dispatch.array import DispatchArray, is_box, lift, lower_all, session, walk
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.steps import needed, steps_of
 
@@ -128,7 +128,7 @@ def resume(store: Any, solver: Solver) -> Any:
     }
     iterate = _decoded(state["iterate"], group, lazy)
     boxes: list[DispatchArray] = []
-    walk([attributes, iterate], _is_box, boxes.append)
+    walk([attributes, iterate], is_box, boxes.append)
     _persist(boxes)
     vars(solver).update(lower_all(attributes))
     iterate = lower_all(iterate)
@@ -150,10 +150,6 @@ def _zarr() -> Any:
 
 def _problem(solver: Solver) -> tuple[str, tuple[int, ...]]:
     return type(solver).__name__, tuple(int(n) for n in solver.Op.shape)
-
-
-def _is_box(x: Any) -> bool:
-    return isinstance(x, DispatchArray)
 
 
 def _is_lazy(solver: Solver) -> bool:

@@ -13,14 +13,21 @@ import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 
-from pylops_dispatch.array import DispatchArray, as_box, check, holds, is_dask, lift, walk
+from pylops_dispatch.array import (
+    DispatchArray,
+    as_box,
+    check,
+    holds,
+    is_box,
+    is_dask,
+    is_lazy,
+    lift,
+    values_of,
+    walk,
+)
 from pylops_dispatch.namespace import dask_namespace, with_namespace
 from pylops_dispatch.operators import made_lazy, parts
 from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
-
-
-def _is_box(x: Any) -> bool:
-    return isinstance(x, DispatchArray)
 
 
 def _is_array(x: Any) -> bool:
@@ -47,16 +54,12 @@ def built(
     namespace : bool, optional
         Whether the code calls ``np.asarray`` and its like, not its input's namespace.
     """
-    signature = inspect.signature(original)
-    extra = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         outermost = holds((args, kwargs), is_dask)
-        if not outermost and not holds((args, kwargs), _is_box):
+        if not outermost and not holds((args, kwargs), is_box):
             return original(*args, **kwargs)
-        given = dict(signature.bind(*args, **kwargs).arguments)
-        for name in extra:
-            given.update(given.pop(name, {}))
+        given = named_arguments(original, args, kwargs)
         for name, value in given.items():
             if is_dask(value):
                 check(value, name)
@@ -77,9 +80,24 @@ def built(
     return wrapper
 
 
+def named_arguments(
+    function: Callable[..., Any], args: Any, kwargs: Any, defaults: bool = False
+) -> dict[str, Any]:
+    """Return the arguments of a call by name, those of its ``**kwargs`` among them."""
+    signature = inspect.signature(function)
+    bound = signature.bind(*args, **kwargs)
+    if defaults:
+        bound.apply_defaults()
+    given = dict(bound.arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            given.update(given.pop(parameter.name, {}))
+    return given
+
+
 def inspect_values(original: Callable[..., Any], name: str, value: Any) -> dict[str, Any]:
     """Return the parameter computed, if it is lazy."""
-    if not holds(value, lambda x: is_dask(x) or _is_box(x)):
+    if not holds(value, is_lazy):
         return {}
     warnings.warn(
         f"{original.__qualname__.removesuffix('.__init__')} inspects the values of {name}, which "
@@ -87,20 +105,16 @@ def inspect_values(original: Callable[..., Any], name: str, value: Any) -> dict[
         ImplicitComputeWarning,
         stacklevel=users_stacklevel(),
     )
-
-    def values(x: Any) -> Any:
-        return (x.dask() if _is_box(x) else x).compute()
-
-    return {name: walk(value, lambda x: is_dask(x) or _is_box(x), values)}
+    return {name: walk(value, is_lazy, values_of)}
 
 
 def _lower_held(result: Any) -> None:
     """Let the operators in a result hold dask arrays, not boxes."""
     for op in {id(owner): owner for owner in _owners(result)}.values():
         for name, value in list(vars(op).items()):
-            if holds(value, _is_box):
+            if holds(value, is_box):
                 made_lazy.add(True)
-                setattr(op, name, walk(value, _is_box, lambda box: box.dask()))
+                setattr(op, name, walk(value, is_box, lambda box: box.dask()))
             elif value is dask_namespace:
                 setattr(op, name, np)
 
@@ -121,10 +135,10 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         first, array = next(iter(bound.arguments.items()))
-        if not (_is_box(array) or is_dask(array)):
+        if not is_lazy(array):
             return original(*args, **kwargs)
         bound.arguments["sparse"] = False
-        array = array.dask() if _is_box(array) else array
+        array = array.dask() if is_box(array) else array
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             bound.arguments[first] = np.zeros(array.shape, array.dtype)

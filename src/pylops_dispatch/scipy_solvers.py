@@ -16,15 +16,11 @@ import scipy.sparse.linalg
 from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, walk
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, values_of, walk
 from pylops_dispatch.policy import announce_numpy_vectors
 
 # keywords that only PyLops's solvers have: with these, it is PyLops's route that is wanted
 _PYLOPS_ONLY = {"niter", "tol", "rtol1", "itershow", "preallocate"}
-
-
-def _is_lazy(x: Any) -> bool:
-    return isinstance(x, DispatchArray) or is_dask(x)
 
 
 def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +28,7 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(scipy.sparse.linalg.lsqr)
 
     def wrapper(A: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_lazy(b):
+        if not is_lazy(b):
             return original(A, b, *args, **kwargs)
         if (_PYLOPS_ONLY | {"callback"}) & set(kwargs):
             return _flat(pylops.cgls(A, b, **kwargs))
@@ -111,7 +107,7 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         maxiter: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        if not _is_lazy(b):
+        if not is_lazy(b):
             return original(A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, **kwargs)
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
@@ -132,21 +128,21 @@ def vectors_here(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def wrapper(A: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (_is_lazy(b) or holds(kwargs, _is_lazy)):
+        if not (is_lazy(b) or holds(kwargs, is_lazy)):
             return original(A, b, *args, **kwargs)
         announce_numpy_vectors("spgl1")
 
         def forward(v: Any) -> Any:
-            return _values(A.matvec(_chunked(v, A.dims)))
+            return values_of(A.matvec(_chunked(v, A.dims)))
 
         def backward(v: Any) -> Any:
-            return _values(A.rmatvec(_chunked(v, A.dimsd)))
+            return values_of(A.rmatvec(_chunked(v, A.dimsd)))
 
         here = scipy.sparse.linalg.LinearOperator(
             A.shape, matvec=forward, rmatvec=backward, dtype=A.dtype
         )
-        kwargs = walk(kwargs, _is_lazy, _values)
-        solution, *rest = original(here, _values(b), *args, **kwargs)
+        kwargs = walk(kwargs, is_lazy, values_of)
+        solution, *rest = original(here, values_of(b), *args, **kwargs)
         return (as_box(solution), *rest)
 
     return wrapper
@@ -156,10 +152,6 @@ def _chunked(v: Any, dims: Any) -> DispatchArray:
     """Return a vector in memory as a lazy one, cut as dask cuts an array of the dims."""
     array = np.asarray(v).reshape(dims)
     return DispatchArray([pc.wrap_numpy(array, "auto")], (array.size,))
-
-
-def _values(x: Any) -> Any:
-    return (x.dask() if isinstance(x, DispatchArray) else x).compute()
 
 
 def _flat(result: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -20,14 +19,16 @@ from pylops_dispatch.array import (
     DispatchArray,
     as_box,
     holds,
+    is_box,
     is_dask,
+    is_lazy,
     lift,
     lower,
     lower_all,
     session,
     walk,
 )
-from pylops_dispatch.construction import inspect_values
+from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage
 from pylops_dispatch.operators import lazy_arrays
@@ -209,7 +210,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         op = args[0] if args else None
         if not (holds(args, is_dask) or holds(kwargs, is_dask) or _is_lazy_operator(op)):
             return original(*args, **kwargs)
-        if holds((args, kwargs), _is_box):
+        if holds((args, kwargs), is_box):
             return original(*args, **kwargs)  # inside another solver
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
@@ -228,18 +229,12 @@ def application(
     be used is SciPy's, PyLops's takes its place. Parameters whose values PyLops looks at are
     computed, with a warning.
     """
-    signature = inspect.signature(original)
-    extra = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         lazy = holds((args, kwargs), is_dask) or (args and _holds_lazy(args[0]))
-        if not lazy or holds((args, kwargs), _is_box):
+        if not lazy or holds((args, kwargs), is_box):
             return original(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = dict(bound.arguments)
-        for name in extra:
-            given.update(given.pop(name))
+        given = named_arguments(original, args, kwargs, defaults=True)
         for name in inspected:
             given.update(inspect_values(original, name, given.get(name)))
         if "solver" in given:
@@ -271,7 +266,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
         if known is None and not (
-            holds(args, _is_lazy) or holds(kwargs, _is_lazy) or _is_lazy_operator(op)
+            holds(args, is_lazy) or holds(kwargs, is_lazy) or _is_lazy_operator(op)
         ):
             return original(self, *args, **kwargs)
         if current is not None and known in (None, current):
@@ -316,13 +311,13 @@ def _boxes_inside(solver: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        _convert(solver, _is_box, lower)
+        _convert(solver, is_box, lower)
 
 
 @contextmanager
 def _boxes_outside(solver: Any) -> Iterator[None]:
     """Let a user's callback see dask arrays in the solver that it is given."""
-    boxes = {name: value for name, value in vars(solver).items() if holds(value, _is_box)}
+    boxes = {name: value for name, value in vars(solver).items() if holds(value, is_box)}
     shown = {name: lower_all(value) for name, value in boxes.items()}
     vars(solver).update(shown)
     try:
@@ -333,18 +328,10 @@ def _boxes_outside(solver: Any) -> Iterator[None]:
                 setattr(solver, name, boxes[name])
 
 
-def _is_box(x: Any) -> bool:
-    return isinstance(x, DispatchArray)
-
-
 def _convert(solver: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> None:
     for name, value in list(vars(solver).items()):
         if holds(value, matches):
             setattr(solver, name, walk(value, matches, change))
-
-
-def _is_lazy(x: Any) -> bool:
-    return isinstance(x, DispatchArray) or is_dask(x)
 
 
 class _LoweredCallbacks:
