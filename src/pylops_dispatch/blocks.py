@@ -32,6 +32,7 @@ from pylops_dispatch.operators import (
     without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape
+from pylops_dispatch.placing import Placed, placed
 from pylops_dispatch.policy import announce_whole
 
 Fit = Callable[[Any], None]
@@ -78,16 +79,20 @@ one_blas_thread = _OneBlasThread()
 def embed(op: Any) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
     op = without_pools(op)
-    held = sum(
-        value.nbytes
+    held = [
+        value
         for part in _all_parts(op)
         for value in vars(part).values()
         if isinstance(value, np.ndarray)
-    )
-    if held < 1 << 16:
+    ]
+    if sum(array.nbytes for array in held) < 1 << 16:
         return op
     key = f"operator-{name_of(op)}"
-    return Delayed(key, HighLevelGraph.from_collections(key, {key: DataNode(key, op)}))
+    largest = max(held, key=lambda array: array.nbytes)
+    own = placed(key, lambda: {None: op}, largest)
+    if own is None:
+        return Delayed(key, HighLevelGraph.from_collections(key, {key: DataNode(key, op)}))
+    return Delayed(own, HighLevelGraph.from_collections(own, {own: Placed(own, op)}))
 
 
 def _all_parts(op: Any) -> Iterator[Any]:

@@ -15,7 +15,7 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.pieces import Shape, contents, identity
+from pylops_dispatch.pieces import Shape, Zeros, contents, identity, samples
 
 LinearOperator = pylops.LinearOperator
 
@@ -30,6 +30,20 @@ def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
     """Return the shapes of the input and of the output of an operator, as plain ints."""
     dims, dimsd = (tuple(int(n) for n in d) for d in (op.dims, op.dimsd))
     return (dimsd, dims) if adjoint else (dims, dimsd)
+
+
+def shaped(
+    op: Any,
+    box: DispatchArray,
+    adjoint: bool,
+    dtype: Any,
+    apply: Callable[[DaskArray], DaskArray],
+) -> DispatchArray:
+    """Return what `apply` makes of a vector in the shape of its side of `op`; zeros stay zeros."""
+    into, out = dims_of(op, adjoint)
+    piece = box.as_shape(into)
+    y = Zeros(out, np.dtype(dtype)) if isinstance(piece, Zeros) else apply(piece)
+    return DispatchArray([y], (math.prod(out),))
 
 
 def duplicate(op: Any) -> Any:
@@ -143,7 +157,9 @@ def _token(value: Any, owner: Any) -> Any:
     if isinstance(value, DaskArray):
         return value.name
     if isinstance(value, np.ndarray):
-        return contents(value) if value.nbytes <= _SMALL else identity(value)
+        if value.nbytes <= _SMALL:
+            return contents(value)
+        return identity(value), samples(value)
     if isinstance(value, functools.partial):
         return (_token(value.func, owner), _token(value.args, owner), _token(value.keywords, owner))
     if isinstance(value, (tuple, list)):

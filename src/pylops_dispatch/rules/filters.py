@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +11,12 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
 from pylops_dispatch import blocks
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import everything
-from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
-from pylops_dispatch.pieces import Shape, Zeros
+from pylops_dispatch.operators import dims_of, duplicate, name_of, resized, shaped
+from pylops_dispatch.pieces import Shape
+from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Place, Run
 
 # data that nothing else cuts is worked on in up to this many blocks
@@ -36,20 +35,17 @@ def filters(half: Callable[[Any], Shape], place: Place) -> Run:
     """
 
     def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
-        dims, dimsd = dims_of(op, False)
-        into, out = (dimsd, dims) if adjoint else (dims, dimsd)
-        dtype = np.dtype(op.dtype)  # both are written into ncp.zeros(..., dtype=self.dtype)
-        piece = box.as_shape(into)
-        if isinstance(piece, Zeros):
-            return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
-        chunks = piece.chunks if adjoint else _chunks(op, half(op))
-        signal = op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp
-        if isinstance(signal, DaskArray):
-            signal = signal.rechunk(chunks)
-        else:
-            signal = pc.wrap_numpy(signal, chunks)
-        y = _apply(cls, op, piece, signal, half(op), place, adjoint)
-        return DispatchArray([y], (math.prod(out),))
+        def apply(x: DaskArray) -> DaskArray:
+            chunks = x.chunks if adjoint else _chunks(op, half(op))
+            signal = op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp
+            if isinstance(signal, DaskArray):
+                signal = signal.rechunk(chunks)
+            else:
+                signal = coefficient(signal, chunks)
+            return _apply(cls, op, x, signal, half(op), place, adjoint)
+
+        # both are written into ncp.zeros(..., dtype=self.dtype)
+        return shaped(op, box, adjoint, op.dtype, apply)
 
     return run
 

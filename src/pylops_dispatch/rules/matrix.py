@@ -20,6 +20,7 @@ from pylops_dispatch.array import DispatchArray, session
 from pylops_dispatch.blocks import add_up, one_blas_thread
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.pieces import Chunks, Zeros
+from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.rules.running import run_local, run_whole
 
 
@@ -151,7 +152,7 @@ _sparse: dict[tuple[str, Chunks], dict[Any, Any]] = {}
 def _wrap(A: Any, chunks: Chunks) -> DaskArray:
     """Return a matrix in memory as a dask array of dense or sparse blocks."""
     if isinstance(A, np.ndarray):
-        return pc.wrap_numpy(A, chunks)
+        return coefficient(A, chunks)
     sizes = normalize_chunks(chunks, A.shape, dtype=A.dtype)
     key = (pc.identity(A), sizes)
     name = f"coefficient-{tokenize(*key)}"
@@ -167,4 +168,4 @@ def _wrap(A: Any, chunks: Chunks) -> DaskArray:
         if len(_sparse) > 64:
             _sparse.clear()
         _sparse[key] = graph
-    return DaskArray(graph, name, sizes, dtype=A.dtype)
+    return on_cluster(DaskArray(graph, name, sizes, dtype=A.dtype), A)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import dask.array as da
@@ -12,11 +11,10 @@ from dask.base import tokenize
 from pylops import medical
 
 from pylops_dispatch import blocks
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
-from pylops_dispatch.operators import dims_of, name_of
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.operators import dims_of, name_of, shaped
+from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import RULES, compose, parallel_sum
 
 # projections of an image in one block are made in up to this many tasks
@@ -29,11 +27,15 @@ def _tomography(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispat
     A ``CT2D`` owns objects of ASTRA by number and deletes them when it goes, so that it can be
     neither copied nor sent to another process.
     """
+
+    def apply(x: DaskArray) -> DaskArray:
+        return _projections(cls, op, x, adjoint)
+
+    return shaped(op, box, adjoint, box.dtype, apply)
+
+
+def _projections(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
     dims, dimsd = dims_of(op, False)
-    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
-    piece = box.as_shape(into)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, piece.dtype)], (math.prod(out),))
     angles = piece.chunks[0] if adjoint else balanced(dimsd[0], min(dimsd[0], _BLOCKS))
     x: DaskArray = piece.rechunk({1: -1}) if adjoint else piece.rechunk(-1)
     fan = "_fanflat" if op.proj_geom_type == "fanflat" and op.engine == "cpu" else ""
@@ -51,7 +53,7 @@ def _tomography(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispat
     y = da.blockwise(
         _project,
         (0, 1, 2) if adjoint else (0, 3),
-        pc.wrap_numpy(np.asarray(op.thetas), (angles,)),
+        coefficient(np.asarray(op.thetas), (angles,)),
         (0,),
         x,
         (0, 3) if adjoint else (1, 2),
@@ -65,8 +67,7 @@ def _tomography(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispat
         settings=settings,
         adjoint=adjoint,
     )
-    y = blocks.add_up(y, (0,), x.dtype) if adjoint else y
-    return DispatchArray([y], (math.prod(out),))
+    return blocks.add_up(y, (0,), x.dtype) if adjoint else y
 
 
 def _project(thetas: Any, x: Any, *, kind: type, settings: Any, adjoint: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, name_of, resized
-from pylops_dispatch.pieces import Chunks, Zeros
+from pylops_dispatch.operators import dims_of, name_of, resized, shaped
+from pylops_dispatch.pieces import Chunks
 
 # attributes of Bilinear with one value for each point
 _INDICES = (("iava_t", "iava_b"), ("iava_l", "iava_r"))
@@ -41,22 +40,18 @@ _plans: weakref.WeakKeyDictionary[Any, dict[Chunks, _Plan]] = weakref.WeakKeyDic
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     """Apply ``Bilinear`` to the blocks of the grid, with the points that lie in them."""
-    dims, dimsd = dims_of(op, False)
-    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+    dims = dims_of(op, False)[0]
     dtype = np.dtype(op.dtype) if adjoint else np.result_type(op.dtype, box.dtype)
-    piece = box.as_shape(into)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
     # indices below zero count from the end of an axis, which then is one block
     wraps = min(int(getattr(op, names[0]).min(initial=0)) for names in _INDICES) < 0
-    if adjoint:
-        blocks_along = 1 if wraps else min(dims[0], piece.numblocks[0])
-        grid: Chunks = (balanced(dims[0], blocks_along), (dims[1],))
-        y = _onto_grid(cls, op, piece, grid, dtype)
-    else:
-        piece = piece.rechunk({0: -1, 1: -1}) if wraps else piece
-        y = _onto_points(cls, op, piece, dtype)
-    return DispatchArray([y], (math.prod(out),))
+
+    def apply(x: DaskArray) -> DaskArray:
+        if adjoint:
+            along = 1 if wraps else min(dims[0], x.numblocks[0])
+            return _onto_grid(cls, op, x, (balanced(dims[0], along), (dims[1],)), dtype)
+        return _onto_points(cls, op, x.rechunk({0: -1, 1: -1}) if wraps else x, dtype)
+
+    return shaped(op, box, adjoint, dtype, apply)
 
 
 def _plan(op: Any, grid: Chunks) -> _Plan:

@@ -17,8 +17,9 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, check, is_dask, session
-from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts
+from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
+from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import RULES, Rule
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
@@ -119,10 +120,8 @@ def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskAr
         array = array.dask()
     if is_dask(array):
         check(array, "a coefficient")
-    named = None
+    held = array
     if array.shape != dims and (array.size == count or (array.ndim == 1 and array.size != 1)):
-        if isinstance(array, np.ndarray) and array.nbytes > 1 << 16:
-            named = (pc.identity(array), offset, dims)
         size = math.prod(dims)
         flat = array.reshape(-1)
         array = (flat if size == count else flat[offset : offset + size]).reshape(dims)
@@ -131,7 +130,7 @@ def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskAr
         current = session.get()
         array = array if current is None else current.leaf(array)
         return array if array.chunks == chunks else array.rechunk(chunks)
-    return pc.wrap_numpy(array, chunks, named)
+    return coefficient(array, chunks, held)
 
 
 _dtypes: dict[Any, np.dtype[Any]] = {}
@@ -222,16 +221,16 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     rule = RULES[cls]
     assert rule.axes is not None
     dims, dimsd = dims_of(op, False)
-    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
+    axes = rule.axes(op)
     if rule.dtype is not None:
         dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
     else:
-        dtype = _sampled_dtype(cls, op, dims, dimsd, rule.axes(op), box, adjoint)
-    piece = box.as_shape(into)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
-    y = blocks.apply_along(cls, op, piece, dims, dimsd, rule.axes(op), adjoint, dtype, rule.fit)
-    return DispatchArray([y], (math.prod(out),))
+        dtype = _sampled_dtype(cls, op, dims, dimsd, axes, box, adjoint)
+
+    def apply(x: DaskArray) -> DaskArray:
+        return blocks.apply_along(cls, op, x, dims, dimsd, axes, adjoint, dtype, rule.fit)
+
+    return shaped(op, box, adjoint, dtype, apply)
 
 
 def _sampled_dtype(
@@ -256,16 +255,15 @@ def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
     rule = RULES[cls]
     terms = rule.terms(op) if rule.terms is not None else None
     assert terms is not None
-    into, out = dims_of(op, adjoint)
-    piece = box.as_shape(into)
     if rule.dtype is not None:
         dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
     else:
         dtype = sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
-    y = apply_terms(cls, op, piece, terms, rule.fit, adjoint, dtype)
-    return DispatchArray([y], (math.prod(out),))
+
+    def apply(x: DaskArray) -> DaskArray:
+        return apply_terms(cls, op, x, terms, rule.fit, adjoint, dtype)
+
+    return shaped(op, box, adjoint, dtype, apply)
 
 
 def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:

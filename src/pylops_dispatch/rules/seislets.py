@@ -17,6 +17,7 @@ from pylops_dispatch.halos import everything
 from pylops_dispatch.namespace import with_namespace
 from pylops_dispatch.operators import dims_of, duplicate
 from pylops_dispatch.pieces import Piece
+from pylops_dispatch.placing import coefficient
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -58,9 +59,7 @@ def _prediction(predict: Callable[..., Any], slopes: Any) -> Callable[..., Any]:
         jump = 2 ** (repeat + 1)
         chunks = (tuple(n * jump for n in x.chunks[0]), (slopes.shape[1],))
         around = (
-            slopes.rechunk(chunks)
-            if isinstance(slopes, DaskArray)
-            else pc.wrap_numpy(slopes, chunks)
+            slopes.rechunk(chunks) if isinstance(slopes, DaskArray) else coefficient(slopes, chunks)
         )
         # linear predictions look at the traces on either side
         arguments, layout = blocks.with_halos((x,), (1, 0))

@@ -18,6 +18,7 @@ from pylops_dispatch.array import DispatchArray, check, session
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
+from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Terms
 
 Labels = tuple[str, ...]
@@ -62,7 +63,7 @@ def apply_terms(
     index = {label: number for number, label in enumerate(dict.fromkeys((*into, *out)))}
     arguments: list[Any] = [x, tuple(index[label] for label in into)]
     spare = len(index)
-    for array, labels, named in held.values():
+    for array, labels, owner in held.values():
         own = []
         for label in labels:
             own.append(index.get(label, spare))
@@ -74,7 +75,10 @@ def apply_terms(
         if isinstance(array, DaskArray):
             wrapped = array.rechunk(chunks)
         else:
-            wrapped = pc.wrap_numpy(array, chunks, named)
+            # positions are made anew each time
+            wrapped = (
+                pc.wrap_numpy(array, chunks) if owner is None else coefficient(array, chunks, owner)
+            )
         arguments += [wrapped, tuple(own)]
     template, whole = _template(op, terms)
     arguments += blocks.whole_arguments(whole, spare)
@@ -116,7 +120,7 @@ def _template(op: Any, terms: Terms) -> tuple[Any, list[DaskArray]]:
 
 
 def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, Any]]:
-    """Return the arrays to be cut, by attribute, with the names of their axes, and their own."""
+    """Return the arrays to be cut, by attribute, the names of their axes, and what op has."""
     held: dict[str, tuple[Any, Labels, Any]] = {}
     lengths = _lengths(op, terms)
     unused = terms.unused(op, adjoint) if terms.unused is not None else ()
@@ -126,7 +130,7 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
             continue
         if isinstance(array, DispatchArray):
             array = array.dask()
-        named = None
+        owner = array
         if isinstance(array, DaskArray):
             check(array, name)
             current = session.get()
@@ -135,14 +139,13 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
             continue
         if array.ndim != len(labels):
             shape = tuple(lengths.get(label, -1) for label in labels)
-            named = (pc.identity(array), shape) if isinstance(array, np.ndarray) else None
             array = array.reshape(shape)
         # an axis of one sample is for all of a longer one
         labels = tuple(
             "." if n == 1 and lengths.get(a, 1) > 1 else a
             for a, n in zip(labels, array.shape, strict=True)
         )
-        held[name] = (array, labels, named)
+        held[name] = (array, labels, owner)
     for name, label in terms.positions.items():
         held[name] = (np.arange(lengths[label]), (label,), None)
     return held

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import pylops
+from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from pylops import waveeqprocessing as we
 from pylops.waveeqprocessing import oneway
@@ -18,8 +18,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, name_of, rebuilt, resized
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.operators import dims_of, name_of, rebuilt, resized, shaped
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
 
 RULES[oneway._PhaseShift] = alone(("gazx",))
@@ -83,12 +82,15 @@ def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
 
 
 def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    def apply(x: DaskArray) -> DaskArray:
+        return _blend(cls, op, x, adjoint)
+
+    # both are written into ncp.zeros(..., dtype=self.dtype)
+    return shaped(op, box, adjoint, op.dtype, apply)
+
+
+def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
     dims, dimsd = dims_of(op, False)
-    into, out = (dimsd, dims) if adjoint else (dims, dimsd)
-    dtype = np.dtype(op.dtype)  # both are written into ncp.zeros(..., dtype=self.dtype)
-    piece = box.as_shape(into)
-    if isinstance(piece, Zeros):
-        return DispatchArray([Zeros(out, dtype)], (math.prod(out),))
     sources = balanced(dims[0], min(dims[0], piece.numblocks[1])) if adjoint else piece.chunks[0]
     spans = _reached(op, sources)
     x = gather(piece, 1, spans) if adjoint else piece.rechunk({2: -1})
@@ -105,17 +107,15 @@ def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchA
         new_axes={2: dims[2]} if adjoint else None,
         adjust_chunks={0: sources if adjoint else tuple(high - low for low, high in spans)},
         align_arrays=False,
-        dtype=dtype,
-        meta=np.empty((0,) * (3 if adjoint else 2), dtype),
+        dtype=op.dtype,
+        meta=np.empty((0,) * (3 if adjoint else 2), op.dtype),
         cls=cls,
         op=blocks.embed(template),
         sources=sources,
         spans=spans,
         adjoint=adjoint,
     )
-    if not adjoint:
-        y = fold(y, 1, spans, _record_chunks(spans, dimsd[1]))
-    return DispatchArray([y], (math.prod(out),))
+    return y if adjoint else fold(y, 1, spans, _record_chunks(spans, dimsd[1]))
 
 
 def _reached(op: Any, sources: tuple[int, ...]) -> list[Span]:

@@ -13,11 +13,11 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
 from pylops_dispatch import blocks
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.pieces import Shape, Zeros
+from pylops_dispatch.placing import coefficient
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -98,7 +98,7 @@ def _apply(
             where = tuple(range(first, first + tapers.ndim))
             chunks = tuple((m,) for m in tapers.shape)
         first += tapers.ndim
-        wrapped = tapers if isinstance(tapers, DaskArray) else pc.wrap_numpy(tapers, chunks)
+        wrapped = tapers if isinstance(tapers, DaskArray) else coefficient(tapers, chunks)
         arguments += [wrapped.rechunk(chunks), where]
     for axis in range(n):
         arguments += [blocks.starts(tuple(counts[axis])), (axis,)]

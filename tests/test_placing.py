@@ -1,0 +1,193 @@
+"""An operator's NumPy arrays are sent to a cluster once, and go when it does."""
+
+import gc
+import time
+import warnings
+
+import dask.array as da
+import distributed
+import numpy as np
+import pylops
+import pytest
+import scipy.sparse
+from distributed.protocol import pickle
+
+from .helpers import assert_close, rand
+
+DIMS = (200, 200)  # 320 kB
+
+
+@pytest.fixture
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Bytes and tasks of each graph that goes to the scheduler."""
+    found = []
+    original = distributed.Client._graph_to_futures
+
+    def noting(self, expr, keys, *args, **kwargs):
+        found.append((len(pickle.dumps(expr)), len(expr.__dask_graph__())))
+        return original(self, expr, keys, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "_graph_to_futures", noting)
+    return found
+
+
+def kept(client):
+    """The workers that have what was sent apart, by its keys."""
+    names = ("operator-", "('coefficient-", "('copy-of")
+    return {k: sorted(w) for k, w in client.who_has().items() if str(k).startswith(names) and w}
+
+
+def comes_true(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        gc.collect()
+        time.sleep(0.05)
+    return True
+
+
+def vector():
+    return da.from_array(rand(DIMS), chunks=(50, 200)).persist()
+
+
+def filters():
+    return pylops.signalprocessing.NonStationaryConvolve2D(
+        DIMS, rand((20, 10, 11, 11)), ihx=np.arange(0, 200, 10), ihz=np.arange(0, 200, 20)
+    )
+
+
+MAKERS = {
+    "Diagonal": lambda: pylops.Diagonal(rand(DIMS)),
+    "MatrixMult": lambda: pylops.MatrixMult(rand(DIMS), otherdims=(200,)),
+    "sparse MatrixMult": lambda: pylops.MatrixMult(
+        scipy.sparse.random(*DIMS, 0.5, random_state=0, format="csr"), otherdims=(200,)
+    ),
+    "a tree": lambda: (
+        pylops.Diagonal(rand(DIMS)) @ pylops.FirstDerivative(DIMS, axis=0) + pylops.Identity(DIMS)
+    ),
+    "terms": lambda: pylops.signalprocessing.Fredholm1(rand((200, 50, 200)), nz=1),
+    "filters": filters,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_arrays_are_sent_once_and_graphs_stay_small(client, sent, name):
+    op = MAKERS[name]()
+    x0 = rand(op.dims)
+    x = da.from_array(x0, chunks=(50, *x0.shape[1:])).persist()
+    expected = op @ x0
+    adjoint = op.H @ expected
+    y = da.from_array(expected, chunks=(50, *expected.shape[1:])).persist()
+    sent.clear()
+    forward = [op @ x for _ in range(2)]
+    assert not sent  # applying runs nothing
+    for lazy in forward:
+        assert_close(lazy.compute(), expected)
+    assert_close((op.H @ y).compute(), adjoint)
+    before = kept(client)
+    assert before
+    assert_close((op @ x).compute(), expected)
+    assert_close((op.H @ y).compute(), adjoint)
+    assert kept(client) == before
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+
+
+def test_nothing_large_is_sent_in_a_solve(client, sent):
+    op = pylops.Diagonal(1 + rand(DIMS) ** 2) @ pylops.Smoothing2D((3, 3), DIMS)
+    y = vector()
+    sent.clear()
+    x = pylops.cgls(op, y, niter=5)[0]
+    assert_close(x.compute(), pylops.cgls(op, y.compute(), niter=5)[0], rtol=1e-9)
+    assert len(sent) > 5
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+
+
+def test_no_warning_of_large_graphs(client):
+    diagonal = rand((1500, 1500))  # 18 MB
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = pylops.Diagonal(diagonal) @ da.ones((1500, 1500), chunks=(100, 1500))
+        assert_close(y.compute(), diagonal)
+
+
+def test_arrays_go_with_the_operator(client):
+    op = pylops.Diagonal(rand(DIMS))
+    y = op @ vector()
+    y.compute()
+    assert kept(client)
+    del op
+    y.compute()  # what was applied can still be run
+    del y
+    assert comes_true(lambda: not kept(client))
+
+
+def test_what_was_applied_under_another_client_runs(client):
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    y = op @ da.from_array(x0, chunks=(50, 200))
+    with distributed.Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as other:
+        assert_close(other.compute(y).result(), op @ x0)
+
+
+def test_arrays_changed_in_place_are_sent_anew(client):
+    diagonal = rand(DIMS)
+    op = pylops.Diagonal(diagonal)
+    x = vector()
+    assert_close((op @ x).compute(), diagonal * x.compute())
+    op.diag *= 2
+    assert_close((op @ x).compute(), op.diag.reshape(DIMS) * x.compute())
+
+
+def test_other_schedulers_read_them_too(client):
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    y = op @ da.from_array(x0, chunks=(50, 200))
+    assert_close(y.compute(scheduler="threads"), op @ x0)
+
+
+def test_small_arrays_travel_with_the_graph(client):
+    op = pylops.Diagonal(rand(200))
+    x0 = rand(200)
+    assert_close((op @ da.from_array(x0, chunks=50)).compute(), op @ x0)
+    assert not kept(client)
+
+
+def test_what_a_worker_had_is_sent_again_when_it_goes(client):
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    x = da.from_array(x0, chunks=(50, 200))
+    expected = op @ x0
+    y = op @ x
+    assert_close(y.compute(), expected)
+    client.cluster.scale(5)
+    client.wait_for_workers(5)
+    for worker in list(client.cluster.workers.values())[:3]:  # those that have blocks among them
+        client.cluster.sync(worker.close)
+        assert_close((y + 1).compute(), expected + 1)
+        assert_close((op @ x).compute(), expected)
+        assert len(kept(client)) == 8  # four blocks, each under two keys
+
+
+def test_what_is_lost_altogether_is_sent_again(client):
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    x = da.from_array(x0, chunks=(50, 200))
+    expected = op @ x0
+    assert_close((op @ x).compute(), expected)
+    client.cancel([distributed.Future(key, client) for key in kept(client)])
+    assert comes_true(lambda: not kept(client))
+    assert_close((op @ x).compute(), expected)
