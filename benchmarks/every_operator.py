@@ -1,6 +1,6 @@
 """Time every operator of the capability table on dask arrays in memory against NumPy PyLops.
 
-Run ``python benchmarks/every_operator.py [--only NAME ...] [--scale 1.0] [--markdown]``. Sizes
+Run ``python benchmarks/every_operator.py [--only NAME ...] [--scale 1.0] [--csv FILE]``. Sizes
 are such that PyLops takes of the order of a second on NumPy arrays, or hundreds of megabytes;
 `--scale` makes them smaller. Chunks are those of a user who knows which axes an operator
 leaves free.
@@ -8,12 +8,15 @@ leaves free.
 
 from __future__ import annotations
 
+import csv
 import functools
 import gc
 import operator
+import statistics
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import dask.array as da
@@ -914,13 +917,18 @@ def persisted(op: pylops.LinearOperator, x: da.Array) -> da.Array:
     return (op @ x).persist()
 
 
-def print_markdown(comparisons: Sequence[Comparison]) -> None:
-    """Print the ratios for the documentation; the forward and adjoint ones take turns."""
-    print("\n| operator | kind | forward ratio | adjoint ratio |\n|---|---|---|---|")
-    for forward, adjoint in zip(comparisons[::2], comparisons[1::2], strict=True):
-        name, _, setting = forward.name.removesuffix(" forward").partition("-")
-        shown = f"`{name}`" + (f" ({setting})" if setting else "")
-        print(f"| {shown} | {forward.extra['kind']} | {forward.ratio:.2f} | {adjoint.ratio:.2f} |")
+def write_csv(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write the table of the documentation; the forward and adjoint ones take turns."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["operator", "kind", "NumPy [s]", "forward", "adjoint"])
+        for forward, adjoint in zip(comparisons[::2], comparisons[1::2], strict=True):
+            name, _, setting = forward.name.removesuffix(" forward").partition("-")
+            shown = name + (f" ({setting})" if setting else "")
+            ratios = [f"{one.ratio:.2f}" for one in (forward, adjoint)]
+            rows.writerow(
+                [shown, forward.extra["kind"], f"{statistics.median(forward.numpy):.3f}", *ratios]
+            )
 
 
 def main() -> int:
@@ -928,7 +936,7 @@ def main() -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the sizes (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="cases to run")
-    parser.add_argument("--markdown", action="store_true", help="print a table for documents too")
+    parser.add_argument("--csv", type=Path, help="where to write the ratios, for the documents")
     options = parser.parse_args()
     missing = sorted(kinds().keys() - NOT_TIMED - {operator_of(name) for name in CASES})
     if missing:
@@ -947,8 +955,8 @@ def main() -> int:
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             gc.collect()
     status = report(f"Operators at scale {options.scale:g}", found, options, scale=options.scale)
-    if options.markdown:
-        print_markdown(found)
+    if options.csv:
+        write_csv(found, options.csv)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(status or failed))
