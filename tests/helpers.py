@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,3 +141,14 @@ def as_dask_coefficient(a: np.ndarray) -> da.Array:
 
 
 COEFFICIENTS = {"numpy": as_numpy_coefficient, "dask": as_dask_coefficient}
+
+
+NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?j?", re.IGNORECASE)
+
+
+def printed(text):
+    """The words and the numbers of an output, without the times."""
+    lines = [line for line in text.splitlines() if "Total time" not in line]
+    text = "\n".join(lines)
+    numbers_ = [complex(n) for n in NUMBER.findall(text)]
+    return NUMBER.sub("#", text).split(), numbers_

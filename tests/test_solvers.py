@@ -3,7 +3,6 @@
 import concurrent.futures
 import hashlib
 import numbers
-import re
 import threading
 from collections import Counter
 
@@ -25,6 +24,7 @@ from .helpers import (
     count_executions,
     forbid_executions,
     graph_of,
+    printed,
     rand,
     random_chunks,
     to_dask,
@@ -384,17 +384,6 @@ def test_metrics_callback():
     result = metrics(to_dask(y0, 20), to_dask(true, 20))
     for name, values in expected.items():
         assert_close([float(value) for value in result[name]], values, rtol=1e-8)
-
-
-NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?j?", re.IGNORECASE)
-
-
-def printed(text):
-    """The words and the numbers of an output, without the times."""
-    lines = [line for line in text.splitlines() if "Total time" not in line]
-    text = "\n".join(lines)
-    numbers_ = [complex(n) for n in NUMBER.findall(text)]
-    return NUMBER.sub("#", text).split(), numbers_
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
