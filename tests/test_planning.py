@@ -260,3 +260,57 @@ def test_suggested_chunks_move_nothing_where_an_axis_is_free():
     op = OPERATORS["rechunk"]()
     x = da.zeros(DIMS, chunks=suggest_chunks(op, target_bytes=1 << 15))
     assert plan(op, x).moved == {}
+
+
+# ---- plans of solvers ----------------------------------------------------------------------
+
+SOLVERS = {
+    "cgls": lambda op, y: (pylops.cgls, (op, y), {"niter": 9, "tol": 0.0}),
+    "lsqr": lambda op, y: (pylops.lsqr, (op, y), {"niter": 9, "atol": 0, "btol": 0, "conlim": 0}),
+    "fista": lambda op, y: (
+        pylops.fista, (op, y.ravel()), {"niter": 9, "alpha": 0.01, "eps": 1e-3, "tol": 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_tasks_and_executions_of_a_solver_are_exact(name):
+    op = pylops.Identity(DIMS) + 0.3 * pylops.FirstDerivative(DIMS, axis=0)
+    solver, args, kwargs = SOLVERS[name](op, in_memory())
+    with forbid_executions():
+        planned = plan(solver, *args, **kwargs)
+    marks = []
+    args = tuple(a.persist() if isinstance(a, da.Array) else a for a in args)
+    with count_executions() as seen:
+        solver(*args, **kwargs, callback=lambda x: marks.append(seen.count))
+    assert planned.count == 9
+    later = [step.executions for step in planned.steps[1:]]
+    assert later == np.diff(marks)[: len(later)].tolist()
+    assert planned.tasks == len(seen.tasks)
+
+
+def test_what_a_step_moves_is_told():
+    op = pylops.FirstDerivative(DIMS, axis=0)
+    planned = plan(pylops.cgls, op, in_memory(), niter=5)
+    assert planned.solver == "CGLS"
+    assert planned.step.moved["halo"] >= 6 * 8 * 48 * 16  # one sample from either neighbour
+    assert "coefficients" not in planned.step.moved
+    assert plan(pylops.cgls, OPERATORS["no halo"](), in_memory(), niter=5).step.moved.keys() <= {
+        "blocks"
+    }
+
+
+def test_a_plan_of_a_solver_can_be_read():
+    planned = plan(pylops.cgls, OPERATORS["tree"](), in_memory(), niter=50)
+    text = str(planned)
+    assert "CGLS" in text
+    assert "at most 50" in text
+    assert f"{planned.tasks}" in text
+    assert "<table>" in planned._repr_html_()
+
+
+def test_what_takes_no_step_cannot_be_planned():
+    with pytest.raises(ValueError, match="nothing can be planned"):
+        plan(lambda y: y, in_memory())
+    with pytest.raises(ValueError, match="cgls took no step"):
+        plan(pylops.cgls, OPERATORS["tree"](), in_memory(), niter=0)

@@ -4,7 +4,8 @@ from pylops_dispatch.activation import disable, disabled, enable, is_enabled
 from pylops_dispatch.checkpoint import checkpoint, resume
 from pylops_dispatch.cluster import client
 from pylops_dispatch.ledger import ledger
-from pylops_dispatch.planning import Plan, plan
+from pylops_dispatch.planning import Plan
+from pylops_dispatch.planning_solvers import SolverPlan, plan
 from pylops_dispatch.policy import (
     ImplicitComputeWarning,
     NotDispatchedError,
@@ -33,6 +34,7 @@ __all__ = [
     "PerformanceWarning",
     "Plan",
     "Rule",
+    "SolverPlan",
     "alone",
     "capabilities",
     "checkpoint",

@@ -7,7 +7,7 @@ import math
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +95,6 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the plan as names and values to be read."""
-        kinds = ", ".join(f"{format_bytes(n)} {kind}" for kind, n in self.moved.items())
         return [
             ("operator", self.operator + (", adjoint" if self.adjoint else "")),
             ("input", _described(self.input_chunks, self.input_bytes)),
@@ -103,25 +102,46 @@ class Plan:
             ("largest block", format_bytes(self.largest_block)),
             ("tasks", str(self.tasks)),
             ("peak", f"{format_bytes(self.peak_bytes)} on {self.threads} threads"),
-            ("moved", kinds or "nothing"),
+            ("moved", moved_text(self.moved)),
             *(("whole vector", text) for text in self.fallbacks),
             *(("advice", text) for text in self.advice),
         ]
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<14}{value}" for name, value in self.rows())
+        return text_of(self.rows())
 
     def _repr_html_(self) -> str:
-        rows = (
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.rows()
-        )
-        return f"<table>{''.join(rows)}</table>"
+        return html_of(self.rows())
 
     def visualize(self, **kwargs: Any) -> Any:
         """Draw the graph: dask's own ``visualize``, which needs graphviz."""
         return self.result.visualize(**{"optimize_graph": True, **kwargs})
+
+
+def text_of(rows: list[tuple[str, str]]) -> str:
+    """Return the rows of a plan as lines."""
+    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+def html_of(rows: list[tuple[str, str]]) -> str:
+    """Return the rows of a plan as a table for a notebook."""
+    found = (
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{''.join(found)}</table>"
+
+
+def moved_text(moved: Mapping[str, int]) -> str:
+    """Return the bytes that move, by what moves them, to be read."""
+    return ", ".join(f"{format_bytes(n)} {kind}" for kind, n in moved.items()) or "nothing"
+
+
+def fallbacks_of(caught: Iterable[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return what warnings say of operators that run in one task on the whole vector."""
+    found = (str(w.message) for w in caught if issubclass(w.category, PerformanceWarning))
+    return tuple(dict.fromkeys(text.partition(" Silence")[0] for text in found))
 
 
 def _described(chunks: Chunks, n_bytes: int) -> str:
@@ -129,7 +149,7 @@ def _described(chunks: Chunks, n_bytes: int) -> str:
     return f"{shape}, {math.prod(len(axis) for axis in chunks)} chunks, {format_bytes(n_bytes)}"
 
 
-def plan(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = None) -> Plan:
+def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = None) -> Plan:
     """Say what applying an operator to an array will do, without doing it.
 
     Parameters
@@ -148,29 +168,17 @@ def plan(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = Non
     -------
     Plan
         Prints as text, and shows as a table in a notebook.
-
-    Examples
-    --------
-    >>> import dask.array as da, pylops, pylops_dispatch
-    >>> D = pylops.FirstDerivative((100, 100), axis=0)
-    >>> planned = pylops_dispatch.plan(D, da.zeros((100, 100), chunks=(100, 50)))
-    >>> planned.tasks, planned.moved_bytes
-    (2, 0)
     """
     check(x)
-    held = _in_memory(x)
-    with _created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
+    held = stand_in(x)
+    with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with set_policy(whole_array="warn"):
             y = (Op.H if adjoint else Op) @ held
-    fallbacks = tuple(
-        str(w.message).partition(" Silence")[0]
-        for w in caught
-        if issubclass(w.category, PerformanceWarning)
-    )
-    graph = _Graph(y, {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
+    fallbacks = fallbacks_of(caught)
+    graph = OptimisedGraph([y], {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
     threads = threads or dask.system.CPU_COUNT
-    moved = graph.moved(held.name)
+    moved = graph.moved({held.name})
     return Plan(
         operator=type(Op).__name__,
         adjoint=adjoint,
@@ -193,10 +201,10 @@ def _largest(x: DaskArray) -> int:
     return math.prod(max(axis, default=0) for axis in x.chunks) * x.dtype.itemsize
 
 
-def _in_memory(x: DaskArray) -> DaskArray:
-    """Return an array with the chunks of `x`, of blocks that are data."""
-    name = f"planned-{tokenize(x.name)}"
-    block = np.broadcast_to(np.zeros((), x.dtype), x.shape)  # takes no memory
+def stand_in(x: DaskArray, name: str | None = None, value: Any = 1) -> DaskArray:
+    """Return an array with the chunks of `x`, of blocks that are `value` and take no memory."""
+    name = name or f"planned-{tokenize(x.name)}"
+    block = np.broadcast_to(np.asarray(value, x.dtype), x.shape)
     graph: Any = {
         (name, *index): DataNode((name, *index), block[where])
         for index, where in zip(np.ndindex(*x.numblocks), slices_from_chunks(x.chunks), strict=True)
@@ -208,7 +216,7 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def _created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
+def created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
     """Note the chunks and the bytes of an element of every dask array made in this block.
 
     A graph does not tell how large its blocks are; the arrays that it was built of do.
@@ -229,12 +237,26 @@ def _created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
             DaskArray.__new__ = original  # type: ignore[method-assign]
 
 
-class _Graph:
-    """The graph of an array as dask optimises it, and the bytes of what its tasks return."""
+def _executed(arrays: Sequence[DaskArray]) -> dict[Any, Any]:
+    """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short."""
+    nodes: dict[Any, Any] = {}
 
-    def __init__(self, y: DaskArray, arrays: Mapping[str, tuple[Chunks, int]]) -> None:
+    def note(graph: Any, keys: Any, **kwargs: Any) -> list[Any]:
+        nodes.update(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
+        return [None] * len(keys)
+
+    dask.persist(*arrays, scheduler=note)
+    return nodes
+
+
+class OptimisedGraph:
+    """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
+
+    def __init__(
+        self, results: Sequence[DaskArray], arrays: Mapping[str, tuple[Chunks, int]]
+    ) -> None:
         self._arrays = arrays
-        nodes = dict(dask.optimize(y)[0].__dask_graph__())
+        nodes = _executed(results)
         priority = order(nodes)
         names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
 
@@ -251,7 +273,9 @@ class _Graph:
             if key not in names
         }
         self._inputs = {k: {meant(d) for d in n.dependencies} for k, n in self._nodes.items()}
-        self._results = {meant((y.name, *index)) for index in np.ndindex(*y.numblocks)}
+        self._results = {
+            meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
+        }
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
             self._sizes[key] = self._size(key, known_as.get(key, key))
@@ -277,7 +301,7 @@ class _Graph:
                 return math.prod(shape) * self._arrays[parent[0]][1]
         return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
 
-    def moved(self, source: str) -> dict[str, int]:
+    def moved(self, sources: Collection[str]) -> dict[str, int]:
         """Return the bytes that tasks take from elsewhere, if each block has its own place.
 
         A task runs where most of its inputs are, as it would on a cluster.
@@ -285,16 +309,18 @@ class _Graph:
         places: dict[Any, set[Any]] = {}
         moved: Counter[str] = Counter()
         for key, inputs in self._inputs.items():
-            if isinstance(key, tuple) and key[0] == source:
+            if isinstance(key, tuple) and key[0] in sources:
                 places[key] = {key[1:]}
                 continue
             here: Counter[Any] = Counter()
             for dependency in inputs:
                 for place in places.get(dependency, ()):
                     here[place] += self._sizes[dependency]
-            if not here:
-                continue
             own = key[1:] if isinstance(key, tuple) else ()
+            if not here:
+                if not isinstance(self._nodes[key], DataNode):
+                    places[key] = {own}  # a block of data that was fused with what reads it
+                continue
             chosen = max(here, key=lambda place: (here[place], place == own))
             for dependency in inputs:
                 known = dependency in places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import dask
@@ -86,21 +87,35 @@ class Session:
             for vector in vectors:
                 self.norm(vector)
             lazy = self._lazy(wanted)
-        done = dict(zip(lazy, dask.persist(*lazy.values()), strict=True)) if lazy else {}
+        done = dict(zip(lazy, self.execute(list(lazy.values())), strict=True)) if lazy else {}
         boxes = self._unread(wanted)
         for box in boxes:
             held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
             box.replace(list(held))
         scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]
-        for box, value in zip(scalars, _scalars([box.dask() for box in scalars]), strict=True):
+        values = self.values([box.dask() for box in scalars])
+        for box, value in zip(scalars, values, strict=True):
             box.settle(value)
         if vectors:
             self._last, self._missed = {a.name for a in vectors}, False
             self._norms = {n: box for n, box in self._norms.items() if n in self._last}
         if wanted.value is None:
-            wanted.settle(wanted.dask().compute()[()])
+            (value,) = self.values([wanted.dask()])
+            wanted.settle(value)
         if lazy:
             self._cut_lineage()
+
+    def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
+        """Return arrays in memory, worked out in one execution."""
+        return dask.persist(*arrays)
+
+    def values(self, scalars: list[DaskArray]) -> list[Any]:
+        """Return the values of 0-d arrays; only futures have to be fetched, all at once."""
+        nodes = [array.dask.get((array.name,)) for array in scalars]
+        values = [getattr(node, "value", node) for node in nodes]
+        if not all(hasattr(value, "dtype") for value in values):
+            values = list(dask.compute(*scalars))
+        return [value[()] for value in values]
 
     def _cut_lineage(self) -> None:
         boxes = list(self._boxes.values())
@@ -117,15 +132,8 @@ class Session:
         return {p.name: p for p in pieces if isinstance(p, DaskArray) and not pc.in_memory(p)}
 
 
-def _scalars(arrays: list[DaskArray]) -> list[Any]:
-    """Return the values of persisted 0-d arrays; only futures have to be fetched, all at once."""
-    nodes = [array.dask[(array.name,)] for array in arrays]
-    values = [getattr(node, "value", node) for node in nodes]
-    if not all(hasattr(value, "dtype") for value in values):
-        values = list(dask.compute(*arrays))
-    return [value[()] for value in values]
-
-
+# what a solve keeps its boxes in; a plan has a kind of its own
+new_session: ContextVar[Callable[[], Session]] = ContextVar("new_session", default=Session)
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
@@ -214,7 +222,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)  # inside another solver
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
-        with in_session(Session()):
+        with in_session(new_session.get()()):
             return _result(original(*_boxed(args), **_boxed(kwargs)))
 
     return wrapper
@@ -241,7 +249,7 @@ def application(
             given["solver"] = in_place_of_scipy(given["solver"])
         own = [given.pop("self")] if "self" in given else []
         inside = _boxes_inside(own[0]) if own else nullcontext()
-        with in_session(Session()), inside:
+        with in_session(new_session.get()()), inside:
             return _result(original(*own, **walk(given, is_dask, lift)))
 
     return wrapper
@@ -274,7 +282,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             with _users_callbacks(self):
                 return original(self, *args, **kwargs)
         if known is None:
-            known = _sessions[self] = Session()
+            known = _sessions[self] = new_session.get()()
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
             return _result(original(self, *_boxed(args), **_boxed(kwargs)))
 

@@ -1,0 +1,283 @@
+"""What a solver will do, told before anything runs: its own steps, on blocks that stand in."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+from dask._task_spec import convert_legacy_graph
+from dask.array.core import Array as DaskArray
+from dask.highlevelgraph import HighLevelGraph
+from dask.utils import format_bytes
+from pylops import LinearOperator
+from pylops.optimization.basesolver import Solver
+from pylops.optimization.callback import Callbacks
+
+from pylops_dispatch.array import is_dask, walk
+from pylops_dispatch.pieces import in_memory
+from pylops_dispatch.planning import (
+    OptimisedGraph,
+    Plan,
+    created_arrays,
+    fallbacks_of,
+    html_of,
+    moved_text,
+    plan_operator,
+    stand_in,
+    text_of,
+)
+from pylops_dispatch.policy import set_policy
+from pylops_dispatch.solvers import Session, new_session
+from pylops_dispatch.steps import steps_of, watchers
+
+_STEPS = 5  # of a solver that are planned: by then they are alike
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one part of a solve will do.
+
+    Parameters
+    ----------
+    executions : int
+        Graphs that are handed to dask's scheduler.
+    tasks : int
+        Tasks of these, as dask optimises them. Exact.
+    moved : dict
+        Estimate of the bytes that come from another block, by what moves them.
+    """
+
+    executions: int
+    tasks: int
+    moved: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SolverPlan:
+    """What a solver will do to data in memory.
+
+    Parameters
+    ----------
+    solver : str
+        Class of the solver.
+    setup : Stage
+        Before the first step.
+    steps : tuple of Stage
+        First steps; all later ones are as the last of these.
+    count : int or None
+        Steps that the call may take, None if that is not known.
+    threads : int
+        That work at a time, for `peak_bytes`.
+    peak_bytes : int
+        Estimate of what is held at once.
+    fallbacks : tuple of str
+        Operators that run in one task on the whole vector, and why.
+    """
+
+    solver: str
+    setup: Stage
+    steps: tuple[Stage, ...]
+    count: int | None
+    threads: int
+    peak_bytes: int
+    fallbacks: tuple[str, ...]
+
+    @property
+    def step(self) -> Stage:
+        """A step, after the first few."""
+        return self.steps[-1]
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of the whole solve, if it takes all its steps; of the planned ones otherwise."""
+        found = self.setup.tasks + sum(step.tasks for step in self.steps)
+        return found + max((self.count or 0) - len(self.steps), 0) * self.step.tasks
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the plan as names and values to be read."""
+        return [
+            ("solver", self.solver),
+            ("setup", _described(self.setup)),
+            ("each step", _described(self.step)),
+            ("steps", "unknown" if self.count is None else f"at most {self.count}"),
+            ("tasks", str(self.tasks)),
+            ("peak", f"{format_bytes(self.peak_bytes)} on {self.threads} threads"),
+            *(("whole vector", text) for text in self.fallbacks),
+        ]
+
+    def __str__(self) -> str:
+        return text_of(self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_of(self.rows())
+
+
+def _described(stage: Stage) -> str:
+    found = f"{stage.executions} executions, {stage.tasks} tasks"
+    return f"{found}, moves {moved_text(stage.moved)}"
+
+
+class _Execution(NamedTuple):
+    tasks: int
+    moved: dict[str, int]
+    peak_bytes: int
+
+
+class _Enough(Exception):
+    """Raised when enough steps are planned."""
+
+
+class _Watch(Callbacks):
+    """Notes where the steps of the outermost solver begin and end, and leaves after a few."""
+
+    def __init__(self, executions: list[Any]) -> None:
+        self._executions = executions
+        self._solver: Solver | None = None
+        self.name = ""
+        self.count: int | None = None
+        self.marks: list[int] = []
+
+    def on_step_begin(self, solver: Solver, x: Any) -> None:
+        """Take the first solver that makes a step for the one that is meant."""
+        if self._solver is None:
+            self._solver = solver
+            self.name, self.count = type(solver).__name__, steps_of(solver).total
+            self.marks.append(len(self._executions))
+
+    def on_step_end(self, solver: Solver, x: Any) -> None:
+        """Note the executions so far."""
+        if solver is self._solver:
+            self.marks.append(len(self._executions))
+            if len(self.marks) > _STEPS:
+                raise _Enough
+
+
+def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
+    """Return values of 0-d arrays, as they follow from ones: sums over vectors are one.
+
+    A solver branches on what it makes of such numbers: ``1 + test3 <= 1`` in LSQR.
+    """
+    graph = convert_legacy_graph(dict(HighLevelGraph.merge(*(a.dask for a in scalars))))
+    found: dict[Any, Any] = {}
+
+    def value(key: Any) -> Any:
+        if key not in found:
+            node = graph[key]
+            alone = all(isinstance(d, tuple) and len(d) == 1 for d in node.dependencies)
+            found[key] = node({d: value(d) for d in node.dependencies}) if alone else 1.0
+        return found[key]
+
+    return {array.name: value((array.name,)) for array in scalars}
+
+
+def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: Any) -> SolverPlan:
+    """Say what a call of a solver will do, without doing it; see :func:`plan`."""
+    executions: list[_Execution] = []
+    held: set[str] = set()
+
+    def executed(arrays: list[DaskArray]) -> _Execution:
+        graph = OptimisedGraph(arrays, known)
+        return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads))
+
+    class Planned(Session):
+        """Lets blocks that are all ones stand for what an execution would give."""
+
+        def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
+            executions.append(executed(arrays))
+            held.update(array.name for array in arrays)
+            numbers = _numbers([array for array in arrays if not array.ndim])
+            return tuple(stand_in(a, a.name, numbers.get(a.name, 1)) for a in arrays)
+
+        def values(self, scalars: list[DaskArray]) -> list[Any]:
+            lazy = [array for array in scalars if not in_memory(array)]
+            if lazy:
+                executions.append(executed(lazy))
+            numbers = _numbers(scalars)
+            return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
+
+    watch = _Watch(executions)
+    before = watchers.set((watch,)), new_session.set(Planned)
+    try:
+        with created_arrays() as known, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            args, kwargs = walk((args, kwargs), is_dask, stand_in)
+            held.update(known)
+            with set_policy(whole_array="warn"), np.errstate(all="ignore"), suppress(_Enough):
+                solver(*args, **kwargs)
+    finally:
+        watchers.reset(before[0])
+        new_session.reset(before[1])
+    if len(watch.marks) < 2:
+        raise ValueError(
+            f"{getattr(solver, '__name__', solver)} took no step of PyLops on dask arrays: "
+            "nothing can be planned"
+        )
+
+    def stage(first: int, last: int) -> Stage:
+        found = executions[first:last]
+        moved: Counter[str] = Counter()
+        for execution in found:
+            moved.update(execution.moved)
+        return Stage(len(found), sum(execution.tasks for execution in found), dict(moved))
+
+    return SolverPlan(
+        solver=watch.name,
+        setup=stage(0, watch.marks[0]),
+        steps=tuple(stage(*pair) for pair in itertools.pairwise(watch.marks)),
+        count=watch.count,
+        threads=threads,
+        peak_bytes=max((execution.peak_bytes for execution in executions), default=0),
+        fallbacks=fallbacks_of(caught),
+    )
+
+
+def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan | SolverPlan:
+    """Say what applying an operator, or a call of a solver, will do, without doing it.
+
+    Parameters
+    ----------
+    Op : pylops.LinearOperator or callable
+        Operator, or one of PyLops's solvers.
+    *args
+        For an operator, the dask array that it is applied to, and whether ``Op.H @ x`` is meant.
+        Its chunks count, not how it comes about: the plan is for blocks that are in memory.
+        For a solver what it takes: ``plan(pylops.cgls, Op, y, niter=50)``. Its steps are worked
+        through on blocks that take no memory. Norms and the like are taken for one, so that a
+        solver whose work depends on them may turn out otherwise.
+    threads : int, optional
+        That work at a time. Default one for each core.
+    **kwargs
+        ``adjoint`` for an operator, keywords of a solver.
+
+    Returns
+    -------
+    Plan or SolverPlan
+        Prints as text, and shows as a table in a notebook.
+
+    Raises
+    ------
+    ValueError
+        If what is called takes no step of a solver on dask arrays.
+
+    Examples
+    --------
+    >>> import dask.array as da, pylops, pylops_dispatch
+    >>> D = pylops.FirstDerivative((100, 100), axis=0)
+    >>> planned = pylops_dispatch.plan(D, da.zeros((100, 100), chunks=(100, 50)))
+    >>> planned.tasks, planned.moved_bytes
+    (2, 0)
+    >>> planned = pylops_dispatch.plan(pylops.cgls, D, da.zeros((100, 100), chunks=50), niter=9)
+    >>> planned.step.executions
+    1
+    """
+    threads = threads or dask.system.CPU_COUNT
+    if isinstance(Op, LinearOperator):
+        return plan_operator(Op, *args, **{"threads": threads, **kwargs})
+    return plan_solver(Op, *args, threads=threads, **kwargs)
