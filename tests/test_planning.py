@@ -314,3 +314,9 @@ def test_what_takes_no_step_cannot_be_planned():
         plan(lambda y: y, in_memory())
     with pytest.raises(ValueError, match="cgls took no step"):
         plan(pylops.cgls, OPERATORS["tree"](), in_memory(), niter=0)
+
+
+def test_what_depends_on_positions_cannot_be_planned():
+    op = pylops.MatrixMult(rand((20, 12)))
+    with pytest.raises(ValueError, match="positions"):
+        plan(pylops.omp, op, da.ones(20, chunks=5), niter_outer=4)

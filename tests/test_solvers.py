@@ -1,6 +1,7 @@
 """PyLops's own solvers on dask arrays: right, and one execution a step."""
 
 import concurrent.futures
+import gc
 import hashlib
 import numbers
 import threading
@@ -559,6 +560,25 @@ def test_last_step_costs_what_the_third_costs(solver, make):
 
     # step k is between marks k - 1 and k; the reads of its end may come later
     assert tasks(99) == tasks(50) == tasks(3)
+
+
+def test_a_thousand_steps_cost_what_the_first_cost():
+    """Tasks of a step, and what the client keeps."""
+    op = pylops.FirstDerivative(4000, kind="forward")
+    sizes, kept = [], {}
+
+    def after(x):
+        sizes.append(executions.runs[-1].size)
+        executions.runs.clear()
+        if len(sizes) in (200, 1000):
+            gc.collect()
+            kept[len(sizes)] = len(gc.get_objects())
+
+    with count_executions() as executions:
+        pylops.cgls(op, to_dask(rand(4000), 2000), niter=1000, tol=0.0, callback=after)
+    assert len(sizes) == 1000
+    assert len(set(sizes[3:])) == 1
+    assert kept[1000] - kept[200] < 100
 
 
 @pytest.mark.parametrize(("solver", "make"), LONG)

@@ -199,6 +199,8 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             lazy = [array for array in scalars if not in_memory(array)]
             if lazy:
                 executions.append(executed(lazy))
+            if any(array.dtype == object for array in scalars):
+                raise ValueError("steps that depend on positions of values cannot be planned")
             numbers = _numbers(scalars)
             return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
 
