@@ -1,5 +1,6 @@
 """The same code on a small cluster in this process."""
 
+import concurrent.futures
 import gc
 import os
 import signal
@@ -181,10 +182,20 @@ def test_the_history_can_be_kept(several_workers):
     assert known == sorted(known)
 
 
-def test_a_worker_that_is_killed_costs_time_and_not_the_answer():
+def stencils():
     dims = (16, 9)
-    op = pylops.Identity(dims) - 0.1 * pylops.Laplacian(dims, axes=(0, 1))
-    y0, seen = rand(dims), []
+    return pylops.Identity(dims) - 0.1 * pylops.Laplacian(dims, axes=(0, 1))
+
+
+def weighted():
+    """With a NumPy array that goes to the workers apart from the graphs."""
+    return pylops.Diagonal(1 + rand((100, 100)) ** 2) + 0.1 * pylops.Laplacian((100, 100))
+
+
+@pytest.mark.parametrize("make", [stencils, weighted])
+def test_a_worker_that_is_killed_costs_time_and_not_the_answer(make):
+    op = make()
+    y0, seen = rand(op.dims), []
     expected = pylops.cgls(op, y0, niter=20, tol=0)[0]
     with (
         dask.config.set({"pylops-dispatch.lineage-steps": 4}),
@@ -196,10 +207,58 @@ def test_a_worker_that_is_killed_costs_time_and_not_the_answer():
             if len(seen) == 10:
                 os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
-        y = da.from_array(y0, chunks=(4, 9))
+        y = da.from_array(y0, chunks=(op.dims[0] // 4, op.dims[1]))
         x = pylops.cgls(op, y, niter=20, tol=0, callback=kill_one)[0].compute()
         seen.clear()
     assert_close(x, expected, rtol=1e-10)
+
+
+def test_two_solves_at_once_do_not_meet(several_workers):
+    op, first, _ = problem()
+    second = rand(op.shape[0], seed=9)
+    expected = [pylops.cgls(op, y, niter=12, tol=0)[0] for y in (first, second)]
+
+    def solve(y):
+        with several_workers.as_current():
+            return pylops.cgls(op, da.from_array(y, chunks=50), niter=12, tol=0)[0].compute()
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(solve, (first, second)))
+    for x, answer in zip(found, expected, strict=True):
+        assert_close(x, answer, rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", [stencils, weighted])
+def test_workers_may_come_and_go_during_a_solve(several_workers, make):
+    op, seen = make(), []
+    y0 = rand(op.dims)
+    expected = pylops.cgls(op, y0, niter=16, tol=0)[0]
+    sizes = {4: 3, 7: 1, 11: 2}
+
+    def scale(x):
+        seen.append(None)
+        if len(seen) in sizes:
+            wanted = sizes[len(seen)]
+            several_workers.cluster.scale(wanted)
+            assert eventually(lambda: len(several_workers.nthreads()) == wanted)
+
+    y = da.from_array(y0, chunks=(op.dims[0] // 4, op.dims[1]))
+    x = pylops.cgls(op, y, niter=16, tol=0, callback=scale)[0].compute()
+    assert len(seen) == 16
+    assert_close(x, expected, rtol=1e-9)
+
+
+def test_a_solve_that_is_interrupted_frees_the_memory(several_workers):
+    op = weighted()
+
+    def interrupt(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pylops.cgls(op, da.from_array(rand(op.dims), chunks=50), niter=9, callback=interrupt)
+    del op
+    gc.collect()
+    assert eventually(lambda: not any(several_workers.run_on_scheduler(holders).values()))
 
 
 # ---- errors ----------------------------------------------------------------------------------

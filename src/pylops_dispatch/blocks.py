@@ -15,7 +15,6 @@ import numpy as np
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
-from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from threadpoolctl import ThreadpoolController
 
@@ -32,7 +31,7 @@ from pylops_dispatch.operators import (
     without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape
-from pylops_dispatch.placing import Placed, placed
+from pylops_dispatch.placing import operator_on_cluster
 from pylops_dispatch.policy import announce_whole
 
 Fit = Callable[[Any], None]
@@ -89,10 +88,7 @@ def embed(op: Any) -> Any:
         return op
     key = f"operator-{name_of(op)}"
     largest = max(held, key=lambda array: array.nbytes)
-    own = placed(key, lambda: {None: op}, largest)
-    if own is None:
-        return Delayed(key, HighLevelGraph.from_collections(key, {key: DataNode(key, op)}))
-    return Delayed(own, HighLevelGraph.from_collections(own, {own: Placed(own, op)}))
+    return operator_on_cluster(key, op, largest)
 
 
 def _all_parts(op: Any) -> Iterator[Any]:

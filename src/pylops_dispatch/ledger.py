@@ -153,6 +153,16 @@ def ledger() -> Iterator[Ledger]:
         _uninstall()
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Keep out of ledgers what moves data and runs nothing of the user's."""
+    before = _open.set(())
+    try:
+        yield
+    finally:
+        _open.reset(before)
+
+
 # ---- where executions are seen -------------------------------------------------------------
 
 # `dask.base.compute` and `persist` get their scheduler from here, by whatever name users have

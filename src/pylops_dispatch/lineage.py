@@ -123,6 +123,12 @@ def _lost(array: DaskArray) -> bool:
     return any(future.status != "finished" for pair in pairs for future in pair)
 
 
+def is_safe(array: DaskArray) -> bool:
+    """Whether no block of an array on a cluster, nor its copy, was lost since it was cut."""
+    whole = all(future.status == "finished" for future in _futures(array))
+    return whole and not _lost(array)
+
+
 def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     """Return arrays in the memory of a cluster anew, without the tasks that they came of.
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +23,18 @@ import dask
 import numpy as np
 from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.ledger import unrecorded
+from pylops_dispatch.lineage import cut, is_safe
 
 _LARGE = 1 << 16  # bytes: smaller ones travel with the graph
 
 
 class Placed(DataNode):
-    """Data in a graph that is pickled without the data where the cluster has them already."""
+    """Data in a graph that is pickled as a future where the cluster has them already."""
 
     __slots__ = ()
 
@@ -44,39 +46,10 @@ class Placed(DataNode):
     def __reduce__(self) -> Any:
         client = _client()
         known = None if client is None else _placed.get(client)
-        if known is None or not known.has(self.key):
+        future = None if known is None else known.futures.get(self.key)
+        if future is None or future.status != "finished":
             return DataNode, (self.key, self.value)
-        return _elsewhere, (self.key, _copy(self.key) in known.futures)
-
-
-class _Again(Task):
-    """The task by which a scheduler gets again what it has in memory, if that is lost."""
-
-    __slots__ = ()
-
-    @property
-    def block_fusion(self) -> bool:
-        return True
-
-
-def _elsewhere(key: Any, copied: bool) -> Task:
-    if copied:
-        return _Again(key, _same, TaskRef(_copy(key)))
-    return _Again(key, _lost, str(key))
-
-
-def _copy(key: Any) -> Any:
-    return ("copy-of", *key) if isinstance(key, tuple) else ("copy-of", key)
-
-
-def _same(block: Any) -> Any:
-    return block
-
-
-def _lost(key: str) -> Any:
-    raise RuntimeError(
-        f"{key}, which an operator holds, was lost with the only worker: apply the operator again"
-    )
+        return future.__reduce__()
 
 
 @dataclass
@@ -84,12 +57,7 @@ class _Cluster:
     """What lies on one cluster."""
 
     futures: dict[Any, Any] = field(default_factory=dict)
-    names: dict[str, tuple[str, list[Any]]] = field(default_factory=dict)
-
-    def has(self, key: Any) -> bool:
-        """Whether data, and its copy, are in memory as far as the client knows."""
-        found = [self.futures[k] for k in (key, _copy(key)) if k in self.futures]
-        return bool(found) and all(future.status == "finished" for future in found)
+    arrays: dict[str, DaskArray] = field(default_factory=dict)
 
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
@@ -139,78 +107,80 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
         `array` itself where dask runs in this process alone.
     """
     nodes = dict(array.dask)
-    name = placed(array.name, lambda: {key[1:]: node.value for key, node in nodes.items()}, owner)
-    if name is None:
+    there = placed(array, owner)
+    if there is None:
         return array
+    name = there.name
     graph = {(name, *k[1:]): Placed((name, *k[1:]), node.value) for k, node in nodes.items()}
     return DaskArray(graph, name, array.chunks, meta=array._meta)
 
 
-def placed(name: str, values: Callable[[], dict[Any, Any]], owner: Any) -> str | None:
-    """Send values to the cluster that dask runs on, unless they lie there.
+def operator_on_cluster(name: str, op: Any, owner: Any) -> Delayed:
+    """Return an operator as an argument of tasks, with a key of its own, likewise."""
+    key = (name, 0)
+    held = DaskArray({key: DataNode(key, op)}, name, ((1,),), dtype=object)
+    lazy = on_cluster(held, owner)
+    if lazy is held:
+        return Delayed(name, HighLevelGraph.from_collections(name, {name: DataNode(name, op)}))
+    own = f"{lazy.name}-whole"
+    graph = {own: Task(own, _same, TaskRef((lazy.name, 0)))}
+    return Delayed(own, HighLevelGraph.from_collections(own, graph, dependencies=[lazy]))
+
+
+def placed(array: DaskArray, owner: Any) -> DaskArray | None:
+    """Send blocks to the cluster that dask runs on, unless they lie there.
 
     Parameters
     ----------
-    name : str
-        Of the values: what has this name was sent before.
-    values : callable
-        Returns the values by their indices, which follow the name in the keys of a graph; one
-        value without a key of this kind has the name alone, and None for an index.
+    array : dask.array.Array
+        Whose graph is its blocks. What has its name was sent before.
     owner : numpy.ndarray or object
         What releases them when it goes.
 
     Returns
     -------
-    str or None
-        What the keys on the cluster begin with, None where dask runs in this process alone.
+    dask.array.Array or None
+        Of futures; None where dask runs in this process alone.
     """
     client = _client()
     if client is None:
         return None
+    known = _placed.setdefault(client, _Cluster())
+    there = known.arrays.get(array.name)
+    if there is not None and is_safe(there):
+        return there
+    _release(known, array.name)
+    with unrecorded():
+        there = _sent(client, array)
+    known.arrays[array.name] = there
+    known.futures.update(there.dask)
+    weakref.finalize(owner, _release, known, array.name)
+    return there
+
+
+def _sent(client: Any, array: DaskArray) -> DaskArray:
     from distributed.protocol import pickle
 
-    known = _placed.setdefault(client, _Cluster())
-    own = name
-    if name in known.names:
-        own, keys = known.names[name]
-        if all(known.has(key) for key in keys):
-            return own
-        _release(known, name)
-        own = f"{name}-{next(_generations)}"  # the scheduler may still remember what is lost
-    sent = {own if i is None else (own, *i): value for i, value in values().items()}
+    values = {key: node.value for key, node in dict(array.dask).items()}
     if any(address.startswith("inproc://") for address in client.nthreads()):
         # workers in this process would share the very arrays, which then never go
-        sent = pickle.loads(pickle.dumps(sent))
-    known.names[name] = own, list(sent)
-    known.futures.update(client.scatter(sent, hash=False))
-    known.futures.update(_copies(client, sent, known.futures))
-    weakref.finalize(owner, _release, known, name)
-    return own
+        values = pickle.loads(pickle.dumps(values))
+    # the scheduler may still remember what had the same name, and was lost
+    name = f"{array.name}-{next(_generations)}"
+    sent = client.scatter({(name, *key[1:]): v for key, v in values.items()}, hash=False)
+    there = DaskArray(dict(sent), name, array.chunks, meta=array._meta)
+    # each block on two workers, so that one may go; empty where there is but one
+    return cut([there]).get(name, there)
 
 
-def _copies(client: Any, sent: dict[Any, Any], futures: dict[Any, Any]) -> dict[Any, Any]:
-    """Send all once more, each to the worker after its own, if there is another.
-
-    Under keys of their own: of two replicas of one key, the active memory manager drops one.
-    """
-    workers = sorted(client.nthreads())
-    if len(workers) < 2:
-        return {}
-    follower = dict(zip(workers, [*workers[1:], workers[0]], strict=True))
-    by_worker: dict[str, dict[Any, Any]] = defaultdict(dict)
-    for key, home in client.who_has([futures[key] for key in sent]).items():
-        by_worker[follower.get(next(iter(home), ""), workers[0])][_copy(key)] = sent[key]
-    found: dict[Any, Any] = {}
-    for worker, values in by_worker.items():
-        found.update(client.scatter(values, workers=[worker], hash=False))
-    return found
+def _same(value: Any) -> Any:
+    return value
 
 
 def _release(known: _Cluster, name: str) -> None:
-    _, keys = known.names.pop(name, (name, []))
-    for key in keys:
+    there = known.arrays.pop(name, None)
+    for key in {} if there is None else there.dask:
         known.futures.pop(key, None)
-        known.futures.pop(_copy(key), None)
 
 
 def _client() -> Any:
