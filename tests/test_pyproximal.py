@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 
 import dask.array as da
 import numpy as np
@@ -9,6 +10,8 @@ import pylops
 import pyproximal
 import pytest
 from pyproximal.optimization import primal, primaldual
+
+from pylops_dispatch import NotDispatchedError
 
 from .helpers import assert_close, count_executions, rand, random_chunks, to_dask
 
@@ -72,7 +75,7 @@ def test_proximal_operator_that_decides_by_values(make, budget, method):
     assert_close(result.compute(), expected, rtol=1e-9)
 
 
-# of these dask has no lazy form of what they call: numpy.linalg.eigvalsh
+# called outside of a solver, where dask itself has no numpy.linalg.eigvalsh
 @pytest.mark.parametrize("name", sorted(set(LAZY) - {"Nuclear", "SingularValuePenalty"}))
 def test_function_value_is_a_number(name):
     make, x0 = LAZY[name], rand(N)
@@ -90,6 +93,51 @@ def test_gradient_of_l2_with_an_operator():
 
 
 # ------------------------------------------------------------------------- solvers
+
+
+# what they do inside a solver: write through masks, sort, take matrices apart
+INSIDE = {
+    "ETP": lambda: pyproximal.ETP(0.5, 1.0),
+    "Geman": lambda: pyproximal.Geman(0.5, 1.3),
+    "Huber": lambda: pyproximal.Huber(0.7),
+    "HuberCircular": lambda: pyproximal.HuberCircular(0.7),
+    "L0Ball": lambda: pyproximal.L0Ball(5),
+    "L10Ball": lambda: pyproximal.L10Ball(6, 2),
+    "Log1": lambda: pyproximal.Log1(0.3, 1e-3),
+    "Nuclear": lambda: pyproximal.Nuclear(DIMS, 0.5),
+    "NuclearBall": lambda: pyproximal.NuclearBall(DIMS, 0.5),
+    "QuadraticEnvelopeCard": lambda: pyproximal.QuadraticEnvelopeCard(0.4),
+    "QuadraticEnvelopeCardIndicator": lambda: pyproximal.QuadraticEnvelopeCardIndicator(5),
+    "QuadraticEnvelopeRankL2": lambda: pyproximal.QuadraticEnvelopeRankL2(
+        DIMS, 2, rand(DIMS, seed=5)
+    ),
+    "SCAD": lambda: pyproximal.SCAD(0.4),
+    "SingularValuePenalty": lambda: pyproximal.SingularValuePenalty(DIMS, pyproximal.L1()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("make", INSIDE.values(), ids=INSIDE)
+def test_proximal_operator_inside_a_solver(make, dtype):
+    b, x0 = rand(N, dtype), rand(N, dtype, seed=1)
+
+    def solve(b, x):
+        return primal.ProximalGradient(pyproximal.L2(b=b), make(), x0=x, tau=0.4, niter=25, tol=0)
+
+    expected = solve(b, x0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of elements that are not selected
+        warnings.simplefilter("ignore", np.exceptions.ComplexWarning)  # of penalties, as in NumPy
+        result = solve(lazy(b), lazy(x0)).compute()
+    assert_close(result, expected, rtol=1e-9)
+
+
+def test_what_needs_the_number_of_selected_elements_is_refused_by_name():
+    with pytest.raises(NotDispatchedError, match=r"numpy\.vstack .* by Log\.prox \(.*Log\.py:\d+"):
+        primal.ProximalGradient(
+            near(lazy(rand(N))), pyproximal.Log(0.5), x0=lazy(rand(N)), tau=0.5, niter=2
+        )
 
 
 def l2(data):
@@ -120,6 +168,9 @@ SOLVERS = {
     "ProximalGradient-vandenberghe": (
         lambda b, x, n: primal.ProximalGradient(
             l2(b), l1(), x0=x, tau=0.5, niter=n, acceleration="vandenberghe"), 2),
+    "AndersonProximalGradient": (
+        lambda b, x, n: primal.AndersonProximalGradient(
+            l2(b), l1(), x0=x, tau=0.5, niter=n, nhistory=3, tol=0), 6),
     "GeneralizedProximalGradient": (
         lambda b, x, n: primal.GeneralizedProximalGradient(
             [l2(b)], [l1()], x0=x, tau=0.5, niter=n), 2),

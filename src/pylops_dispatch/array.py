@@ -50,6 +50,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         "_value",
         "_version",
         "_view",
+        "chosen",
     )
     __array_priority__ = 1e6
 
@@ -65,6 +66,8 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._version = 0
         self._view: _View | None = None
         self._conjugated: Names | None = None
+        # of a mask that was narrowed through itself: which elements of which mask it holds
+        self.chosen: Any = None
         current = session.get()
         if current is not None:
             current.register(self)
@@ -103,7 +106,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self
 
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
-        self._held, self._value, self._conjugated = pieces, value, None
+        self._held, self._value, self._conjugated, self.chosen = pieces, value, None, None
         self._version += 1
         view = self._view
         root = None if view is None else view.root()

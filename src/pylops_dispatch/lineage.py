@@ -105,7 +105,9 @@ class Lineage:
 def _forget_scalars(boxes: Sequence[DispatchArray]) -> None:
     """Let numbers that were read be numbers only, not results of tasks."""
     for box in boxes:
-        if box.value is not None and isinstance(box.pieces[0], DaskArray):
+        # the positions that argwhere reads are a list, and used up at once
+        read = box.value is not None and box.dtype != object
+        if read and isinstance(box.pieces[0], DaskArray):
             box.replace([pc.wrap_numpy(box.value.reshape(box.shape))])
 
 

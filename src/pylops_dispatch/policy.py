@@ -98,6 +98,10 @@ def action(key: str) -> Action:
     return value
 
 
+# modules of PyLops whose frames only call others: of solvers, those of other packages too
+_WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
+
+
 def caller() -> str:
     """Say which line of PyLops, or else of the user, is being run.
 
@@ -113,7 +117,7 @@ def caller() -> str:
         package = module.partition(".")[0]
         if package not in ("pylops_dispatch", "numpy", "dask", "contextlib", "functools"):
             nearest = nearest or frame
-            if package == "pylops" and module != "pylops.utils.decorators":
+            if package == "pylops" and module not in _WRAPPERS:
                 nearest = frame
                 break
         frame = frame.f_back

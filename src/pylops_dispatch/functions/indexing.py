@@ -16,6 +16,7 @@ from dask.highlevelgraph import HighLevelGraph
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.functions.selecting import Selection, put, select
 from pylops_dispatch.pieces import Chunks, Piece, Shape, Zeros
 from pylops_dispatch.policy import not_dispatched
 
@@ -42,6 +43,14 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, (DispatchArray, DaskArray, np.ndarray)) and index.dtype == bool
 
 
+def _is_lazy_mask(index: Any) -> bool:
+    return isinstance(index, (DispatchArray, DaskArray)) and index.dtype == bool
+
+
+def _is_lazy_positions(index: Any) -> bool:
+    return isinstance(index, DaskArray) and index.ndim == 1 and index.dtype.kind in "iu"
+
+
 def _to_index(index: Any) -> Any:
     """Return an index in terms of dask and NumPy arrays."""
     if isinstance(index, tuple):
@@ -59,6 +68,8 @@ def getitem(box: DispatchArray, index: Any) -> Any:
 
     Slices and integers give a view, as in NumPy.
     """
+    if _is_lazy_mask(index) and index.shape == box.shape and box.ndim:
+        return select(box, as_box(index))
     index = _positions(_to_index(_unwrap(index)))
     part = _taken(box, index)
     if not isinstance(part, DispatchArray) or not part.ndim or not _is_basic(index):
@@ -229,6 +240,11 @@ def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: 
 
 def setitem(box: DispatchArray, index: Any, value: Any) -> None:
     """Write into a box by rebinding its pieces; the layout stays."""
+    if isinstance(value, Selection):
+        if not _is_lazy_mask(index):
+            raise not_dispatched("writing selected elements", "Write through the same mask.")
+        put(box, as_box(index), value)
+        return
     _put_at(box, _positions(_to_index(_unwrap(index))), value)
 
 
@@ -257,6 +273,11 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         _write_range(box, *found, value)
         return
     where = _expand(index, box.ndim)
+    lazy = [axis for axis, i in enumerate(where) if _is_lazy_positions(i)]
+    others = [i for i in where if not _is_lazy_positions(i)]
+    if len(lazy) == 1 and all(isinstance(i, slice) and i == slice(None) for i in others):
+        _put_at_lazy(box, where[lazy[0]], lazy[0], value)
+        return
     if any(i is None for i in where):
         part = np.broadcast_to(np.empty(()), box.shape)[where].shape
         where = tuple(i for i in where if i is not None)
@@ -264,6 +285,50 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         value = np.reshape(np.broadcast_to(value, part), inner)
     piece = box.as_shape(box.shape)
     box.rebind([write(piece, where, value, box.dtype)])
+
+
+def _put_at_lazy(box: DispatchArray, positions: DaskArray, axis: int, value: Any) -> None:
+    """Write at positions along one axis that are not known yet: each block picks its own."""
+    array = pc.realise(box.as_shape(box.shape))
+    part = (*box.shape[:axis], positions.shape[0], *box.shape[axis + 1 :])
+    index, contracted = tuple(range(box.ndim)), box.ndim
+    values: list[Any] = [value, None]
+    if np.ndim(value):
+        source = as_box(np.broadcast_to(as_box(value), part)).dask()
+        follow = {a: -1 if a == axis else c for a, c in enumerate(array.chunks)}
+        values = [source.rechunk(follow), (*index[:axis], contracted, *index[axis + 1 :])]
+    elif isinstance(value, DispatchArray):
+        values = [value.dask(), ()] if value.value is None else [value.value, None]
+    edges = np.concatenate([[0], np.cumsum(array.chunks[axis])[:-1]]).astype(int)
+    written = da.blockwise(
+        _put_block,
+        index,
+        array,
+        index,
+        da.from_array(edges, chunks=1),
+        (axis,),
+        positions.rechunk(-1),
+        (contracted,),
+        *values,
+        axis=axis,
+        n=box.shape[axis],
+        concatenate=True,
+        align_arrays=False,
+        dtype=box.dtype,
+        meta=array._meta,
+    )
+    box.rebind([written])
+
+
+def _put_block(block: Any, first: Any, positions: Any, values: Any, *, axis: int, n: int) -> Any:
+    if np.any((positions < -n) | (positions >= n)):
+        raise IndexError(f"positions out of bounds for axis {axis} with size {n}")
+    target = np.where(positions < 0, positions + n, positions) - first[0]
+    inside = (target >= 0) & (target < block.shape[axis])
+    before = (slice(None),) * axis
+    out = block.copy()
+    out[(*before, target[inside])] = values[(*before, inside)] if np.ndim(values) else values
+    return out
 
 
 def _assign(box: DispatchArray, value: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import real_dtype
-from pylops_dispatch.policy import not_dispatched
+from pylops_dispatch.policy import announce_whole, not_dispatched
 
 
 @implements(np.linalg.norm)
@@ -48,6 +50,28 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
 def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
     # dask's default is the upper triangle, NumPy's the lower; its blocks must be square
     return DispatchArray(da.linalg.cholesky(as_box(a).dask().rechunk(-1), lower=not upper))
+
+
+def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
+    """Register a function that needs all of a matrix, and gives one array: one lazy task."""
+    name = func.__name__
+
+    @implements(func)
+    def shim(a: Any, *args: Any, **kwargs: Any) -> Any:
+        matrix = as_box(a).dask()
+        if matrix.ndim != 2:
+            raise not_dispatched(f"numpy.linalg.{name} of a stack", "Take one matrix at a time.")
+        if matrix.npartitions > 1:
+            announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
+        dtype = np.asarray(func(np.ones((1, 1), matrix.dtype), *args, **kwargs)).dtype
+        result = delayed(func, pure=True)(matrix.rechunk(-1), *args, **kwargs)
+        return DispatchArray(da.from_delayed(result, shape(*matrix.shape), dtype))
+
+
+_of_a_matrix(np.linalg.pinv, lambda m, n: (n, m))
+_of_a_matrix(np.linalg.eigvalsh, lambda m, n: (n,))
+_of_a_matrix(np.linalg.svdvals, lambda m, n: (min(m, n),))
+_of_a_matrix(np.linalg.det, lambda m, n: ())
 
 
 @implements(np.gradient)

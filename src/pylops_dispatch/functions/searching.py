@@ -1,10 +1,11 @@
-"""What depends on the values of a whole vector: positions, and percentiles."""
+"""What depends on the values of a whole vector: positions, order, and percentiles."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from dask._task_spec import List, Task, TaskRef
 from dask.array.core import Array as DaskArray
@@ -12,7 +13,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.policy import announce_whole, not_dispatched
 
@@ -53,6 +54,20 @@ def _sorted(parts: list[Any]) -> Any:
     return np.sort(np.concatenate(parts))
 
 
+def _ordered(func: Any) -> None:
+    @implements(func)
+    def shim(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None):  # type: ignore[no-untyped-def]
+        if axis is None:
+            a, axis = np.ravel(a), -1
+        array = as_box(a).dask()
+        if array.ndim == 1 and array.npartitions > 1:
+            announce_whole(f"numpy.{func.__name__}", "exact ranks need all values at once")
+        array = array.rechunk({axis % array.ndim: -1})
+        dtype = func(np.ones(1, array.dtype)).dtype
+        settings = {"kind": kind} if stable is None else {"stable": stable}
+        return DispatchArray(da.map_blocks(func, array, axis=axis, dtype=dtype, **settings))
+
+
 def _ranked(func: Any) -> None:
     @implements(func)
     def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
@@ -76,5 +91,7 @@ def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:
     return func(np.concatenate([part.ravel() for part in parts]), q, **kwargs)
 
 
+_ordered(np.sort)
+_ordered(np.argsort)
 _ranked(np.percentile)
 _ranked(np.quantile)
