@@ -28,6 +28,7 @@ import numpy as np
 import pylops
 import pytest
 
+VALUES = ("trace", "todense")  # what tells of an operator itself
 METHODS = ("dot", "matvec", "rmatvec", "matmat", "rmatmat")
 SOLVERS = {
     "pylops.optimization.basic": ("cg", "cgls", "lsqr"),
@@ -67,6 +68,8 @@ def pytest_configure(config):
     for name in METHODS:
         setattr(pylops.LinearOperator, name, applied(getattr(pylops.LinearOperator, name)))
     if on == "arrays":
+        for name in VALUES:
+            setattr(pylops.LinearOperator, name, told(getattr(pylops.LinearOperator, name)))
         change_solvers()
         change_constructors()
 
@@ -149,6 +152,17 @@ def applied(original):
                 y = original(self, to_dask(x), *args, **kwargs)
             assert type(y) is da.Array, f"{type(y)} instead of a dask array"
             return to_numpy(y)
+
+    return method
+
+
+def told(original):
+    """A method that tells of an operator: of dask arrays, it may do so by a lazy one."""
+
+    @functools.wraps(original)
+    def method(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        return result if is_inside() else to_numpy(result)
 
     return method
 
