@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = "tests/test_operators.py"
 ARRAY = "tests/test_array.py"
+SELECTIONS = "tests/test_selections.py"
+TILES = "tests/test_tiles.py"
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,95 @@ FAULTS = [
         "writes through a transposed view transposed twice", "array.py",
         "back = tuple(int(a) for a in np.argsort(wanted))", "back = wanted",
         ARRAY, "view or transpose or write",
+    ),
+    Fault(
+        "corners of a halo left out", "halos.py",
+        "reached[axis] = slice(0, shape[axis])", "reached[axis] = reached[axis]",
+        OPERATORS, "Convolve2D or ConvolveND or Smoothing2D",
+    ),
+    Fault(
+        "samples of several neighbours only from the first", "halos.py",
+        'last = int(np.searchsorted(edges, high, side="left"))', "last = first + 1",
+        OPERATORS, "Convolve or Smoothing or FirstDerivative",
+    ),
+    Fault(
+        "tiles without a halo", "blocks.py",
+        "slice(max(t.start - d, 0), min(t.stop + d, n))", "slice(t.start, t.stop)",
+        TILES, "Laplacian or FirstDerivative",
+    ),
+    Fault(
+        "halo of a tile one sample too small", "blocks.py",
+        "slice(max(t.start - d, 0), min(t.stop + d, n))",
+        "slice(max(t.start - d + 1, 0), min(t.stop + d, n))",
+        TILES, "SecondDerivative or FirstDerivative",
+    ),
+    Fault(
+        "tiles all counted from the start of their block", "blocks.py",
+        "tuple(o + w.start for o, w in zip(origin, where, strict=True))", "origin",
+        TILES, "NonStationary",
+    ),
+    Fault(
+        "filters of a block counted from its start", "rules/signalprocessing.py",
+        "op.oh -= starts[op.axis]", "op.oh -= 0",
+        OPERATORS, "NonStationaryConvolve1D",
+    ),
+    Fault(
+        "non-stationary filter reaches one sample less", "rules/signalprocessing.py",
+        "return tuple(int(n) // 2 for n in op.hshape)",
+        "return tuple(max(int(n) // 2 - 1, 0) for n in op.hshape)",
+        OPERATORS, "NonStationaryConvolve2D or NonStationaryConvolve3D",
+    ),
+    Fault(
+        "samples around a block counted twice for the filters", "rules/filters.py",
+        "new.inp[core] = signal[core]", "new.inp[...] = signal",
+        OPERATORS, "NonStationaryFilters",
+    ),
+    Fault(
+        "predictions do not look at the traces of other blocks", "rules/seislets.py",
+        "blocks.with_halos((x,), (1, 0))", "blocks.with_halos((x,), (0, 0))",
+        OPERATORS, "Seislet",
+    ),
+    Fault(
+        "record of a block of sources one sample short", "rules/waveeqprocessing.py",
+        "min(max(shifts) + op.nt + 1, int(op.nttot))", "min(max(shifts) + op.nt, int(op.nttot))",
+        OPERATORS, "Blending",
+    ),
+    Fault(
+        "last depths of a table of times left out", "rules/waveeqprocessing.py",
+        "op.nsnr = op.ns * op.nr", "op.nsnr = op.ns",
+        OPERATORS, "Kirchhoff",
+    ),
+    Fault(
+        "values at one position overwritten, not added", "functions/indexing.py",
+        "np.add.at(out, (*before, target), block[(*before, taken)])",
+        "out[(*before, target)] += block[(*before, taken)]",
+        ARRAY, "add_at or add.at",
+    ),
+    Fault(
+        "positions from the end not counted from there", "functions/indexing.py",
+        "target = np.where(positions < 0, positions + n, positions) - first[0]",
+        "target = np.abs(positions) - first[0]",
+        SELECTIONS, "positions",
+    ),
+    Fault(
+        "elements of one mask written through another", "functions/selecting.py",
+        "if _key(mask) != values.key:", "if False:",
+        SELECTIONS, "refused",
+    ),
+    Fault(
+        "dtype of a buffer lost when it is written", "array.py",
+        "source = source.astype(self._dtype)", "source = source.copy()",
+        ARRAY, "",
+    ),
+    Fault(
+        "imaginary part lost when the real part is written", "array.py",
+        "self.assign(value + 1j * self._part(lambda p: p.imag))", "self.assign(value)",
+        ARRAY, "real",
+    ),
+    Fault(
+        "NaN not left out of a maximum over pieces", "functions/reductions.py",
+        "_reduction(np.nanmax, da.nanmax, np.fmax)", "_reduction(np.nanmax, da.nanmax, np.maximum)",
+        ARRAY, "nan",
     ),
     Fault(
         "upper triangle for the lower", "functions/linalg.py",
