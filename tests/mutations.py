@@ -230,7 +230,7 @@ FAULTS = [
         OPERATORS, "Blending",
     ),
     Fault(
-        "last depths of a table of times left out", "rules/waveeqprocessing.py",
+        "traces of one receiver only in a block of sources", "rules/waveeqprocessing.py",
         "op.nsnr = op.ns * op.nr", "op.nsnr = op.ns",
         OPERATORS, "Kirchhoff",
     ),
@@ -259,12 +259,12 @@ FAULTS = [
     Fault(
         "imaginary part lost when the real part is written", "array.py",
         "self.assign(value + 1j * self._part(lambda p: p.imag))", "self.assign(value)",
-        ARRAY, "real",
+        ARRAY, "keeps_the_other",
     ),
     Fault(
         "NaN not left out of a maximum over pieces", "functions/reductions.py",
         "_reduction(np.nanmax, da.nanmax, np.fmax)", "_reduction(np.nanmax, da.nanmax, np.maximum)",
-        ARRAY, "nan",
+        ARRAY, "without_a_number",
     ),
     Fault(
         "upper triangle for the lower", "functions/linalg.py",

@@ -743,6 +743,35 @@ def test_no_write_is_lost(write):
     assert_same(lower(x), x0)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN")
+@pytest.mark.parametrize("function", [np.nansum, np.nanmax, np.nanmin])
+def test_a_piece_without_a_number_is_left_out(function):
+    nothing, numbers = np.full(4, np.nan), rand((3, 5))
+    x = np.concatenate([box(nothing), box(numbers).ravel()])
+    with forbid_executions():
+        result = function(x)
+    assert_close(lower(result).compute(), function(numbers))
+
+
+COMPLEX_WRITES = {
+    "real": lambda x: setattr(x, "real", np.ones(SHAPE)),
+    "imag": lambda x: setattr(x, "imag", np.ones(SHAPE)),
+    "rows of the real part": lambda x: operator.setitem(x.real, slice(1, 3), 2.0),
+    "rows of the imaginary part": lambda x: operator.setitem(x.imag, slice(1, 3), 2.0),
+    "real part times two": lambda x: operator.imul(x.real, 2),
+}
+
+
+@pytest.mark.parametrize("write", COMPLEX_WRITES)
+def test_writing_one_part_of_complex_numbers_keeps_the_other(write):
+    x0 = rand(SHAPE, "complex128")
+    x = box(x0.copy(), CHUNKS)
+    COMPLEX_WRITES[write](x0)
+    with forbid_executions():
+        COMPLEX_WRITES[write](x)
+    assert_same(lower(x), x0)
+
+
 @pytest.mark.parametrize(
     "index",
     [
