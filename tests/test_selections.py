@@ -266,6 +266,16 @@ def test_work_on_a_single_block_is_not_announced():
     assert_close(lower(result).compute(), np.linalg.pinv(rand((4, 3)), rcond=1e-3))
 
 
+@pytest.mark.parametrize("chunks", [((4, 2), (1, 5)), ((3, 3), (3, 3)), ((6,), (6,))])
+def test_linear_systems_whatever_the_blocks_of_the_matrix(chunks):
+    a0, b0 = rand((6, 6)) + 5 * np.eye(6), rand((6, 4), seed=1)
+    a, b = DispatchArray(da.from_array(a0, chunks)), box(b0)
+    with forbid_executions():
+        x, inverse = np.linalg.solve(a, b), np.linalg.inv(a)
+    assert_close(lower(x).compute(), np.linalg.solve(a0, b0), rtol=1e-10)
+    assert_close(lower(inverse).compute(), np.linalg.inv(a0), rtol=1e-10)
+
+
 def test_a_stack_of_matrices_is_refused():
     with pytest.raises(NotDispatchedError, match="det"):
         np.linalg.det(box(rand((2, 3, 3))))

@@ -422,6 +422,20 @@ def test_divide_by_an_explicit_operator(shape, dtype, coefficient):
         assert_close(result.compute(), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("shape", [(12, 12), (20, 12)], ids=["square", "tall"])
+def test_divide_numpy_data_by_an_operator_of_a_dask_matrix(shape, explicit):
+    a0, y0 = rand(shape) + 3 * np.eye(*shape), rand(shape[0], seed=2)
+
+    def solve(a):
+        op = pylops.MatrixMult(a)
+        return (op if explicit else 2 * op @ pylops.Identity(shape[1])) / y0
+
+    result = solve(to_dask(a0, (5, 4)))
+    assert type(result) is da.Array
+    assert_close(result.compute(), solve(a0), rtol=1e-7)
+
+
 def test_divide_by_a_sparse_operator():
     import scipy.sparse
 
@@ -453,6 +467,14 @@ def test_transforms_are_inverted_by_themselves(name, engine):
     with forbid_executions():
         x = op / to_dask(y0, 3)
     assert_same(x, op / y0)
+
+
+def test_own_inverse_of_numpy_data_with_dask_coefficients():
+    slopes, y0 = 0.1 * rand((6, 5)), rand(40)
+    op = pylops.signalprocessing.Seislet(to_dask(slopes, 3), sampling=(1.0, 0.5))
+    with forbid_executions():
+        x = op.inverse(y0)
+    assert_same(x, pylops.signalprocessing.Seislet(slopes, sampling=(1.0, 0.5)).inverse(y0))
 
 
 def _seislet():

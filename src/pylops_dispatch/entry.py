@@ -35,7 +35,7 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is np.ndarray:
-            if not made_lazy or next(lazy_arrays(self), None) is None:
+            if not _holds_lazy_arrays(self):
                 return original(self, x)
             if _wants_values.get():
                 with _values_wanted(False):
@@ -54,6 +54,11 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             raise
 
     return wrapper
+
+
+def _holds_lazy_arrays(op: Any) -> bool:
+    # most programs have none at all, and need not look
+    return bool(made_lazy) and next(lazy_arrays(op), None) is not None
 
 
 def _named(x: np.ndarray[Any, Any]) -> DaskArray:
@@ -81,7 +86,7 @@ def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
     """
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _wants_values.get() or not made_lazy or next(lazy_arrays(self), None) is None:
+        if _wants_values.get() or not _holds_lazy_arrays(self):
             return original(self, *args, **kwargs)
         if name == "trace" and _trace_of_matrix(self, *args, **kwargs):
             return original(self, *args, **kwargs)
@@ -169,6 +174,8 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(y, DispatchArray):  # pyproximal's L2 divides inside its solvers
             return lift(wrapper(self, lower(y), *args, **kwargs))
+        if type(y) is np.ndarray and _holds_lazy_arrays(self):
+            y = _named(y)
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
         check(y, "y")
@@ -189,6 +196,8 @@ def own_inverse(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``__truediv__`` or ``inverse`` of a class that knows its own inverse."""
 
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(y) is np.ndarray and _holds_lazy_arrays(self):
+            y = _named(y)
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
         check(y, "y")

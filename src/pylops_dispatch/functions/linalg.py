@@ -52,6 +52,23 @@ def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
     return DispatchArray(da.linalg.cholesky(as_box(a).dask().rechunk(-1), lower=not upper))
 
 
+def _factorised(func: Any) -> None:
+    """Register a function for which dask wants square blocks of one size, or a single one."""
+    lazy = getattr(da.linalg, func.__name__)
+
+    @implements(func)
+    def shim(a: Any, *args: Any) -> Any:
+        matrix = as_box(a).dask()
+        if len(set(matrix.chunks[0] + matrix.chunks[-1])) != 1:
+            matrix = matrix.rechunk(-1)
+        others = [as_box(b).dask().rechunk({0: matrix.chunks[0]}) for b in args]
+        return DispatchArray(lazy(matrix, *others))
+
+
+_factorised(np.linalg.inv)
+_factorised(np.linalg.solve)
+
+
 def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
     """Register a function that needs all of a matrix, and gives one array: one lazy task."""
     name = func.__name__
