@@ -297,6 +297,36 @@ def test_a_store_in_memory():
     assert solver.iiter == 2
 
 
+def test_whatever_a_solver_keeps_comes_back_as_it_was():
+    """Numbers, flags, text, and nested lists of them and of arrays; functions are left out."""
+    kept = {
+        "shift": 2.5 - 1j,
+        "flag": False,
+        "label": "third",
+        "nothing": None,
+        "scale": np.float32(0.1),
+        "history": [1.0, (np.complex128(1 + 2j), [3])],
+        "weights": np.arange(6).reshape(2, 3),
+        "size": da.ones(4, chunks=2).sum(),
+    }
+    op, store = stacked(), zarr.storage.MemoryStore()
+    solver = CGLS(op)
+    vars(solver).update(kept, function=np.add)
+    run_and_write(solver, store, data(op, "dask"), 1, tol=0)
+    other = CGLS(op)
+    other.setup(data(op, "dask"))
+    pylops_dispatch.resume(store, other)
+    found = {name: getattr(other, name) for name in kept}
+    assert_close(found.pop("weights"), kept.pop("weights"))
+    assert float(found.pop("size")) == 4
+    kept.pop("size")
+    assert found == kept
+    assert {name: type(value) for name, value in found.items()} == {
+        name: type(value) for name, value in kept.items()
+    }
+    assert not hasattr(other, "function")
+
+
 def test_numpy_goes_on_from_dask_and_not_the_other_way(tmp_path):
     op = stacked()
     expected = CGLS(op).solve(data(op, "numpy"), niter=6, tol=0)[0]
