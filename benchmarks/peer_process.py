@@ -6,6 +6,7 @@ Imports neither dask nor MPI, so that no peer pays for the libraries of another.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import sys
@@ -68,10 +69,8 @@ def numbers(*shape: int, seed: int = 1, dtype: str = "float64") -> np.ndarray:
 
 def reset_peak() -> None:
     """Forget the memory that setting up took, where the system can (Linux)."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak() -> int:

@@ -99,15 +99,13 @@ def command(peer: str, launcher: str | None, workers: int) -> list[str]:
 
 
 def environment(peer: str) -> dict[str, str]:
-    """Return the environment of a peer: those that are one process for each processor get one
-    thread for each process.
-    """
-    several = peer in ("threads", "numpy-blas")
-    return {
-        **os.environ,
-        **({} if several else ONE_THREAD),
-        **(MPI_SETTINGS if peer == "mpi" else {}),
-    }
+    """Return the environment of a peer, where each process has one thread unless it is alone."""
+    settings = dict(os.environ)
+    if peer not in ("threads", "numpy-blas"):
+        settings |= ONE_THREAD
+    if peer == "mpi":
+        settings |= MPI_SETTINGS
+    return settings
 
 
 def run_once(
