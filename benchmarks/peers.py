@@ -184,6 +184,22 @@ def equal(work: str, outcomes: Outcomes) -> bool:
     return all(outcome.error <= WORK[work].tolerance for outcome in outcomes.values())
 
 
+def write(
+    rows: Sequence[dict[str, str]],
+    records: Sequence[dict[str, object]],
+    options: argparse.Namespace,
+) -> None:
+    """Write the files that the command line asks for."""
+    write_json(options, records, scale=options.scale)
+    if options.csv is not None:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    if options.picture is not None:
+        draw(rows, options.picture)
+
+
 def main() -> int:
     """Run the work that the command line asks for, print the table, and write the files."""
     parser = argument_parser(__doc__)
@@ -211,21 +227,17 @@ def main() -> int:
             wrong.append(work)
             continue
         rows.append(row(work, outcomes, peers, free))
-        print(*(f"{key}: {value}" for key, value in rows[-1].items() if value), sep=", ")
+        print(
+            *(f"{key}: {value}" for key, value in rows[-1].items() if value), sep=", ", flush=True
+        )
         records.append({"work": work, "free": free} | {p: vars(o) for p, o in outcomes.items()})
         if not equal(work, outcomes):
             wrong.append(work)
+        # after each item: who stops the run keeps what is there
+        write(rows, records, options)
 
     print(f"\nPeers at scale {options.scale:g}: medians of {options.repeats}")
     print_table(rows)
-    write_json(options, records, scale=options.scale)
-    if options.csv is not None and rows:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    if options.picture is not None and rows:
-        draw(rows, options.picture)
     if wrong:
         print(f"failed, or results differ: {', '.join(wrong)}", file=sys.stderr)
     return int(bool(wrong))

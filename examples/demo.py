@@ -1,11 +1,13 @@
-"""Restore a real elevation model that was blurred and lost half of its rows.
+"""
+Restoring an elevation model
+============================
 
-The elevation model (metres above sea level, over the Jacksboro fault in Tennessee)
-comes with Matplotlib. It is blurred, half of its rows are dropped, and noise is
-added. PyLops's own ``cgls`` then restores it, once on dask arrays and once on NumPy
-arrays, by the same function, and the two answers are compared.
+A real elevation model (metres above sea level, over the Jacksboro fault in Tennessee; it comes
+with Matplotlib) is blurred, half of its rows are dropped, and noise is added. PyLops's own
+``cgls`` then restores it, once on dask arrays and once on NumPy arrays, by the same function,
+and the two answers are compared.
 
-Run ``python examples/demo.py [picture.png]``.
+Run it with ``python examples/demo.py [picture.png]``.
 """
 
 from __future__ import annotations
@@ -228,5 +230,5 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__" and (status := main()):
+    sys.exit(status)

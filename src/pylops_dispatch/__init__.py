@@ -1,5 +1,7 @@
 """PyLops's own operators and solvers on dask arrays: importing this is all it takes."""
 
+from importlib.metadata import version
+
 from pylops_dispatch.activation import disable, disabled, enable, is_enabled
 from pylops_dispatch.checkpoint import checkpoint, resume
 from pylops_dispatch.cluster import client
@@ -26,7 +28,7 @@ from pylops_dispatch.rules import (
 from pylops_dispatch.suggesting import suggest_chunks
 from pylops_dispatch.watching import plot_convergence, progress
 
-__version__ = "0.1.0"
+__version__ = version("pylops-dispatch")
 
 __all__ = [
     "ImplicitComputeWarning",
