@@ -11,6 +11,10 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "tests"]
 nox.options.error_on_missing_interpreters = False
 
+FAST_TESTS = [
+    f"tests/test_{name}.py"
+    for name in ("activation", "array", "documentation", "errors", "ledger", "planning", "solvers")
+]
 BENCHMARKS = sorted(Path("benchmarks").glob("*.py"))
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -96,10 +100,34 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, and run tests with what was installed from the wheel."""
+    session.install("build")
+    folder = Path(session.create_tmp())
+    for old in folder.glob("pylops_dispatch-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    (built,) = folder.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(built))
+    session.install(f"{built}[test]")
+    # the tests are those of this folder, the package must not be
+    where = "import pylops_dispatch as p; print(p.__version__); assert 'site-packages' in p.__file__"
+    session.run("python", "-I", "-c", where)
+    session.run("pytest", "-n", "2", *(session.posargs or FAST_TESTS))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error."""
+    """Run the examples and build the documentation; a warning or a dead reference is an error."""
     session.install("-e", ".[docs]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def micro(session: nox.Session) -> None:
+    """Run the micro-benchmarks: ``nox -s micro -- --benchmark-autosave``."""
+    session.install("-e", ".[bench]")
+    session.run("pytest", "benchmarks/micro.py", *session.posargs)
 
 
 @nox.session

@@ -227,6 +227,8 @@ def main() -> int:
             wrong.append(work)
             continue
         rows.append(row(work, outcomes, peers, free))
+        if options.scale != 1:
+            rows[-1]["work"] += f", scale {options.scale:g}"
         print(
             *(f"{key}: {value}" for key, value in rows[-1].items() if value), sep=", ", flush=True
         )

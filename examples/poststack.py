@@ -71,7 +71,7 @@ class Executions(Callback):
 
 def find_model() -> Path | None:
     """Return the path of the impedance model, or None if this machine has none."""
-    beside = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    beside = Path(sys.argv[0]).resolve().parents[1] / ".." / "shared" / "data"
     folder = Path(os.environ.get("PYLOPS_DISPATCH_DATA") or beside)
     path = folder / "poststack_model.npz"
     return path if path.is_file() else None
