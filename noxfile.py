@@ -111,7 +111,7 @@ def wheel(session: nox.Session) -> None:
     session.install("--force-reinstall", "--no-deps", str(built))
     session.install(f"{built}[test]")
     # the tests are those of this folder, the package must not be
-    where = "import pylops_dispatch as p; print(p.__version__); assert 'site-packages' in p.__file__"
+    where = "import pylops_dispatch as p; assert 'site-packages' in p.__file__, p.__file__"
     session.run("python", "-I", "-c", where)
     session.run("pytest", "-n", "2", *(session.posargs or FAST_TESTS))
 

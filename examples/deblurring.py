@@ -26,8 +26,8 @@ Image = NDArray[np.float64]
 # %%
 # The photograph, in shades of grey between 0 and 1, and a blur of nine samples.
 
-with cbook.get_sample_data("grace_hopper.jpg") as file:
-    photograph = plt.imread(file, format="jpg")
+path: Any = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+photograph = plt.imread(path)
 truth: Image = photograph[::3, ::3, :3].mean(axis=2)[10:138, 20:148] / 255
 dims = truth.shape
 

@@ -31,7 +31,7 @@ Array = NDArray[Any]
 # depth, the kernel; and three reflections from below the receivers, the model that is to be
 # found. Times are on both sides of zero.
 
-settings = {"ox": -150, "dx": 10, "nx": 31, "oy": -250, "dy": 10, "ny": 51}
+settings: dict[str, Any] = {"ox": -150, "dx": 10, "nx": 31, "oy": -250, "dy": 10, "ny": 51}
 settings |= {"ot": 0, "dt": 0.004, "nt": 200, "f0": 20}
 t, t_all, x, y = makeaxis(settings)
 dt, dr, nt = settings["dt"], settings["dx"], t_all.size
