@@ -24,7 +24,13 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates", "gallery/**/*.ipynb", "gallery/**/*.py", "gallery/**/*.json"]
+exclude_patterns = [
+    "_build",
+    "_templates",
+    "gallery/**/*.ipynb",
+    "gallery/**/*.py",
+    "gallery/**/*.json",
+]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]  # functions among the settings of the gallery
 nitpicky = True  # every reference to a name must lead somewhere

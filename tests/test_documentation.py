@@ -6,8 +6,10 @@ import importlib.util
 from pathlib import Path
 
 import pylops
+import pytest
 
 import pylops_dispatch
+import pylops_dispatch.testing
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +25,12 @@ def test_readme_has_the_table_that_the_rules_give():
     generator = load_generator()
     readme = (ROOT / "README.md").read_text()
     assert generator.section(readme) == readme, "run: python docs/capabilities.py --write"
+
+
+@pytest.mark.parametrize("module", [pylops_dispatch, pylops_dispatch.testing])
+def test_every_public_name_has_a_page(module):
+    pages = set((ROOT / "docs/api.rst").read_text().split())
+    assert set(module.__all__) <= pages
 
 
 def test_every_public_operator_of_the_top_level_has_a_rule():
