@@ -103,7 +103,7 @@ _WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
 
 
 def caller() -> str:
-    """Say which line of PyLops, or else of the user, is being run.
+    """Say which line of PyLops, of a user's operator, or else of the user, is being run.
 
     Returns
     -------
@@ -117,7 +117,9 @@ def caller() -> str:
         package = module.partition(".")[0]
         if package not in ("pylops_dispatch", "numpy", "dask", "contextlib", "functools"):
             nearest = nearest or frame
-            if package == "pylops" and module not in _WRAPPERS:
+            # in an operator of the user's, PyLops is only what called it
+            own = frame.f_code.co_name in ("_matvec", "_rmatvec")
+            if own or (package == "pylops" and module not in _WRAPPERS):
                 nearest = frame
                 break
         frame = frame.f_back

@@ -70,13 +70,13 @@ class Rule:
 
     kind: Kind
     note: str = ""
-    depth: Depth | None = None
+    depth: Depth | None = field(default=None, repr=False)
     coefficients: tuple[str, ...] = ()
-    axes: Axes | None = None
-    dtype: Dtype | None = None
-    fit: Fit | None = None
-    place: Place | None = None
-    terms: Callable[[Any], Terms | None] | None = None
+    axes: Axes | None = field(default=None, repr=False)
+    dtype: Dtype | None = field(default=None, repr=False)
+    fit: Fit | None = field(default=None, repr=False)
+    place: Place | None = field(default=None, repr=False)
+    terms: Callable[[Any], Terms | None] | None = field(default=None, repr=False)
     run: Run | None = field(default=None, repr=False)
     inverse: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
 
