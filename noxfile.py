@@ -11,10 +11,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "tests"]
 nox.options.error_on_missing_interpreters = False
 
-FAST_TESTS = [
-    f"tests/test_{name}.py"
-    for name in ("activation", "array", "documentation", "errors", "ledger", "planning", "solvers")
-]
+FAST_TESTS = [f"tests/test_{name}.py" for name in ("documentation", "errors", "ledger", "planning")]
 BENCHMARKS = sorted(Path("benchmarks").glob("*.py"))
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
