@@ -1,4 +1,9 @@
-"""Solve for vectors that are larger than the memory of the workers, and draw where memory goes.
+"""
+Vectors larger than the memory
+==============================
+
+A solve for vectors that are larger than the memory of the workers, with a picture of where
+memory goes. It takes some minutes, and is not run when these pages are built.
 
 A cube is written to Zarr block by block, blurred into data, and deblurred again with PyLops's
 own ``cgls`` on a cluster of two processes with 1 GiB of memory each. Each vector of the solve
