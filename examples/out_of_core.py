@@ -143,7 +143,7 @@ def picture(
 
 def main() -> None:
     """Run the example."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("picture", nargs="?", type=Path, default=Path("out_of_core.png"))
     parser.add_argument("--vector", default="1.5GiB", help="size of a vector of the solve")
     parser.add_argument("--memory", default="1GiB", help="memory limit of each of the workers")
