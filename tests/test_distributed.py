@@ -233,14 +233,20 @@ def test_workers_may_come_and_go_during_a_solve(several_workers, make):
     op, seen = make(), []
     y0 = rand(op.dims)
     expected = pylops.cgls(op, y0, niter=16, tol=0)[0]
-    sizes = {4: 3, 7: 1, 11: 2}
+    cluster = several_workers.cluster
 
     def scale(x):
+        """As adaptive clusters do: one more worker, then two retire, then one more."""
         seen.append(None)
-        if len(seen) in sizes:
-            wanted = sizes[len(seen)]
-            several_workers.cluster.scale(wanted)
-            assert eventually(lambda: len(several_workers.nthreads()) == wanted)
+        if len(seen) == 4:
+            cluster.scale(3)
+            several_workers.wait_for_workers(3)
+        if len(seen) == 7:
+            several_workers.retire_workers(sorted(several_workers.nthreads())[:2])
+            assert eventually(lambda: len(several_workers.nthreads()) == 1)
+        if len(seen) == 11:
+            cluster.scale(len(cluster.workers) + 1)
+            several_workers.wait_for_workers(2)
 
     y = da.from_array(y0, chunks=(op.dims[0] // 4, op.dims[1]))
     x = pylops.cgls(op, y, niter=16, tol=0, callback=scale)[0].compute()
