@@ -9,11 +9,13 @@ stand in for what an execution would give; its graphs are pickled as for a sched
 from __future__ import annotations
 
 import argparse
+import csv
 import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -119,6 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", nargs="+", type=int, default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="cases to run")
+    parser.add_argument("--csv", type=Path, help="where to write the figures, for the documents")
     options = parser.parse_args()
     rows = []
     for name in options.only or CASES:
@@ -137,8 +140,12 @@ def main() -> int:
                     else "",
                 }
             )
-            print_table(rows[-1:])
     print_table(rows)
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
     return 0
 
 
