@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 
 import dask.array as da
@@ -206,6 +207,42 @@ def test_an_error_leaves_ndarray_multiplication_as_it_was():
     with pytest.raises(ValueError):
         pylops.cgls(op, da.ones(29))
     assert pylops.get_ndarray_multiplication() is before
+
+
+def test_solves_in_several_threads_leave_ndarray_multiplication_as_it_was():
+    """PyLops keeps it in one global, which solves that overlap put back wrongly."""
+    op = pylops.Diagonal(np.ones((3, 2)))
+    started, ended = threading.Event(), threading.Event()
+
+    def first():
+        pylops.cgls(op, np.ones(6), niter=1, callback=lambda x: (started.set(), ended.wait(10)))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    started.wait(10)
+    assert pylops.get_ndarray_multiplication()  # of this thread
+    with pylops.disabled_ndarray_multiplication() as before:
+        assert before
+        assert not pylops.get_ndarray_multiplication()
+        with pylops.enabled_ndarray_multiplication():
+            assert (op @ np.ones((3, 2))).shape == (3, 2)
+        ended.set()
+        thread.join()
+        with pytest.raises(ValueError, match="set_ndarray_multiplication"):
+            op @ np.ones((3, 2))
+    assert pylops.get_ndarray_multiplication()
+
+
+def test_ndarray_multiplication_is_set_for_all_threads():
+    found = []
+    pylops.set_ndarray_multiplication(False)
+    try:
+        thread = threading.Thread(target=lambda: found.append(pylops.get_ndarray_multiplication()))
+        thread.start()
+        thread.join()
+    finally:
+        pylops.set_ndarray_multiplication(True)
+    assert found == [False]
 
 
 # ----------------------------------------------------- refusals and their text

@@ -13,7 +13,7 @@ from typing import Any
 import pylops
 import scipy.sparse.linalg
 
-from pylops_dispatch import construction, entry, namespace, scipy_solvers, solvers
+from pylops_dispatch import construction, entry, multiplication, namespace, scipy_solvers, solvers
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -47,6 +47,7 @@ _SEAMS = {
     ),
     "pylops.linearoperator": ("LinearOperator",),
     "pylops.optimization.basesolver": ("Solver",),
+    "pylops.config": tuple(multiplication.FUNCTIONS),
     "pylops.utils.decorators": ("add_ndarray_support_to_solver", "reshaped"),
     **_SOLVER_FUNCTIONS,
 }  # fmt: skip
@@ -157,6 +158,9 @@ def _change_functions() -> None:
     for name, make in namespace.BACKEND_FUNCTIONS.items():
         _functions.append(_replacement(getattr(backend, name), make))
     internal = importlib.import_module("pylops.utils._internal")
+    config = importlib.import_module("pylops.config")
+    for name, make in multiplication.FUNCTIONS.items():
+        _functions.append(_replacement(getattr(config, name), make))
     for name, make in namespace.INTERNAL_FUNCTIONS.items():
         _functions.append(_replacement(getattr(internal, name), make))
     _functions.extend(_replacement(old, make) for old, make in construction.functions())

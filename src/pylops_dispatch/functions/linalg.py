@@ -54,11 +54,13 @@ def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
 
 def _factorised(func: Any) -> None:
     """Register a function for which dask wants square blocks of one size, or a single one."""
-    lazy = getattr(da.linalg, func.__name__)
 
     @implements(func)
     def shim(a: Any, *args: Any) -> Any:
+        lazy = getattr(da.linalg, func.__name__)
         matrix = as_box(a).dask()
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise np.linalg.LinAlgError(f"a matrix of shape {matrix.shape} is not square")
         if len(set(matrix.chunks[0] + matrix.chunks[-1])) != 1:
             matrix = matrix.rechunk(-1)
         others = [as_box(b).dask().rechunk({0: matrix.chunks[0]}) for b in args]
