@@ -59,7 +59,10 @@ def _factorised(func: Any) -> None:
     def shim(a: Any, *args: Any) -> Any:
         lazy = getattr(da.linalg, func.__name__)
         matrix = as_box(a).dask()
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        if matrix.ndim != 2:
+            name = f"numpy.linalg.{func.__name__} of a stack"
+            raise not_dispatched(name, "Take one matrix at a time.")
+        if matrix.shape[0] != matrix.shape[1]:
             raise np.linalg.LinAlgError(f"a matrix of shape {matrix.shape} is not square")
         if len(set(matrix.chunks[0] + matrix.chunks[-1])) != 1:
             matrix = matrix.rechunk(-1)
