@@ -79,18 +79,18 @@ def test_a_solver_prints_what_it_prints_for_numpy(name, rows, capsys):
 
 
 CLASSES = {
-    "CG": (cls_basic.CG, {}),
-    "CGLS": (cls_basic.CGLS, {}),
-    "LSQR": (cls_basic.LSQR, {}),
-    "NormalEquationsInversion": (cls_leastsquares.NormalEquationsInversion, {}),
-    "RegularizedInversion": (cls_leastsquares.RegularizedInversion, {}),
-    "PreconditionedInversion": (cls_leastsquares.PreconditionedInversion, {}),
-    "IRLS": (cls_sparsity.IRLS, {}),
-    "OMP": (cls_sparsity.OMP, {}),
-    "ISTA": (cls_sparsity.ISTA, {}),
-    "FISTA": (cls_sparsity.FISTA, {}),
-    "SPGL1": (cls_sparsity.SPGL1, {}),
-    "SplitBregman": (cls_sparsity.SplitBregman, {}),
+    "CG": cls_basic.CG,
+    "CGLS": cls_basic.CGLS,
+    "LSQR": cls_basic.LSQR,
+    "NormalEquationsInversion": cls_leastsquares.NormalEquationsInversion,
+    "RegularizedInversion": cls_leastsquares.RegularizedInversion,
+    "PreconditionedInversion": cls_leastsquares.PreconditionedInversion,
+    "IRLS": cls_sparsity.IRLS,
+    "OMP": cls_sparsity.OMP,
+    "ISTA": cls_sparsity.ISTA,
+    "FISTA": cls_sparsity.FISTA,
+    "SPGL1": cls_sparsity.SPGL1,
+    "SplitBregman": cls_sparsity.SplitBregman,
 }
 
 
@@ -98,7 +98,7 @@ CLASSES = {
 @pytest.mark.parametrize("name", CLASSES)
 def test_predicted_memory(name, unit, capsys):
     def predicted(values):
-        solver = CLASSES[name][0](pylops.MatrixMult(values))
+        solver = CLASSES[name](pylops.MatrixMult(values))
         with contextlib.suppress(NotImplementedError):
             return solver.memory_usage(show=True, unit=unit)
         return None

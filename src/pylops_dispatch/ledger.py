@@ -19,6 +19,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from pylops.optimization.basesolver import Solver
 
+from pylops_dispatch.policy import WRAPPERS
 from pylops_dispatch.steps import steps_of
 
 Kind = Literal["compute", "persist"]
@@ -303,8 +304,6 @@ def _listed(graphs: list[Any]) -> int:
 # ---- who asked -----------------------------------------------------------------------------
 
 _PASSED_OVER = ("pylops_dispatch", "numpy", "dask", "distributed", "contextlib", "functools")
-# wrappers of PyLops's own around what the user or a solver calls
-_WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
 
 
 def asked_by() -> str:
@@ -321,7 +320,7 @@ def asked_by() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None and not step:
         module = frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] not in _PASSED_OVER and module not in _WRAPPERS:
+        if module.partition(".")[0] not in _PASSED_OVER and module not in WRAPPERS:
             nearest = nearest or frame
             step = _step_of(frame)
         frame = frame.f_back

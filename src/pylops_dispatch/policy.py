@@ -99,7 +99,7 @@ def action(key: str) -> Action:
 
 
 # modules of PyLops whose frames only call others: of solvers, those of other packages too
-_WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
+WRAPPERS = ("pylops.utils.decorators", "pylops.optimization.basesolver")
 
 
 def caller() -> str:
@@ -119,7 +119,7 @@ def caller() -> str:
             nearest = nearest or frame
             # in an operator of the user's, PyLops is only what called it
             own = frame.f_code.co_name in ("_matvec", "_rmatvec")
-            if own or (package == "pylops" and module not in _WRAPPERS):
+            if own or (package == "pylops" and module not in WRAPPERS):
                 nearest = frame
                 break
         frame = frame.f_back
