@@ -51,3 +51,15 @@ def count_executions():
 @pytest.fixture
 def forbid_executions():
     return helpers.forbid_executions
+
+
+@pytest.fixture(scope="module")
+def client():
+    """One worker with two threads, in this process."""
+    with (
+        distributed.LocalCluster(
+            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

@@ -21,17 +21,6 @@ from pylops_dispatch.operators import resized
 from .helpers import assert_close, cut, rand
 
 
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(
-            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
 def chunked(x):
     return da.from_array(x, chunks=tuple(cut(n, [n // 3, n - 2]) for n in x.shape))
 

@@ -240,17 +240,6 @@ def test_a_long_ledger_shows_its_ends():
     assert lines[-1].startswith("1000 executions")
 
 
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(
-            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
 def test_on_a_cluster(client):
     op, y = problem()
     with pylops_dispatch.ledger() as log:
