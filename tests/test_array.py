@@ -872,6 +872,8 @@ RAW = {
     "vector": rand(6, seed=9),
     "integers": np.array([0, 2, 1, 2]),
 }
+for value in RAW.values():
+    value.setflags(write=False)  # the tests share them, in any order
 
 
 def overridable():
@@ -886,7 +888,9 @@ def overridable():
 
 
 def works_in_numpy(function):
-    for i, call in enumerate(_candidates(**RAW)):
+    for i in range(len(_candidates(**RAW))):
+        # copies: a third argument may be ``out``, which NumPy's choose writes to
+        call = _candidates(**{name: value.copy() for name, value in RAW.items()})[i]
         try:
             with np.errstate(all="ignore"):
                 return i, call(function)
