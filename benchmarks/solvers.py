@@ -1,7 +1,7 @@
 """Time PyLops's solvers on dask arrays in memory against the same solvers on NumPy arrays.
 
-Run ``python benchmarks/solvers.py [--only NAME ...]``. Executions and tasks are those of
-dask's scheduler between two callbacks of the solver.
+Run ``python benchmarks/solvers.py [--problem NAME] [--only NAME ...]``. Executions and tasks
+are those of dask's scheduler between two callbacks of the solver.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ Callback = Callable[..., None]
 
 
 class Case(NamedTuple):
-    """A solver, which takes operator, data, steps and callback, and the ratio asked for."""
+    """A solver, which takes operator, data, steps and callback."""
 
     solve: Callable[[pylops.LinearOperator, Any, int, Callback | None], Any]
-    target: float | None = None
     normal: bool = False
     flat: bool = False
+
+
+class Problem(NamedTuple):
+    """A square operator of three axes, its size, and the ratios asked for."""
+
+    operator: Callable[[tuple[int, ...]], pylops.LinearOperator]
+    size: int
+    chunk: int
+    targets: dict[str, float]
 
 
 def run_cg(op: pylops.LinearOperator, y: Any, steps: int, callback: Callback | None) -> Any:
@@ -51,28 +59,43 @@ def run_lsqr(op: pylops.LinearOperator, y: Any, steps: int, callback: Callback |
 
 
 def run_fista(op: pylops.LinearOperator, y: Any, steps: int, callback: Callback | None) -> Any:
-    """Solve with fista; the largest singular value is below 1 + 0.3 * 12."""
+    """Solve with fista; the largest singular value of both problems is below 1 + 0.3 * 12."""
     return pylops.fista(op, y, niter=steps, alpha=1 / 4.6**2, eps=1e-2, tol=0, callback=callback)[0]
 
 
 CASES = {
-    "cgls": Case(run_cgls, 4.0),
+    "cgls": Case(run_cgls),
     "lsqr": Case(run_lsqr),
     "cg": Case(run_cg, normal=True),
     "fista": Case(run_fista, flat=True),
 }
 
 
-def operator(dims: tuple[int, ...]) -> pylops.LinearOperator:
+def laplacian(dims: tuple[int, ...]) -> pylops.LinearOperator:
     """Return ``Identity + 0.3 * Laplacian``."""
-    laplacian = pylops.Laplacian(
+    stencil = pylops.Laplacian(
         dims, axes=tuple(range(len(dims))), weights=(1,) * len(dims), sampling=(1,) * len(dims)
     )
-    return pylops.Identity(dims) + 0.3 * laplacian
+    return pylops.Identity(dims) + 0.3 * stencil
+
+
+def blur(dims: tuple[int, ...]) -> pylops.LinearOperator:
+    """Return the mean over 5 points of each axis."""
+    h = np.full((5,) * len(dims), 5.0 ** -len(dims))
+    return pylops.signalprocessing.ConvolveND(
+        dims, h=h, offset=(2,) * len(dims), axes=tuple(range(len(dims)))
+    )
+
+
+PROBLEMS = {
+    "laplacian": Problem(laplacian, 256, 64, {"cgls": 4.0}),
+    "deblurring": Problem(blur, 292, 73, {"lsqr": 2.5, "fista": 2.5}),
+}
 
 
 def measure(
     name: str,
+    problem: Problem,
     dims: tuple[int, ...],
     chunks: tuple[int, ...],
     steps: int,
@@ -87,6 +110,8 @@ def measure(
     name : str
         One of `CASES`. Those that need a positive definite operator get ``op.H @ op``; those
         that PyLops gives no n-dimensional data get a vector, made by dask's own ``ravel``.
+    problem : Problem
+        What is solved.
     dims : tuple of int
         Of the model.
     chunks : tuple of int
@@ -106,7 +131,7 @@ def measure(
         With executions and tasks of a step in `extra`.
     """
     case = CASES[name]
-    op = operator(dims)
+    op = problem.operator(dims)
     if case.normal:
         op = op.H @ op
     model = np.random.default_rng(0).standard_normal(dims)
@@ -127,7 +152,7 @@ def measure(
         dispatched,
         repeats=repeats,
         workers=workers,
-        target=case.target,
+        target=problem.targets.get(name),
         tolerance=1e-8,
     )
     graphs = [scheduler.tasks[a:b] for a, b in zip(marks, marks[1:], strict=False)]
@@ -151,28 +176,33 @@ def span(values: list[int]) -> str:
 def main() -> int:
     """Run the cases that the command line asks for."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--size", type=int, default=256, help="of each axis (%(default)s)")
-    parser.add_argument("--chunk", type=int, default=64, help="along axes 0 and 1 (%(default)s)")
+    parser.add_argument("--problem", choices=PROBLEMS, default="laplacian", help="(%(default)s)")
+    parser.add_argument("--size", type=int, help="of each axis (the problem's)")
+    parser.add_argument("--chunk", type=int, help="along axes 0 and 1 (the problem's)")
     parser.add_argument("--steps", type=int, default=10, help="of each solver (%(default)s)")
     parser.add_argument(
         "--only",
         nargs="+",
         choices=CASES,
-        default=["cgls"],
         metavar="NAME",
-        help=f"cases to run, of {', '.join(CASES)} (cgls)",
+        help=f"cases to run, of {', '.join(CASES)} (those with a target)",
     )
     parser.add_argument("--all", action="store_true", help="run all cases")
     options = parser.parse_args()
-    dims = (options.size,) * 3
-    chunks = (options.chunk, options.chunk, options.size)
+    problem = PROBLEMS[options.problem]
+    size, chunk = options.size or problem.size, options.chunk or problem.chunk
+    dims, chunks = (size,) * 3, (chunk, chunk, size)
+    names = CASES if options.all else options.only or problem.targets
     with threads(options.workers) as scheduler:
         found = [
-            measure(name, dims, chunks, options.steps, options.repeats, options.workers, scheduler)
-            for name in (CASES if options.all else options.only)
+            measure(
+                name, problem, dims, chunks, options.steps, options.repeats, options.workers,
+                scheduler,
+            )
+            for name in names
         ]
     return report(
-        f"Solvers, Identity + 0.3 Laplacian, {options.size}^3 float64, chunks {chunks}",
+        f"Solvers, {options.problem}, {size}^3 float64, chunks {chunks}",
         found,
         options,
         dims=dims,

@@ -37,6 +37,17 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "part of a block that an operator of a stack reads", "rules/stacks.py",
+        "x if where is None else x[where]", "x if where is None else x[: where.stop - where.start]",
+        "tests/test_stacks.py", "equals_numpy",
+    ),
+    Fault(
+        "adjoint of an operator of a stack", "rules/stacks.py",
+        "(type(op), op, x if where is None else x[where], adjoint)",
+        "(type(op), op, x if where is None else x[where], False)",
+        "tests/test_stacks.py", "equals_numpy",
+    ),
+    Fault(
         "halo one sample too small before a block", "halos.py",
         "max(int(start) - width, 0)", "min(max(int(start) - width, 0) + 1, int(start))",
         OPERATORS, "test_flat_vector and FirstDerivative",

@@ -1,0 +1,105 @@
+"""Stacks of operators: one task for each operator where each reads one block."""
+
+import cloudpickle
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .helpers import assert_same, forbid_executions, graph_of, rand, to_dask
+
+DIMS = (4, 5)
+N = 20
+
+
+def matrix(as_coefficient, dtype, seed):
+    return pylops.MatrixMult(as_coefficient(rand((N, N), dtype, seed)), dtype=dtype)
+
+
+PARTS = {
+    "matrices": lambda c, dtype: [matrix(c, dtype, seed) for seed in range(3)],
+    "filters": lambda c, dtype: (
+        [pylops.signalprocessing.Convolve1D(DIMS, np.ones(3, dtype), offset=1, dtype=dtype)] * 3
+    ),
+    "diagonals": lambda c, dtype: [
+        pylops.Diagonal(c(rand(N, dtype, seed)), dtype=dtype) for seed in range(2)
+    ],
+    "transforms": lambda c, dtype: [pylops.signalprocessing.DCT(DIMS, axes=1), pylops.Identity(N)],
+    "combinations": lambda c, dtype: [
+        2.0 * pylops.Laplacian(DIMS, dtype=dtype),
+        matrix(c, dtype, 4) * pylops.FirstDerivative(DIMS, axis=0, dtype=dtype),
+        matrix(c, dtype, 5).H,
+        pylops.Identity(N, dtype=dtype) + matrix(c, dtype, 6),
+    ],
+}
+STACKS = {"VStack": pylops.VStack, "HStack": pylops.HStack, "BlockDiag": pylops.BlockDiag}
+
+
+def layouts(n):
+    """One block, a block for each operator, or blocks that no operator fits into."""
+    return st.sampled_from([(n,), (N,) * (n // N), (7, n - 7)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("stack", STACKS)
+@given(data=st.data())
+def test_a_stack_equals_numpy_whatever_its_operators_read(stack, parts, dtype, data):
+    as_coefficient = data.draw(st.sampled_from([np.asarray, lambda a: da.from_array(a, chunks=-1)]))
+    lazy = STACKS[stack](PARTS[parts](as_coefficient, dtype))
+    op = STACKS[stack](PARTS[parts](np.asarray, dtype))
+    for one, other, n in ((op, lazy, op.shape[1]), (op.H, lazy.H, op.shape[0])):
+        x = rand(n, op.dtype, seed=8)
+        with forbid_executions():
+            y = other @ da.from_array(x, chunks=(data.draw(layouts(n)),))
+        assert_same(y, one @ x)
+
+
+@pytest.mark.parametrize("count", [2, 9, 40])
+@pytest.mark.parametrize("stack", STACKS)
+def test_operators_on_one_block_each_are_one_task_each(stack, count):
+    op = STACKS[stack]([pylops.MatrixMult(rand((N, N), seed=i)) for i in range(count)])
+    for applied, n in ((op, op.shape[1]), (op.H, op.shape[0])):
+        x = da.from_array(rand(n), chunks=N)
+        tasks = [k for k in graph_of(applied @ x) if isinstance(k, tuple) and "matvec" in k[0]]
+        assert len(tasks) == count
+
+
+def test_the_blocks_of_the_data_are_the_operators():
+    op = pylops.VStack([pylops.MatrixMult(rand((n, N))) for n in (3, 8, 5)])
+    assert (op @ da.ones(N)).chunks == ((3, 8, 5),)
+
+
+def test_an_operator_on_many_blocks_keeps_them():
+    dims = (8, 6)
+    op = pylops.BlockDiag([pylops.Identity(dims), pylops.Laplacian(dims)])
+    x = np.concatenate([rand(dims).ravel(), rand(dims).ravel()])
+    y = op @ da.from_array(x, chunks=12)
+    assert_same(y, op @ x)
+    assert y.numblocks == (8,)
+
+
+def test_operators_of_a_stack_count_their_applications():
+    def applied(x):
+        parts = [matrix(np.asarray, "float64", seed) for seed in range(3)]
+        op = pylops.BlockDiag(parts)
+        op.H @ (op @ x)
+        op @ x
+        return [(part.matvec_count, part.rmatvec_count) for part in parts]
+
+    x = rand(3 * N)
+    assert applied(da.from_array(x, chunks=N)) == applied(x) == [(2, 1)] * 3
+
+
+def test_zeros_stay_zeros_until_they_meet_data():
+    op = pylops.BlockDiag([matrix(np.asarray, "float64", seed) for seed in range(3)])
+    y = da.from_array(op @ rand(3 * N), chunks=N)
+    assert_same(pylops.fista(op, y, niter=3)[0], pylops.fista(op, y.compute(), niter=3)[0])
+
+
+def test_a_stack_in_a_graph_can_be_pickled():
+    op = pylops.VStack([matrix(np.asarray, "float64", seed) for seed in range(3)])
+    y = op @ to_dask(rand(N), (N,))
+    assert_same(cloudpickle.loads(cloudpickle.dumps(y)), y.compute())
