@@ -96,7 +96,9 @@ def convolution(peer: Peer, scale: float, sources: int) -> tuple[Any, Any]:
     kernel = peer.array(common.numbers(nf, ns, nr, dtype="complex128"), (nf // 8, ns, nr))
     op = pylops.waveeqprocessing.MDC(kernel, nt=nt, nv=sources, dt=0.004, dr=1.0)
     shape = (nt, ns) if sources == 1 else (nt, ns, sources)
-    return op, peer.array(common.numbers(*shape, seed=2), shape)
+    # transforms in time run in parallel over sources
+    chunks = shape if sources == 1 else (nt, ns, sources // 4)
+    return op, peer.array(common.numbers(*shape, seed=2), chunks)
 
 
 def mdc(peer: Peer, scale: float) -> Run:

@@ -38,13 +38,12 @@ class Fault:
 FAULTS = [
     Fault(
         "part of a block that an operator of a stack reads", "rules/stacks.py",
-        "x if where is None else x[where]", "x if where is None else x[: where.stop - where.start]",
+        "block.reshape(-1)[where]", "block.reshape(-1)[: where.stop - where.start]",
         "tests/test_stacks.py", "equals_numpy",
     ),
     Fault(
         "adjoint of an operator of a stack", "rules/stacks.py",
-        "(type(op), op, x if where is None else x[where], adjoint)",
-        "(type(op), op, x if where is None else x[where], False)",
+        "op, blocks.single(block), adjoint)", "op, blocks.single(block), False)",
         "tests/test_stacks.py", "equals_numpy",
     ),
     Fault(

@@ -46,6 +46,20 @@ def test_chunks_survive_on_all_axes(entry, direction):
     assert moves(y) == []
 
 
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+def test_a_kernel_that_is_larger_than_the_data_is_read_once_where_it_lies(direction):
+    kernel = rand((8, 6, 7))
+    op = pylops.signalprocessing.Fredholm1(to_dask(kernel, (2, 6, 7)), nz=3)
+    known = pylops.signalprocessing.Fredholm1(kernel, nz=3)
+    if direction == "adjoint":
+        op, known = op.H, known.H
+    x = rand(known.dims)
+    y = op @ to_dask(x, (*known.dims[:2], 1))
+    assert_same(y, known @ x)
+    assert len([k for k in graph_of(y) if str(k[0]).startswith("Fredholm1-")]) == 4
+    assert y.chunks[2] == (1, 1, 1)
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_chunks_survive_many_applications(steps):
     dims = (12, 10)

@@ -13,9 +13,13 @@ it was changed in place, and it is then sent anew.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import sys
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +175,41 @@ def _sent(client: Any, array: DaskArray) -> DaskArray:
     there = DaskArray(dict(sent), name, array.chunks, meta=array._meta)
     # each block on two workers, so that one may go; empty where there is but one
     return cut([there]).get(name, there)
+
+
+@contextmanager
+def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
+    """Let a cluster work out the same blocks of all vectors of a solve on the same worker.
+
+    The scheduler takes a worker that holds any input of a task, be it a slice for a halo, and
+    then sends whole blocks to it. In this context each worker is asked for a run of blocks that
+    lie one after another; another worker may still take them, where that one is gone.
+
+    Parameters
+    ----------
+    arrays : sequence of dask.array.Array
+        What is persisted in the context.
+    """
+    client = _client()
+    threads = {} if client is None else client.nthreads()
+    if len(threads) < 2:
+        yield
+        return
+    workers = [address for address in sorted(threads) for _ in range(threads[address])]
+    numblocks = {array.name: array.numblocks for array in arrays}
+    home = functools.partial(_home, numblocks, workers)
+    with dask.annotate(workers=home, allow_other_workers=True):
+        yield
+
+
+def _home(numblocks: dict[str, pc.Shape], workers: list[str], key: Any) -> list[str]:
+    """Return the worker for a block, all of them for any other task; runs on the scheduler."""
+    name, *index = key if isinstance(key, tuple) else (key,)
+    counts = numblocks.get(name)
+    if not counts:
+        return workers
+    number = int(np.ravel_multi_index(index, counts))
+    return [workers[number * len(workers) // math.prod(counts)]]
 
 
 def _same(value: Any) -> Any:

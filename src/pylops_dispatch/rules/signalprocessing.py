@@ -190,7 +190,7 @@ def _slices(op: Any, x: Any, adjoint: bool) -> Any:
     """Multiply slice by slice: ``Fredholm1._matvec`` squeezes its input, and with it blocks."""
     if not adjoint:
         y = np.matmul(op.G, x)
-    elif hasattr(op, "GT"):
+    elif getattr(op, "GT", None) is not None:
         y = np.matmul(op.GT, x)
     else:
         y = np.matmul(x.transpose(0, 2, 1).conj(), op.G).transpose(0, 2, 1).conj()
@@ -198,7 +198,9 @@ def _slices(op: Any, x: Any, adjoint: bool) -> Any:
 
 
 def _without_transpose(op: Any, adjoint: bool) -> tuple[str, ...]:
-    return ("GT",) if not adjoint else ("G",) if hasattr(op, "GT") else ()
+    """Read one of the two; a lazy transpose would take the memory of its kernel once more."""
+    transposed = adjoint and isinstance(getattr(op, "GT", None), np.ndarray)
+    return ("G",) if transposed else ("GT",)
 
 
 RULES[sp.Fredholm1] = parallel_sum(

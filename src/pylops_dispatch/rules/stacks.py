@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import dask.array as da
 import numpy as np
 import pylops
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import Alias, DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.layers import ArrayValuesDep
 from pylops.linearoperator import aslinearoperator
 
 from pylops_dispatch import blocks
@@ -56,7 +59,8 @@ def _are_one_task_each(op: Any, box: DispatchArray) -> bool:
     """Whether the operators of a stack would be one task each on vectors of one block anyway."""
     if box.dtype.kind == "c" and np.dtype(op.dtype).kind != "c":
         return False  # PyLops's code decides what becomes of the imaginary part
-    return all(_is_one_task(part) for part in _once(op.ops))
+    held = {len(list(lazy_arrays(part))) for part in _once(op.ops)}
+    return len(held) == 1 and all(_is_one_task(part) for part in _once(op.ops))
 
 
 def _once(ops: Sequence[Any]) -> list[Any]:
@@ -112,50 +116,103 @@ def _block_of(box: DispatchArray, start: int, stop: int) -> _Read | None:
 
 
 def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) -> DaskArray:
+    """Return a blockwise array, so that dask fuses it with the vector operations around it."""
     dtype = np.dtype(op.dtype)
     kind = "rmatvec" if adjoint else "matvec"
     name = f"{cls.__name__}-{kind}-{tokenize(name_of(op), [read[1:] for read in reads])}"
-    bounds = _bounds(op, adjoint)
-    # terms of a sum are stacked along an axis that goes when they are added
-    leading = () if bounds is not None else (1,)
-    arguments = {id(part): _embedded(part) for part in _once(op.ops)}
-    graph: dict[Any, Any] = {}
-    for number, (part, read) in enumerate(zip(op.ops, reads, strict=True)):
+    for part in op.ops:
         setattr(part, f"{kind}_count", getattr(part, f"{kind}_count") + 1)
-        key = (name, number, *(0 for _ in leading))
-        template, held, _ = arguments[id(part)]
-        graph[key] = Task(
-            key, _apply, adjoint, leading, dtype, template, TaskRef(read.key), read.where, *held
-        )
-    sources = [read.array for read in reads]
-    for _, _, collections in arguments.values():
-        sources += collections
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=sources)
-    if bounds is not None:
-        return DaskArray(layers, name, (tuple(int(n) for n in np.diff(bounds)),), dtype=dtype)
-    chunks = ((1,) * len(reads), (int(op.shape[1 if adjoint else 0]),))
-    return blocks.add_up(DaskArray(layers, name, chunks, dtype=dtype), (0,), dtype)
+    bounds = _bounds(op, adjoint)
+    size = int(op.shape[1 if adjoint else 0])
+    added = bounds is None
+    sizes = (1,) * len(reads) if bounds is None else tuple(np.diff(bounds).tolist())
+    operators, matrices = _operators(op.ops)
+    arguments = [*_vector(reads, shared=_bounds(op, not adjoint) is None), operators, (0,)]
+    for matrix in matrices:
+        arguments += [matrix, (0,)]
+    y = da.blockwise(
+        _apply,
+        (0, 1) if added else (0,),
+        *arguments,
+        name=name,
+        new_axes={1: size} if added else None,
+        adjust_chunks={0: sizes},
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0, 0) if added else 0, dtype),
+        adjoint=adjoint,
+        leading=(1,) if added else (),
+        out_dtype=dtype,
+    )
+    return blocks.add_up(y, (0,), dtype) if added else y
 
 
-def _embedded(op: Any) -> tuple[Any, list[Any], list[Any]]:
-    """Return an operator and its dask arrays as arguments of tasks, and where these come from."""
-    template, arrays = blocks.taken_apart(op)
+def _vector(reads: Sequence[_Read], shared: bool) -> list[Any]:
+    """Return arguments of blockwise for what the operators read, one block each, or all one."""
+    array = reads[0].array
+    if shared and reads[0].where is None:
+        return blocks.whole_arguments([array], 2)
+    keys = [(array.name, number) for number in range(array.npartitions)]
+    if [read.key for read in reads] == keys and all(read.where is None for read in reads):
+        return [array, (0,)]
+    name = f"parts-{tokenize([read[1:] for read in reads])}"
+    sizes = []
+    graph = {}
+    for number, read in enumerate(reads):
+        key = (name, number)
+        graph[key] = Task(key, _part, TaskRef(read.key), read.where)
+        start, stop, _ = (read.where or slice(None)).indices(_size(read))
+        sizes.append(stop - start)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[r.array for r in reads])
+    return [DaskArray(layers, name, (tuple(sizes),), dtype=array.dtype), (0,)]
+
+
+def _size(read: _Read) -> int:
+    return math.prod(c[i] for c, i in zip(read.array.chunks, read.key[1:], strict=True))
+
+
+def _part(block: Any, where: slice | None) -> Any:
+    return block.reshape(-1) if where is None else block.reshape(-1)[where]
+
+
+def _operators(ops: Sequence[Any]) -> tuple[Any, list[DaskArray]]:
+    """Return operators as blocks of an argument of blockwise, and their dask arrays likewise."""
     current = session.get()
-    if current is not None:
-        arrays = [current.leaf(array) for array in arrays]
-    argument = blocks.embed(template)
-    references = [TaskRef((array.name, *(0,) * array.ndim)) for array in arrays]
-    if not isinstance(argument, Delayed):
-        return DataNode(None, argument), references, arrays
-    return TaskRef(argument.key), references, [*arrays, argument]
+    embedded = {}
+    for op in _once(ops):
+        template, arrays = blocks.taken_apart(op)
+        if current is not None:
+            arrays = [current.leaf(array) for array in arrays]
+        embedded[id(op)] = blocks.embed(template), arrays
+    templates = [embedded[id(op)][0] for op in ops]
+    held = zip(*(embedded[id(op)][1] for op in ops), strict=True)
+    matrices = [_blocks_of([(a, (a.name, *(0,) * a.ndim)) for a in arrays]) for arrays in held]
+    if any(isinstance(template, Delayed) for template in templates):
+        return _blocks_of([(t, getattr(t, "key", t)) for t in templates]), matrices
+    values = {(number,): template for number, template in enumerate(templates)}
+    return ArrayValuesDep(((1,) * len(ops),), values), matrices
+
+
+def _blocks_of(items: Sequence[tuple[Any, Any]]) -> DaskArray:
+    """Return an array whose blocks are those with the given keys, or the objects themselves."""
+    known = [
+        key if isinstance(item, (Delayed, DaskArray)) else name_of(item) for item, key in items
+    ]
+    name = f"operators-{tokenize(known)}"
+    graph: dict[Any, Any] = {}
+    for number, (item, key) in enumerate(items):
+        place = (name, number)
+        lazy = isinstance(item, (Delayed, DaskArray))
+        graph[place] = Alias(place, key) if lazy else DataNode(place, item)
+    sources = [item for item, _ in items if isinstance(item, (Delayed, DaskArray))]
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=sources)
+    return DaskArray(layers, name, ((1,) * len(items),), dtype=object)
 
 
 def _apply(
-    adjoint: bool, leading: tuple[int, ...], dtype: Any, template: Any, block: Any, where: Any,
-    *arrays: Any,
-) -> Any:  # fmt: skip
-    op = blocks.filled(template, arrays)
-    x = block.reshape(-1)
+    block: Any, op: Any, *arrays: Any, adjoint: bool, leading: tuple[int, ...], out_dtype: Any
+) -> Any:
+    op = blocks.filled(op, arrays)
     with blocks.one_blas_thread():
-        y = blocks.run(type(op), op, x if where is None else x[where], adjoint)
-    return y.reshape(*leading, y.size).astype(dtype, copy=False)
+        y = blocks.run(type(op), op, blocks.single(block), adjoint)
+    return y.reshape(*leading, y.size).astype(out_dtype, copy=False)

@@ -50,7 +50,8 @@ def apply_terms(
     Returns
     -------
     dask.array.Array
-        Axes that input and output share keep the chunks of the input.
+        Axes that input and output share keep the chunks of the input, or of a larger
+        coefficient.
     """
     into, out = (terms.data, terms.model) if adjoint else (terms.model, terms.data)
     held = _held(op, terms, adjoint)
@@ -58,6 +59,7 @@ def apply_terms(
         sizes = terms.sizes(op, x, adjoint)
     else:
         sizes = _sizes(op, x, into, out, held, terms, adjoint)
+    given = dict(zip(into, x.chunks, strict=True))
     x = x.rechunk(tuple(sizes[label] for label in into))
     summed = tuple(a for a in into if a not in out and len(sizes[a]) > 1)
     index = {label: number for number, label in enumerate(dict.fromkeys((*into, *out)))}
@@ -104,7 +106,14 @@ def apply_terms(
         adjoint=adjoint,
         fit=fit,
     )
-    return blocks.add_up(partial, tuple(range(len(out), len(result))), dtype)
+    y = blocks.add_up(partial, tuple(range(len(out), len(result))), dtype)
+    gathered = {a for a in _untouched(into, out, held) if len(sizes[a]) < len(given[a])}
+    return y.rechunk({axis: given[a] for axis, a in enumerate(out) if a in gathered - terms.whole})
+
+
+def _untouched(into: Labels, out: Labels, held: Any) -> set[str]:
+    """Return the axes of input and output that no coefficient has."""
+    return {*into} & {*out} - {label for _, labels, _ in held.values() for label in labels}
 
 
 def _is_cut(arguments: list[Any], index: int) -> bool:
@@ -161,9 +170,11 @@ def _sizes(
 ) -> Sizes:
     """Return the chunks of every axis.
 
-    Lazy coefficients keep theirs along axes that are summed over or new. Else the input is
-    gathered and the output cut, or the input cut and the outputs added, whichever of the two
-    is the smaller to move.
+    Lazy coefficients keep theirs along axes that are summed over or new, and along all axes
+    that they are cut finer on where they are larger than the input: that is then gathered along
+    the axes that they do not have, so that each of their blocks is read once. Else the input is
+    gathered and the output cut, or the input cut and the outputs added, whichever of the two is
+    the smaller to move.
     """
     shape_in, shape_out = dims_of(op, adjoint)
     lengths = _lengths(op, terms)
@@ -176,6 +187,14 @@ def _sizes(
             for label, chunks in zip(labels, array.chunks, strict=True):
                 if label not in terms.whole and len(chunks) > len(lazy.get(label, ())):
                     lazy[label] = chunks
+                    if label in into and label in out and _is_larger(held, x):
+                        sizes[label] = max(sizes[label], chunks, key=len)
+    blocks_of_coefficients = math.prod(
+        len(sizes[a]) for a in lazy if a in into and a in out and sizes[a] == lazy[a]
+    )
+    across = [a for a in into if a in _untouched(into, out, held)]
+    if lazy and blocks_of_coefficients >= math.prod(len(sizes[a]) for a in across):
+        sizes.update((a, (lengths[a],)) for a in across if _is_larger(held, x))
     summed = [a for a in into if a not in out]
     new = [a for a in out if a not in into]
     cut = [a for a in (*summed, *new) if len(lazy.get(a, ())) > 1]
@@ -194,6 +213,11 @@ def _sizes(
     for label in new:
         sizes.setdefault(label, (lengths[label],))
     return sizes
+
+
+def _is_larger(held: Any, x: DaskArray) -> bool:
+    """Whether lazy coefficients cost more to move than the input."""
+    return sum(a.nbytes for a, _, _ in held.values() if isinstance(a, DaskArray)) > x.nbytes
 
 
 # an output that nothing else cuts is made in this many blocks
