@@ -196,7 +196,13 @@ def main() -> int:
     with threads(options.workers) as scheduler:
         found = [
             measure(
-                name, problem, dims, chunks, options.steps, options.repeats, options.workers,
+                name,
+                problem,
+                dims,
+                chunks,
+                options.steps,
+                options.repeats,
+                options.workers,
                 scheduler,
             )
             for name in names

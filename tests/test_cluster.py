@@ -4,12 +4,14 @@ import os
 import sys
 from typing import ClassVar
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
 import pylops
 import pytest
 
+import pylops_dispatch
 from pylops_dispatch import client
 from pylops_dispatch.cluster import KINDS
 
@@ -198,3 +200,23 @@ def test_jobs_are_for_batch_queues():
 def test_numpy_arrays_need_no_cluster(running):
     op = pylops.Diagonal(np.arange(3.0))
     assert type(op @ np.ones(3)) is np.ndarray
+
+
+def test_workers_keep_the_memory_of_their_temporaries():
+    name = "distributed.nanny.pre-spawn-environ"
+    given = dask.config.get(name)
+    with pylops_dispatch.client(n_workers=1, threads_per_worker=1) as client:
+        found = client.run(lambda: dict(os.environ))
+    (environment,) = found.values()
+    assert environment["MALLOC_TOP_PAD_"] == str(16 << 20)
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(given["MALLOC_TRIM_THRESHOLD_"])
+    assert dask.config.get(name) == given
+
+
+def test_what_a_user_set_of_the_memory_of_workers_stays():
+    with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TOP_PAD_": 1 << 20}),
+        pylops_dispatch.client(n_workers=1, threads_per_worker=1) as client,
+    ):
+        (environment,) = client.run(lambda: dict(os.environ)).values()
+    assert environment["MALLOC_TOP_PAD_"] == str(1 << 20)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import dask
+
 # classes of dask-jobqueue, by the names of the batch systems
 _QUEUES = {
     "htcondor": "HTCondorCluster",
@@ -77,6 +79,7 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
             return
         security = options.get("security")
         if isinstance(kind, str):
+            stack.enter_context(_memory_of_workers())
             cluster = stack.enter_context(_start(kind.lower(), jobs, options))
         elif hasattr(kind, "scheduler_address"):
             _refuse({k: v for k, v in options.items() if k != "security"}, jobs, "a cluster")
@@ -85,6 +88,21 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
             raise ValueError(_unknown(kind))
         known = {} if security is None else {"security": security}
         yield stack.enter_context(distributed.Client(cluster, **known))
+
+
+# glibc's malloc in workers: distributed sets its trim threshold, and with it switches off that
+# the others adapt; each temporary of a block would then be zeroed by the system anew
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": 4 << 20,  # blocks go back to the system, temporaries do not
+    "MALLOC_TOP_PAD_": 16 << 20,
+    "MALLOC_ARENA_MAX": 2,
+}
+
+
+def _memory_of_workers() -> Any:
+    """Set how workers that are started in this context allocate memory; what is set, stays."""
+    name = "distributed.nanny.pre-spawn-environ"
+    return dask.config.set({name: {**_MALLOC, **(dask.config.get(name, None) or {})}})
 
 
 def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:

@@ -19,6 +19,10 @@ Slices = tuple[slice, ...]
 Span = tuple[int, int]
 
 
+# before the axis in the name of an array of faces: samples before each block, and after it
+HALO = ("halo-before", "halo-after")
+
+
 def halo_faces(x: DaskArray, depth: Sequence[int]) -> list[tuple[int, DaskArray, DaskArray]]:
     """Return, for each axis that needs them, the samples before and after each block.
 
@@ -57,7 +61,8 @@ def _face(
         else (max(int(start) - width, 0), int(start))
         for start, stop in itertools.pairwise(edges)
     ]
-    name = f"halo-{tokenize(x.name, [f[1].name for f in faces], axis, width, after)}"
+    token = tokenize(x.name, [f[1].name for f in faces], axis, width, after)
+    name = f"{HALO[after]}-{axis}-{token}"
     sources = _sources(edges, spans)
     axes = [a for a, _, _ in faces]
     graph: dict[Any, Any] = {}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, is_safe
 
@@ -203,13 +205,23 @@ def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
 
 
 def _home(numblocks: dict[str, pc.Shape], workers: list[str], key: Any) -> list[str]:
-    """Return the worker for a block, all of them for any other task; runs on the scheduler."""
+    """Return the worker for a block, all of them for any other task; runs on the scheduler.
+
+    A face of a halo is cut where the block that it is a part of lies.
+    """
     name, *index = key if isinstance(key, tuple) else (key,)
     counts = numblocks.get(name)
-    if not counts:
+    face = _FACE.match(name) if isinstance(name, str) else None
+    if face is not None:
+        counts = next((c for c in numblocks.values() if len(c) == len(index)), None)
+        index[int(face[2])] += 1 if face[1] == HALO[True] else -1
+    if not counts or not all(0 <= i < n for i, n in zip(index, counts, strict=True)):
         return workers
     number = int(np.ravel_multi_index(index, counts))
     return [workers[number * len(workers) // math.prod(counts)]]
+
+
+_FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
 
 
 def _same(value: Any) -> Any:

@@ -56,6 +56,26 @@ class Session:
         self._missed = False  # whether a norm of that was asked for since
         self._with_norms = False
         self._lineage = Lineage()
+        self._solvers: list[weakref.ref[Any]] = []
+
+    def adopt(self, solver: Any) -> None:
+        """Know a solver that PyLops makes inside of one of its functions."""
+        self._solvers.append(weakref.ref(solver))
+
+    @contextmanager
+    def letting_go(self) -> Iterator[None]:
+        """Free the vectors of solvers that were made in this context, at its end.
+
+        Each solver is in a cycle: ``Solver._registercallbacks`` keeps bound methods in it.
+        """
+        known = len(self._solvers)
+        try:
+            yield
+        finally:
+            for solver in [made() for made in self._solvers[known:]]:
+                for name in () if solver is None else ("setup", "step", "run"):
+                    vars(solver).pop(name, None)
+            del self._solvers[known:]
 
     def register(self, box: DispatchArray) -> None:
         """Watch a box for as long as something holds it."""
@@ -220,11 +240,14 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         op = args[0] if args else None
         if not (holds(args, is_dask) or holds(kwargs, is_dask) or _is_lazy_operator(op)):
             return original(*args, **kwargs)
+        outer = session.get()
         if holds((args, kwargs), is_box):
-            return original(*args, **kwargs)  # inside another solver
+            with nullcontext() if outer is None else outer.letting_go():
+                return original(*args, **kwargs)  # inside another solver
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
-        with in_session(new_session.get()()):
+        own = new_session.get()()
+        with in_session(own), own.letting_go():
             return _result(original(*_boxed(args), **_boxed(kwargs)))
 
     return wrapper
@@ -251,7 +274,8 @@ def application(
             given["solver"] = in_place_of_scipy(given["solver"])
         own = [given.pop("self")] if "self" in given else []
         inside = _boxes_inside(own[0]) if own else nullcontext()
-        with in_session(new_session.get()()), inside:
+        current = new_session.get()()
+        with in_session(current), current.letting_go(), inside:
             return _result(original(*own, **walk(given, is_dask, lift)))
 
     return wrapper
@@ -280,6 +304,8 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         ):
             return original(self, *args, **kwargs)
         if current is not None and known in (None, current):
+            if known is None:
+                current.adopt(self)
             _sessions[self] = current
             with _users_callbacks(self):
                 return original(self, *args, **kwargs)
