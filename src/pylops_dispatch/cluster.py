@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -99,10 +100,17 @@ _MALLOC = {
 }
 
 
-def _memory_of_workers() -> Any:
+@contextmanager
+def _memory_of_workers() -> Iterator[None]:
     """Set how workers that are started in this context allocate memory; what is set, stays."""
     name = "distributed.nanny.pre-spawn-environ"
-    return dask.config.set({name: {**_MALLOC, **(dask.config.get(name, None) or {})}})
+    new = {key for key in _MALLOC if key not in os.environ}
+    with dask.config.set({name: {**_MALLOC, **(dask.config.get(name, None) or {})}}):
+        try:
+            yield
+        finally:
+            for key in new:  # nannies leave them in this process (nanny.py, os.environ.update)
+                os.environ.pop(key, None)
 
 
 def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
