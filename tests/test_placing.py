@@ -4,6 +4,7 @@ import gc
 import time
 import warnings
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
@@ -194,3 +195,46 @@ def test_what_is_lost_altogether_is_sent_again(client):
     client.cancel([distributed.Future(key, client) for key in kept(client)], force=True)
     assert comes_true(lambda: not kept(client))
     assert_close((op @ x).compute(), expected)
+
+
+def test_vectors_of_a_solve_share_their_workers(client, monkeypatch):
+    found = []
+    original = distributed.Client._graph_to_futures
+
+    def noting(self, expr, keys, *args, **kwargs):
+        found.append((set(keys), dask.get_annotations()))
+        return original(self, expr, keys, *args, **kwargs)
+
+    y = vector()
+    monkeypatch.setattr(distributed.Client, "_graph_to_futures", noting)
+    pylops.cgls(pylops.Laplacian(DIMS), y, niter=3, tol=0)
+    first, second = sorted(client.nthreads())
+    solved = [(keys, a) for keys, a in found if any(len(key) == 3 for key in keys)]
+    assert len(solved) >= 3
+    for keys, annotations in solved:
+        assert annotations["allow_other_workers"]
+        home = annotations["workers"]
+        names = {key[0] for key in keys if len(key) == 3}
+        for name in names:
+            homes = [home((name, i, 0)) for i in range(4)]
+            assert homes == [[first], [first], [second], [second]]
+        # a face is cut where its block is, on the other side of the boundary
+        assert home(("halo-before-0-a", 2, 0)) == home(("halo-after-0-a", 0, 0)) == [first]
+        assert home(("halo-before-0-a", 3, 0)) == home(("halo-after-0-a", 1, 0)) == [second]
+        assert sorted(home(("halo-after-0-a", 3, 0))) == [first, second]  # nothing is there
+        assert sorted(home(("sum", 0))) == [first, second]
+
+
+def test_threads_are_not_told_where_to_run(monkeypatch):
+    found = []
+    original = dask.persist
+
+    def noting(*arrays):
+        found.append(dask.get_annotations())
+        return original(*arrays)
+
+    monkeypatch.setattr(dask, "persist", noting)
+    with dask.config.set(scheduler="threads"):
+        pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=2)
+    assert found
+    assert not any(found)

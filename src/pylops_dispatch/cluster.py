@@ -80,7 +80,8 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
             return
         security = options.get("security")
         if isinstance(kind, str):
-            stack.enter_context(_memory_of_workers())
+            if kind.lower() == "local":
+                stack.enter_context(_memory_of_workers())
             cluster = stack.enter_context(_start(kind.lower(), jobs, options))
         elif hasattr(kind, "scheduler_address"):
             _refuse({k: v for k, v in options.items() if k != "security"}, jobs, "a cluster")
