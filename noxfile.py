@@ -29,9 +29,9 @@ def lowest_pins() -> list[str]:
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """Run the tests with the newest dependencies."""
+    """Run the tests with the newest dependencies, and print what they miss."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("slipcover", "-m", "pytest", "-n", "2", *session.posargs)
 
 
 @nox.session(python="3.11")
@@ -46,15 +46,6 @@ def engines(session: nox.Session) -> None:
     """Run the tests with every optional engine of PyLops that can be installed."""
     session.install("-e", ".[test,engines]")
     session.run("pytest", "-n", "2", *session.posargs)
-
-
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Run the tests and print which lines and branches of the package they miss."""
-    # apart from `tests`: before Python 3.14 tracing branches doubles the time
-    session.install("-e", ".[test]")
-    options = ["--cov=pylops_dispatch", "--cov-branch", "--cov-report=term-missing:skip-covered"]
-    session.run("pytest", "-n", "2", *options, "--cov-fail-under=95", *session.posargs)
 
 
 @nox.session

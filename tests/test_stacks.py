@@ -93,6 +93,16 @@ def test_operators_of_a_stack_count_their_applications():
     assert applied(da.from_array(x, chunks=N)) == applied(x) == [(2, 1)] * 3
 
 
+def test_stacks_that_are_fused_into_one_task_stay_apart():
+    one, other = (
+        pylops.BlockDiag([matrix(np.asarray, "float64", seed + i) for i in range(2)])
+        for seed in (0, 5)
+    )
+    x, y = rand(2 * N), rand(2 * N, seed=3)
+    result = one @ da.from_array(x, chunks=N) - other @ (one @ da.from_array(y, chunks=N))
+    assert_same(result, one @ x - other @ (one @ y))
+
+
 def test_zeros_stay_zeros_until_they_meet_data():
     op = pylops.BlockDiag([matrix(np.asarray, "float64", seed) for seed in range(3)])
     y = da.from_array(op @ rand(3 * N), chunks=N)

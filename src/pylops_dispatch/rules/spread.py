@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -55,10 +54,15 @@ def _fit(op: Any) -> None:
     if op.usetable or (first == start == 0 and stop == op._all_traces):
         return
     if hasattr(op.fh, "py_func"):  # compiled by Numba, as is the kernel that would call it
+        from pylops_dispatch.rules import tabulation  # Numba is there, but takes its time
+
         op.table = np.empty((op.nx0, op.nt0, op.nx))
-        op.dtable = np.empty_like(op.table) if op.interp else None
-        tables = (op.table, op.dtable) if op.interp else (op.table,)
-        _tabulation(op.interp)(op.fh, first, start, *tables)
+        if op.interp:
+            op.dtable = np.empty_like(op.table)
+            tabulation.indices_and_weights(op.fh, first, start, op.table, op.dtable)
+        else:
+            op.dtable = None
+            tabulation.indices_alone(op.fh, first, start, op.table)
         op.usetable = True
         return
     whole, chosen = op.fh, slice(start, stop)
@@ -68,29 +72,6 @@ def _fit(op: Any) -> None:
         return tuple(part[chosen] for part in found) if op.interp else found[chosen]
 
     op.fh = fh
-
-
-@functools.cache
-def _tabulation(interp: bool) -> Any:
-    """Return a compiled loop over a compiled function, which returns a pair in any case."""
-    import numba
-
-    @numba.njit(nogil=True)
-    def both(fh, first, start, table, dtable):  # type: ignore[no-untyped-def]
-        for i in range(table.shape[0]):
-            for j in range(table.shape[1]):
-                indices, weights = fh(i + first, j)
-                table[i, j] = indices[start : start + table.shape[2]]
-                dtable[i, j] = weights[start : start + table.shape[2]]
-
-    @numba.njit(nogil=True)
-    def alone(fh, first, start, table):  # type: ignore[no-untyped-def]
-        for i in range(table.shape[0]):
-            for j in range(table.shape[1]):
-                indices, _ = fh(i + first, j)
-                table[i, j] = indices[start : start + table.shape[2]]
-
-    return both if interp else alone
 
 
 RULES[basic.Spread] = Rule(

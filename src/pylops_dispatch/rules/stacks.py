@@ -15,7 +15,6 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.layers import ArrayValuesDep
 from pylops.linearoperator import aslinearoperator
 
 from pylops_dispatch import blocks
@@ -119,14 +118,15 @@ def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) ->
     """Return a blockwise array, so that dask fuses it with the vector operations around it."""
     dtype = np.dtype(op.dtype)
     kind = "rmatvec" if adjoint else "matvec"
-    name = f"{cls.__name__}-{kind}-{tokenize(name_of(op), [read[1:] for read in reads])}"
+    token = name_of(op)
+    name = f"{cls.__name__}-{kind}-{tokenize(token, [read[1:] for read in reads])}"
     for part in op.ops:
         setattr(part, f"{kind}_count", getattr(part, f"{kind}_count") + 1)
     bounds = _bounds(op, adjoint)
     size = int(op.shape[1 if adjoint else 0])
     added = bounds is None
     sizes = (1,) * len(reads) if bounds is None else tuple(np.diff(bounds).tolist())
-    operators, matrices = _operators(op.ops)
+    operators, matrices = _operators(op.ops, token)
     arguments = [*_vector(reads, shared=_bounds(op, not adjoint) is None), operators, (0,)]
     for matrix in matrices:
         arguments += [matrix, (0,)]
@@ -175,8 +175,12 @@ def _part(block: Any, where: slice | None) -> Any:
     return block.reshape(-1) if where is None else block.reshape(-1)[where]
 
 
-def _operators(ops: Sequence[Any]) -> tuple[Any, list[DaskArray]]:
-    """Return operators as blocks of an argument of blockwise, and their dask arrays likewise."""
+def _operators(ops: Sequence[Any], name: str) -> tuple[DaskArray, list[DaskArray]]:
+    """Return operators as blocks of an argument of blockwise, and their dask arrays likewise.
+
+    ``ArrayValuesDep`` of dask is no such argument: where two of them are fused into one task
+    (``Blockwise``), both read the values of one.
+    """
     current = session.get()
     embedded = {}
     for op in _once(ops):
@@ -186,19 +190,14 @@ def _operators(ops: Sequence[Any]) -> tuple[Any, list[DaskArray]]:
         embedded[id(op)] = blocks.embed(template), arrays
     templates = [embedded[id(op)][0] for op in ops]
     held = zip(*(embedded[id(op)][1] for op in ops), strict=True)
-    matrices = [_blocks_of([(a, (a.name, *(0,) * a.ndim)) for a in arrays]) for arrays in held]
-    if any(isinstance(template, Delayed) for template in templates):
-        return _blocks_of([(t, getattr(t, "key", t)) for t in templates]), matrices
-    values = {(number,): template for number, template in enumerate(templates)}
-    return ArrayValuesDep(((1,) * len(ops),), values), matrices
+    keys = [[(a, (a.name, *(0,) * a.ndim)) for a in arrays] for arrays in held]
+    matrices = [_blocks_of(items, tokenize([key for _, key in items])) for items in keys]
+    return _blocks_of([(t, getattr(t, "key", t)) for t in templates], name), matrices
 
 
-def _blocks_of(items: Sequence[tuple[Any, Any]]) -> DaskArray:
+def _blocks_of(items: Sequence[tuple[Any, Any]], token: str) -> DaskArray:
     """Return an array whose blocks are those with the given keys, or the objects themselves."""
-    known = [
-        key if isinstance(item, (Delayed, DaskArray)) else name_of(item) for item, key in items
-    ]
-    name = f"operators-{tokenize(known)}"
+    name = f"operators-{token}"
     graph: dict[Any, Any] = {}
     for number, (item, key) in enumerate(items):
         place = (name, number)
