@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from functools import reduce
 from pathlib import Path
 
 import pylops
@@ -12,6 +14,8 @@ import pylops_dispatch
 import pylops_dispatch.testing
 
 ROOT = Path(__file__).parents[1]
+# not the addresses of pages: a name follows neither a slash nor a hyphen
+NAME = re.compile(r"(?<![/\w.-])(?:pylops|pylops_dispatch)(?:\.[A-Za-z]\w*)+(?!\w*[/\w])")
 
 
 def load_generator():
@@ -41,3 +45,12 @@ def test_every_public_operator_of_the_top_level_has_a_rule():
 def test_an_operator_that_runs_whole_gives_its_reason():
     for name, rule in pylops_dispatch.capabilities().items():
         assert rule.kind != "whole" or rule.note, name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.rst")), ids=lambda page: page.name)
+def test_names_of_pylops_and_of_this_package_exist(page):
+    names = NAME.findall(page.read_text())
+    for name in names:
+        owner, *rest = name.split(".")
+        module = {"pylops": pylops, "pylops_dispatch": pylops_dispatch}[owner]
+        assert reduce(getattr, rest, module) is not None, name
