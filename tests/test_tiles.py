@@ -80,3 +80,8 @@ def test_result_does_not_depend_on_tiles(make, chunks, adjoint):
     op = op.H if adjoint else op
     x0 = rand(DIMS)
     assert_same(op @ to_dask(x0, chunks), op @ x0)
+
+
+def test_axes_with_halos_are_cut_alike():
+    assert blocks.tile_lengths((64, 64, 256), (2, 2, 2), 8) == (16, 16, 16)
+    assert blocks.tile_lengths((64, 64, 32), (2, 0, 0), 8)[2] == 32

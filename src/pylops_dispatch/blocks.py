@@ -33,6 +33,7 @@ from pylops_dispatch.operators import (
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.placing import operator_on_cluster
 from pylops_dispatch.policy import announce_whole
+from pylops_dispatch.spectra import kept_spectra
 
 Fit = Callable[[Any], None]
 
@@ -345,7 +346,8 @@ def _local_block(
         ]
         window = x.window(where)
         place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
-        y = run(cls, fitted(template, window.shape, held, place), window, adjoint)
+        with kept_spectra():
+            y = run(cls, fitted(template, window.shape, held, place), window, adjoint)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y
@@ -369,27 +371,26 @@ def tile_lengths(
 ) -> Shape:
     """Return the shape of the tiles that a block is worked on in.
 
-    Axes without a halo are cut first; the last axis, contiguous in memory, last of all. A
-    tile is at least eight times as long as the halo of an axis.
+    Axes without a halo are cut first, then those with one, which are kept alike; the last axis,
+    contiguous in memory, last of all if it has none. A tile is at least eight times as long as
+    the halo of an axis.
     """
     lengths = list(shape)
+    last = len(shape) - 1
 
     def excess() -> float:
         return math.prod(lengths) * itemsize / _TILE_BYTES
 
     if not any(depth) or excess() < 4 / 3:
         return shape
-    free = [a for a in range(len(shape) - 1) if not depth[a] and a not in whole_axes]
-    for axis in free:
-        lengths[axis] = max(1, int(lengths[axis] / max(excess(), 1)))
-    for group in (range(len(shape) - 1), [len(shape) - 1]):
-        cut = [
-            axis
-            for axis in group
-            if (depth[axis] or axis == len(shape) - 1) and axis not in whole_axes
-        ]
+    for axis in range(last):
+        if not depth[axis] and axis not in whole_axes:
+            lengths[axis] = max(1, int(lengths[axis] / max(excess(), 1)))
+    for group in ([a for a, d in enumerate(depth) if d], [last]):
         while excess() > 4 / 3:
-            room = [a for a in cut if lengths[a] >= 2 * max(8 * depth[a], 1)]
+            room = [
+                a for a in group if a not in whole_axes and lengths[a] >= 2 * max(8 * depth[a], 1)
+            ]
             if not room:
                 break
             longest = max(room, key=lambda a: lengths[a] / max(depth[a], 1))
