@@ -269,10 +269,12 @@ def change_operator(cls: type) -> None:
     for name, adjoint in (("_matvec", False), ("_rmatvec", True)):
         if name in vars(cls):
             _change(cls, name, functools.partial(_ruled, cls, adjoint))
-        elif "_register_multiplications" in vars(cls):
-            new = _made.setdefault((cls, name, _ABSENT), _OwnMethod(cls, name, adjoint))
-            setattr(cls, name, new)
-            _class_changes.append((cls, name, _ABSENT, new))
+            continue
+        registers = "_register_multiplications" in vars(cls)
+        made = _OwnMethod(cls, name, adjoint) if registers else _inherited(cls, name, adjoint)
+        new = _made.setdefault((cls, name, _ABSENT), made)
+        setattr(cls, name, new)
+        _class_changes.append((cls, name, _ABSENT, new))
 
     for name in ("__truediv__", "inverse"):
         if name in vars(cls) and cls is not pylops.LinearOperator:
@@ -299,6 +301,15 @@ class _OwnMethod:
 
     def __set__(self, op: Any, method: Any) -> None:
         vars(op)[self._name] = method
+
+
+def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
+    """Return a method for a class that has a rule of its own, and its base class's code."""
+
+    def original(self: Any, x: Any) -> Any:
+        return getattr(super(cls, self), name)(x)
+
+    return _ruled(cls, adjoint, original)
 
 
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import dask.array as da
@@ -16,8 +15,8 @@ from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
-from threadpoolctl import ThreadpoolController
 
+from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Extended, extended, halo_faces, shifted
 from pylops_dispatch.namespace import inside_block
 from pylops_dispatch.notes import noted
@@ -40,37 +39,6 @@ Fit = Callable[[Any], None]
 # blocks are worked on in tiles of this size: temporaries stay in the cache, and smaller tiles
 # lose to the interpreter lock
 _TILE_BYTES = 3 << 20
-
-
-# ---- threads of BLAS ---------------------------------------------------------------------
-
-
-class _OneBlasThread:
-    """Counts the blocks that are running, and gives BLAS one thread while there are any."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running = 0
-        self._controller: ThreadpoolController | None = None
-        self._limit: Any = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._running += 1
-            if self._running == 1:
-                self._controller = self._controller or ThreadpoolController()
-                self._limit = self._controller.limit(limits=1, user_api="blas")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-                if self._running == 0:
-                    self._limit.restore_original_limits()
-
-
-one_blas_thread = _OneBlasThread()
 
 
 # ---- an operator in a graph --------------------------------------------------------------
@@ -98,9 +66,13 @@ def _all_parts(op: Any) -> Iterator[Any]:
         yield from _all_parts(part)
 
 
-def run(cls: type, op: Any, x: Any, adjoint: bool) -> Any:
-    """Apply the operator, as `cls` defines it, to the block `x`, and return a vector."""
-    with inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
+def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
+    """Apply the operator, as `cls` defines it, to the block `x`, and return a vector.
+
+    With `limit`, for one of several blocks, BLAS has one thread.
+    """
+    blas = one_blas_thread() if limit else nullcontext()
+    with blas, inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
         return method_of(cls, op, adjoint)(x.ravel())
 
 
@@ -270,6 +242,7 @@ def apply_local(
         whole_axes=tuple(whole_axes),
         adjoint=adjoint,
         out_dtype=dtype,
+        limit=x.npartitions > 1,
     )
 
 
@@ -316,6 +289,7 @@ def _local_block(
     whole_axes: Shape,
     adjoint: bool,
     out_dtype: Any,
+    limit: bool,
 ) -> Any:
     remaining = iter(blocks)
     arrays = laid_out(remaining, layout)
@@ -347,7 +321,7 @@ def _local_block(
         window = x.window(where)
         place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
         with kept_spectra():
-            y = run(cls, fitted(template, window.shape, held, place), window, adjoint)
+            y = run(cls, fitted(template, window.shape, held, place), window, adjoint, limit)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y
@@ -504,6 +478,7 @@ def apply_along(
         axes=tuple(whole),
         adjoint=adjoint,
         fit=fit,
+        limit=x.npartitions > 1,
     )
 
 
@@ -517,6 +492,7 @@ def along_block(
     axes: Shape,
     adjoint: bool,
     fit: Fit | None,
+    limit: bool = False,
 ) -> Any:
     """Apply an operator to a block that holds `axes` whole."""
     part, partd = (
@@ -525,7 +501,7 @@ def along_block(
     new = resized(filled(op, [single(array) for array in arrays]), part, partd)
     if fit is not None:
         fit(new)
-    y = run(cls, new, block, adjoint)
+    y = run(cls, new, block, adjoint, limit)
     return y.reshape(part if adjoint else partd)
 
 

@@ -60,8 +60,8 @@ def register_rule(cls: type, rule: Rule) -> None:
     Parameters
     ----------
     cls : type
-        Subclass of :class:`pylops.LinearOperator`. The rule is for this class itself: a
-        subclass that overrides ``_matvec`` needs one of its own.
+        Subclass of :class:`pylops.LinearOperator`, which may inherit its ``_matvec``. The rule
+        is for this class itself: a subclass that overrides ``_matvec`` needs one of its own.
     rule : Rule
         Made by :func:`alone`, :func:`halo`, :func:`whole_axis`, :func:`compose`,
         :func:`parallel_sum` or :func:`whole`.

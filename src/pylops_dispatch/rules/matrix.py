@@ -17,7 +17,8 @@ from scipy.sparse.linalg._interface import MatrixLinearOperator
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, session
-from pylops_dispatch.blocks import add_up, one_blas_thread
+from pylops_dispatch.blas_threads import one_blas_thread
+from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.pieces import Chunks, Zeros
 from pylops_dispatch.placing import coefficient, on_cluster

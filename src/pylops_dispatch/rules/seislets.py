@@ -13,6 +13,7 @@ from dask.base import tokenize
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import everything
 from pylops_dispatch.namespace import with_namespace
 from pylops_dispatch.operators import dims_of, duplicate
@@ -88,6 +89,6 @@ def _predict_block(*arrays: Any, predict: Any, layout: Any, settings: Any) -> An
     traces, slopes = blocks.laid_out(iter(arrays), layout)
     x = traces.window(everything(traces.shape))
     around = slopes.window(everything(slopes.shape))
-    with blocks.one_blas_thread():
+    with one_blas_thread():
         y = predict(x, dt, dx, around, repeat=repeat, backward=backward, adj=adj)
     return y[traces.parts[0][1]]

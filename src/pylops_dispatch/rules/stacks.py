@@ -20,6 +20,7 @@ from pylops.linearoperator import aslinearoperator
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.operators import duplicate, lazy_arrays, name_of, parts
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules.running import COMBINATIONS
@@ -212,6 +213,6 @@ def _apply(
     block: Any, op: Any, *arrays: Any, adjoint: bool, leading: tuple[int, ...], out_dtype: Any
 ) -> Any:
     op = blocks.filled(op, arrays)
-    with blocks.one_blas_thread():
+    with one_blas_thread():
         y = blocks.run(type(op), op, blocks.single(block), adjoint)
     return y.reshape(*leading, y.size).astype(out_dtype, copy=False)

@@ -15,6 +15,7 @@ from dask.base import tokenize
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, check, session
+from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
@@ -254,7 +255,7 @@ def _term(
             setattr(new, name, lengths[label])
     if fit is not None:
         fit(new)
-    with blocks.one_blas_thread():
+    with one_blas_thread():
         y = terms.kernel(new, x, adjoint) if terms.kernel else blocks.run(cls, new, x, adjoint)
     return y.reshape((*(dims if adjoint else dimsd), *(1,) * n_summed))
 

@@ -14,6 +14,7 @@ from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.pieces import Shape, Zeros
@@ -188,7 +189,7 @@ def _windows_block(
         new.taps = tapers if op.savetaper else _inner_tapers(tapers, firsts, counts, dims)
     if op.simOp:
         new.Op = pylops.Identity((*counts, *inner), dtype=op.dtype)
-    with blocks.one_blas_thread():
+    with one_blas_thread():
         y = blocks.run(cls, new, x, adjoint)
     return y.reshape((*counts, *inner) if adjoint else (*spanned, *rest))
 

@@ -1,0 +1,102 @@
+"""BLAS has one thread while blocks run, in whichever threads they start and end."""
+
+import threading
+from typing import ClassVar
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+import threadpoolctl
+
+import pylops_dispatch
+from pylops_dispatch.blas_threads import one_blas_thread
+
+from .helpers import rand
+
+
+def threads_of_blas():
+    return {
+        lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"
+    }
+
+
+@pytest.fixture(autouse=True)
+def two_threads_of_blas():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        if threads_of_blas() != {2}:
+            pytest.skip("the BLAS here has one thread only")
+        yield
+        assert threads_of_blas() == {2}
+
+
+def test_blocks_that_overlap_in_different_threads():
+    first_ends, second_starts = threading.Event(), threading.Event()
+    seen = []
+
+    def first():
+        with one_blas_thread():
+            seen.append(threads_of_blas())
+            second_starts.wait(5)
+        first_ends.set()
+
+    def second():
+        with one_blas_thread():
+            second_starts.set()
+            first_ends.wait(5)
+            seen.append(threads_of_blas())
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [{1}, {1}]
+    assert threads_of_blas() == {2}
+
+
+class Mixing(pylops.LinearOperator):
+    """A product with a matrix along the first axis."""
+
+    def __init__(self, dims):
+        super().__init__(dtype=np.dtype(float), dims=dims, dimsd=dims)
+
+    def _matvec(self, x):
+        self.seen.append(threads_of_blas())
+        x = x.reshape(self.dims)
+        return (np.ones((len(x), len(x))) @ x).ravel()
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("chunks", [(6, 4), (6, 8)], ids=["two blocks", "one block"])
+@pytest.mark.parametrize(
+    "rule", [pylops_dispatch.whole_axis(lambda op: (0,)), pylops_dispatch.halo((6, 0))]
+)
+def test_an_operator_with_a_rule(rule, chunks):
+    class Mixed(Mixing):
+        seen: ClassVar = []
+
+    pylops_dispatch.register_rule(Mixed, rule)
+    y = Mixed((6, 8)) @ da.from_array(rand((6, 8)), chunks=chunks)
+    Mixed.seen.clear()  # what was run to learn the dtype
+    with dask.config.set(scheduler="threads", num_workers=2):
+        y.compute()
+    # a block that is alone may use all
+    assert Mixed.seen == ([{1}, {1}] if chunks[1] == 4 else [{2}])
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_products_with_matrices(monkeypatch, adjoint):
+    op = pylops.signalprocessing.Fredholm1(rand((4, 5, 6)), nz=3)
+    x = da.from_array(rand((4, 5, 3) if adjoint else (4, 6, 3)), chunks=(2, -1, -1))
+    y = (op.H if adjoint else op) @ x
+    seen = []
+    original = np.matmul
+    monkeypatch.setattr(
+        np, "matmul", lambda *args: seen.append(threads_of_blas()) or original(*args)
+    )
+    with dask.config.set(scheduler="threads", num_workers=2):
+        y.compute()
+    assert seen == [{1}, {1}]
