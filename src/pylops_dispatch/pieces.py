@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import uuid
@@ -52,8 +53,14 @@ def size(piece: Piece) -> int:
 def realise(piece: Piece, chunks: Chunks | None = None) -> DaskArray:
     """Return `piece` as a dask array, zeros with `chunks`."""
     if isinstance(piece, Zeros):
-        return da.zeros(piece.shape, dtype=piece.dtype, chunks="auto" if chunks is None else chunks)
+        return _zeros(piece, "auto" if chunks is None else chunks).copy()
     return piece
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(piece: Zeros, chunks: Any) -> DaskArray:
+    """Return zeros, the same again in every step: dask pickles a function to name them."""
+    return da.zeros(piece.shape, dtype=piece.dtype, chunks=chunks)
 
 
 def ravel(piece: Piece) -> DaskArray:
