@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from pylops_dispatch.activation import disable, disabled, enable, is_enabled
+from pylops_dispatch.capability import Capability, capability
 from pylops_dispatch.checkpoint import checkpoint, resume
 from pylops_dispatch.cluster import client
 from pylops_dispatch.ledger import ledger
@@ -31,6 +32,7 @@ from pylops_dispatch.watching import plot_convergence, progress
 __version__ = version("pylops-dispatch")
 
 __all__ = [
+    "Capability",
     "ImplicitComputeWarning",
     "NotDispatchedError",
     "PerformanceWarning",
@@ -39,6 +41,7 @@ __all__ = [
     "SolverPlan",
     "alone",
     "capabilities",
+    "capability",
     "checkpoint",
     "client",
     "compose",

@@ -28,7 +28,9 @@ _DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, o
 
 def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
     """Return the shapes of the input and of the output of an operator, as plain ints."""
-    dims, dimsd = (tuple(int(n) for n in d) for d in (op.dims, op.dimsd))
+    # LinearOperator.apply_columns leaves dims a number
+    given = (d if np.iterable(d) else (d,) for d in (op.dims, op.dimsd))
+    dims, dimsd = (tuple(int(n) for n in d) for d in given)
     return (dimsd, dims) if adjoint else (dims, dimsd)
 
 

@@ -120,7 +120,8 @@ class Plan:
 
 def text_of(rows: list[tuple[str, str]]) -> str:
     """Return the rows of a plan as lines."""
-    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+    width = max(14, *(len(name) + 2 for name, _ in rows))
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
 
 
 def html_of(rows: list[tuple[str, str]]) -> str:

@@ -12,11 +12,11 @@ from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.rules import running
-from pylops_dispatch.rules.table import RULES, Terms
+from pylops_dispatch.rules.table import Terms
 
 _TARGET = 32 << 20
 _SMALLEST = 1 << 20  # below this a task costs more than the work on its block
-_SUMMED = 1e6  # an axis that is summed over: worse than any halo, better than a whole axis
+SUMMED = 1e6  # an axis that is summed over: worse than any halo, better than a whole axis
 _BLOCK_TO_HALO = 8
 
 
@@ -44,14 +44,13 @@ def costs_of_axes(op: Any, adjoint: bool = False) -> tuple[float, ...]:
 
 
 def _own_costs(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...] | None:
-    local = running._local(op, adjoint)
+    local = running.local_needs(op, adjoint)
     if local is not None:
         depth = local.depth or (0,) * len(dims)
         return tuple(
             math.inf if a in local.axes else float(d) for a, d in enumerate(depth[: len(dims)])
         )
-    defining = running._defining(op)
-    rule = RULES.get(type(op)) or (RULES.get(defining) if defining is not None else None)
+    rule = running.rule_of(op)
     if rule is None:
         return None
     terms = rule.terms(op) if rule.terms is not None else None
@@ -62,7 +61,7 @@ def _own_costs(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...] | None:
     if rule.kind == "parallel_sum":  # of blocks of a matrix, or of what a table points at
         out = dims_of(op, not adjoint)[0]
         kept = len(out) == len(dims)
-        return tuple(0.0 if kept and a and n == out[a] else _SUMMED for a, n in enumerate(dims))
+        return tuple(0.0 if kept and a and n == out[a] else SUMMED for a, n in enumerate(dims))
     if rule.axes is not None:
         whole = {axis % len(dims) for axis in rule.axes(op)}
         return tuple(math.inf if a in whole else 0.0 for a in range(len(dims)))
@@ -72,7 +71,7 @@ def _own_costs(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...] | None:
 def _costs_of_terms(terms: Terms, adjoint: bool) -> tuple[float, ...]:
     into, out = (terms.data, terms.model) if adjoint else (terms.model, terms.data)
     return tuple(
-        math.inf if label in terms.whole else 0.0 if label in out else _SUMMED for label in into
+        math.inf if label in terms.whole else 0.0 if label in out else SUMMED for label in into
     )
 
 
@@ -149,7 +148,7 @@ def suggest_chunks(
         left = -(-wanted // math.prod(counts))
         if left <= 1 or math.isinf(costs[axis]):
             break
-        halo = int(costs[axis]) if costs[axis] < _SUMMED else 0
+        halo = int(costs[axis]) if costs[axis] < SUMMED else 0
         longest = -(-shape[axis] // left)
         if longest * (total / math.prod(counts)) > target_bytes * shape[axis]:
             longest = shape[axis] // left

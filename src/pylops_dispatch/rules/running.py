@@ -28,12 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Local:
+class LocalNeeds:
     """What a tree of local operators needs: None for dims means any shape."""
 
     dims: Shape | None
     depth: Shape
     axes: frozenset[int] = frozenset()  # which must be one block
+
+
+def rule_of(op: Any) -> Rule | None:
+    """Return the rule of an operator's own class, or of the class that defines its methods."""
+    return RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
 
 
 def _defining(op: Any) -> type | None:
@@ -48,7 +53,7 @@ def _defining(op: Any) -> type | None:
     return forward if forward is adjoint else kinds[0]
 
 
-def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
+def local_needs(op: Any, adjoint: bool, cls: type | None = None) -> LocalNeeds | None:
     """Return what the tree of operators below `op` needs, or None if some of it is not local."""
     cls = cls or _defining(op)
     if cls is None:
@@ -64,16 +69,16 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
         if len(dims) == 1 and not any(depth) and rule.axes is None:
-            return _Local(None, ())
+            return LocalNeeds(None, ())
         whole = rule.axes(op) if rule.axes is not None else ()
-        return _Local(dims, depth, frozenset(a % len(dims) for a in whole))
+        return LocalNeeds(dims, depth, frozenset(a % len(dims) for a in whole))
     merge = COMBINATIONS.get(cls)
     if merge is None:
         return None
     needs = []
     turned = cls in (_AdjointLinearOperator, _TransposedLinearOperator)
     for part in parts(op):
-        need = _local(part, adjoint != turned)
+        need = local_needs(part, adjoint != turned)
         if need is None:
             return None
         needs.append(need)
@@ -81,11 +86,11 @@ def _local(op: Any, adjoint: bool, cls: type | None = None) -> _Local | None:
         return None  # a wrapped SciPy operator
     shaped = [n for n in needs if n.dims is not None]
     if not shaped:
-        return _Local(None, ())
+        return LocalNeeds(None, ())
     if any(n.dims != shaped[0].dims for n in shaped):
         return None
     axes = frozenset().union(*(n.axes for n in shaped))
-    return _Local(shaped[0].dims, merge(op, [n.depth for n in shaped]), axes)
+    return LocalNeeds(shaped[0].dims, merge(op, [n.depth for n in shaped]), axes)
 
 
 def deepest(op: Any, depths: Sequence[Shape]) -> Shape:
@@ -137,7 +142,7 @@ _dtypes: dict[Any, np.dtype[Any]] = {}
 
 
 def _probe(
-    cls: type, template: Any, need: _Local, held: Sequence[Any], x: Any, adjoint: bool
+    cls: type, template: Any, need: LocalNeeds, held: Sequence[Any], x: Any, adjoint: bool
 ) -> Any:
     """Return the dtype that an operator gives, from a run on a few samples of zeros."""
     depth = need.depth or (0,) * len(x.shape)
@@ -163,7 +168,7 @@ def _sampled(op: Any) -> Any:
 
 
 def _run_piece(
-    cls: type, op: Any, need: _Local, piece: Piece, offset: int, total: int, adjoint: bool
+    cls: type, op: Any, need: LocalNeeds, piece: Piece, offset: int, total: int, adjoint: bool
 ) -> Piece:
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
@@ -190,7 +195,7 @@ def _run_piece(
 
 
 def _dtype_of(
-    cls: type, template: Any, need: _Local, held: Sequence[Any], x: Any, adjoint: bool
+    cls: type, template: Any, need: LocalNeeds, held: Sequence[Any], x: Any, adjoint: bool
 ) -> np.dtype[Any]:
     key = (cls, name_of(template), x.dtype, tuple(c.dtype for c in held), adjoint)
     if key not in _dtypes:
@@ -202,7 +207,7 @@ def _dtype_of(
 
 def run_local(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run a tree of local operators as one task for each block."""
-    need = _local(op, adjoint, cls)
+    need = local_needs(op, adjoint, cls)
     if need is None:
         return NotImplemented
     if need.dims is not None:
