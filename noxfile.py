@@ -71,6 +71,13 @@ def pylops_suite(session: nox.Session) -> None:
     session.run("python", "-m", "tests.pylops_suite", *session.posargs)
 
 
+@nox.session(name="pyproximal-suite")
+def pyproximal_suite(session: nox.Session) -> None:
+    """Run pyproximal's own tests on dask arrays: ``nox -s pyproximal-suite -- test_solver``."""
+    session.install("-e", ".[test]", "pip")
+    session.run("python", "-m", "tests.pyproximal_suite", *session.posargs)
+
+
 @nox.session
 def mutations(session: nox.Session) -> None:
     """Check that the tests catch hand-made faults."""
