@@ -65,7 +65,7 @@ def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None)
         da.Array, result.__dask_graph__(), result.__dask_keys__(), scheduler="synchronous"
     )
     said = (result.blocks[index].shape for index in np.ndindex(*result.numblocks))
-    for block, shape in zip(flatten(blocks), said, strict=True):
+    for block, shape in zip(flatten(blocks, (list, tuple)), said, strict=True):
         assert np.shape(block) == shape, f"a block of {shape} is {np.shape(block)}"
         assert block.dtype == expected.dtype, f"a block is of {block.dtype}, not {expected.dtype}"
     values = da.core.finalize(blocks)
