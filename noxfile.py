@@ -29,9 +29,9 @@ def lowest_pins() -> list[str]:
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """Run the tests with the newest dependencies."""
+    """Run the tests with the newest dependencies, and print what they miss."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", *(session.posargs or ["--coverage=95"]))
 
 
 @nox.session(python="3.11")
@@ -46,18 +46,6 @@ def engines(session: nox.Session) -> None:
     """Run the tests with every optional engine of PyLops that can be installed."""
     session.install("-e", ".[test,engines]")
     session.run("pytest", "-n", "2", *session.posargs)
-
-
-@nox.session
-def coverage(session: nox.Session) -> None:
-    """Run the tests and print which lines and branches of the package they miss."""
-    # apart from `tests`: functions are rewritten while they run
-    session.install("-e", ".[test]")
-    report = str(Path(session.create_tmp()) / "coverage.json")
-    run = ["slipcover", "--json", "--out", report, "-m", "pytest", "-n", "2"]
-    session.run(*run, *session.posargs)
-    # on its own: in the run itself it would leave the workers out of what is printed
-    session.run("slipcover", "--merge", report, "--out", report, "--fail-under", "95")
 
 
 @nox.session
@@ -81,6 +69,13 @@ def pylops_suite(session: nox.Session) -> None:
     """Run PyLops's own tests on dask arrays: ``nox -s pylops-suite -- test_derivative``."""
     session.install("-e", ".[test]", "pip")
     session.run("python", "-m", "tests.pylops_suite", *session.posargs)
+
+
+@nox.session(name="pyproximal-suite")
+def pyproximal_suite(session: nox.Session) -> None:
+    """Run pyproximal's own tests on dask arrays: ``nox -s pyproximal-suite -- test_solver``."""
+    session.install("-e", ".[test]", "pip")
+    session.run("python", "-m", "tests.pyproximal_suite", *session.posargs)
 
 
 @nox.session

@@ -12,6 +12,12 @@ from hypothesis import HealthCheck, settings
 import pylops_dispatch
 
 from . import helpers
+from .coverage import (  # noqa: F401
+    pytest_addoption,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 settings.register_profile(
     "default",

@@ -10,6 +10,8 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+from dask.base import compute_as_if_collection
+from dask.core import flatten
 from hypothesis import strategies as st
 
 from pylops_dispatch.testing import Executions, assert_close, assert_lazy
@@ -59,9 +61,15 @@ def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None)
     assert result._meta.dtype == expected.dtype
     assert result._meta.ndim == expected.ndim
     assert tuple(sum(axis) for axis in result.chunks) == expected.shape
-    values = result.compute(scheduler="synchronous")
+    blocks = compute_as_if_collection(
+        da.Array, result.__dask_graph__(), result.__dask_keys__(), scheduler="synchronous"
+    )
+    said = (result.blocks[index].shape for index in np.ndindex(*result.numblocks))
+    for block, shape in zip(flatten(blocks, (list, tuple)), said, strict=True):
+        assert np.shape(block) == shape, f"a block of {shape} is {np.shape(block)}"
+        assert block.dtype == expected.dtype, f"a block is of {block.dtype}, not {expected.dtype}"
+    values = da.core.finalize(blocks)
     assert type(values) is np.ndarray or expected.ndim == 0
-    assert values.dtype == expected.dtype
     assert_close(values, expected, rtol=rtol)
 
 

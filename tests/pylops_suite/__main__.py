@@ -22,13 +22,19 @@ from .exceptions import EXCEPTIONS
 HERE = Path(__file__).resolve().parent
 
 
-def source_of_pylops(folder: Path) -> Path:
-    """Download the source of the installed PyLops and unpack its tests, but not PyLops itself."""
+def source_of(package: str, folder: Path) -> Path:
+    """Download the source of an installed package and unpack its tests, but not itself."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
-    command += [":all:", "--no-build-isolation", f"pylops=={version('pylops')}", "-d", str(folder)]
-    if not list(folder.glob("pylops-*.tar.gz")):
+    command += [
+        ":all:",
+        "--no-build-isolation",
+        f"{package}=={version(package)}",
+        "-d",
+        str(folder),
+    ]
+    if not list(folder.glob(f"{package}-*.tar.gz")):
         subprocess.run(command, check=True)
-    (archive,) = folder.glob("pylops-*.tar.gz")
+    (archive,) = folder.glob(f"{package}-*.tar.gz")
     with tarfile.open(archive) as tar:
         wanted = [
             m for m in tar.getmembers() if m.name.split("/")[1:2] in (["pytests"], ["testdata"])
@@ -101,7 +107,7 @@ def main() -> int:
     options = parser.parse_args()
     ways = options.on or ["vectors", "arrays"]
     with tempfile.TemporaryDirectory() as folder:
-        source = options.source or source_of_pylops(Path(folder))
+        source = options.source or source_of("pylops", Path(folder))
         names = [Path(f).stem for f in options.files]
         names = names or sorted(path.stem for path in (source / "pytests").glob("test_*.py"))
         total: Counter[str] = Counter()

@@ -1,0 +1,1 @@
+"""pyproximal's own tests, run on dask arrays: ``nox -s pyproximal-suite``."""
