@@ -11,23 +11,27 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import scipy
 import scipy.fft
 
 _LARGEST = 1 << 20  # bytes of a filter: what is hashed in no time beside its transform
 _PADDED = 8  # times its own size: below, a transform may be of data
 _ROOM = 32 << 20  # bytes of all spectra
 
+# older ones crash where several threads use backends
+SAFE = tuple(int(part) for part in scipy.__version__.split(".")[:2]) >= (1, 15)
+
 _lock = threading.Lock()
 _kept: OrderedDict[Any, np.ndarray[Any, Any]] = OrderedDict()
 
 
 def kept_spectra() -> AbstractContextManager[None]:
-    """Look up the spectra of filters in this context, in this thread."""
-    return scipy.fft.set_backend(_KeptSpectra)
+    """Look up the spectra of filters in this context, in this thread, with SciPy 1.15 or newer."""
+    return scipy.fft.set_backend(_KeptSpectra) if SAFE else nullcontext()
 
 
 class _KeptSpectra:
