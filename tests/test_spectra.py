@@ -9,7 +9,6 @@ from pylops_dispatch import blocks, spectra
 
 from .helpers import assert_same, rand, to_dask
 
-
 pytestmark = pytest.mark.skipif(not spectra.SAFE, reason="SciPy is older than 1.15")
 
 
