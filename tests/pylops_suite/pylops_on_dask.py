@@ -7,8 +7,9 @@
     lazy one, with nothing executed; the test gets its values as a NumPy array, of the dtype
     and the shape that the lazy array said.
 ``--on arrays``
-    the arrays that a solver or an operator's constructor is given become dask arrays too.
-    A solver's results, and what an operator returns, come back as NumPy arrays.
+    the arrays that are given to a solver, to an operator's constructor, and to what makes
+    operators or solves a problem of its own become dask arrays too. A solver's results, and
+    what an operator returns, come back as NumPy arrays.
 
 The outcome of each test is written to the file ``--outcomes``, one JSON object a line.
 """
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import json
+import sys
 import threading
 
 import dask
@@ -38,6 +41,28 @@ SOLVERS = {
         "preconditioned_inversion",
     ),
     "pylops.optimization.sparsity": ("irls", "omp", "ista", "fista", "spgl1", "splitbregman"),
+}
+# what makes operators, and what solves problems with them
+FUNCTIONS = {
+    "pylops.avo.poststack": ("PoststackLinearModelling", "PoststackInversion"),
+    "pylops.avo.prestack": (
+        "PrestackLinearModelling",
+        "PrestackWaveletModelling",
+        "PrestackInversion",
+    ),
+    "pylops.waveeqprocessing.mdd": ("MDC", "MDD"),
+    "pylops.waveeqprocessing.oneway": ("Deghosting",),
+    "pylops.waveeqprocessing.seismicinterpolation": ("SeismicInterpolation",),
+    "pylops.waveeqprocessing.wavedecomposition": ("WavefieldDecomposition",),
+}
+CLASS_METHODS = {
+    "pylops.waveeqprocessing.lsm": ("LSM", "__init__", "solve"),
+    "pylops.waveeqprocessing.marchenko": (
+        "Marchenko",
+        "__init__",
+        "apply_onepoint",
+        "apply_multiplepoints",
+    ),
 }
 # parameters that are coordinates, positions or plain numbers: no coefficients
 NOT_COEFFICIENTS = {
@@ -70,7 +95,7 @@ def pytest_configure(config):
     if on == "arrays":
         for name in VALUES:
             setattr(pylops.LinearOperator, name, told(getattr(pylops.LinearOperator, name)))
-        change_solvers()
+        change_functions()
         change_constructors()
 
 
@@ -167,16 +192,14 @@ def told(original):
     return method
 
 
-def change_solvers():
-    """Solvers take and give dask arrays, in every module that has bound them."""
-    import importlib
-    import sys
-
+def change_functions():
+    """Functions take and give dask arrays, in every module that has bound them."""
     changes = {}
-    for module, names in SOLVERS.items():
-        for name in names:
-            original = getattr(importlib.import_module(module), name)
-            changes[id(original)] = solved(original)
+    for functions, change in ((SOLVERS, solved), (FUNCTIONS, given_coefficients)):
+        for module, names in functions.items():
+            for name in names:
+                original = getattr(importlib.import_module(module), name)
+                changes[id(original)] = change(original)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "pylops":
             for key, value in list(vars(module).items()):
@@ -201,7 +224,11 @@ def change_constructors():
     """Operators take dask arrays for the arrays that are their coefficients."""
     for cls in subclasses(pylops.LinearOperator):
         if "__init__" in vars(cls) and cls.__module__.startswith("pylops."):
-            cls.__init__ = constructed(cls.__init__)
+            cls.__init__ = given_coefficients(cls.__init__)
+    for module, (name, *methods) in CLASS_METHODS.items():
+        cls = getattr(importlib.import_module(module), name)
+        for method in methods:
+            setattr(cls, method, given_coefficients(getattr(cls, method)))
 
 
 def subclasses(cls):
@@ -210,7 +237,7 @@ def subclasses(cls):
         yield from subclasses(sub)
 
 
-def constructed(original):
+def given_coefficients(original):
     names = list(inspect.signature(original).parameters)
 
     def coefficient(name, value):
@@ -219,13 +246,13 @@ def constructed(original):
         return to_dask(value) if value.size > 1 else value
 
     @functools.wraps(original)
-    def init(self, *args, **kwargs):
+    def wrapper(*args, **kwargs):
         if is_inside():
-            return original(self, *args, **kwargs)
-        named = zip(names[1:], args, strict=False)
-        args = (*(coefficient(k, a) for k, a in named), *args[len(names) - 1 :])
+            return original(*args, **kwargs)
+        named = zip(names, args, strict=False)
+        args = (*(coefficient(k, a) for k, a in named), *args[len(names) :])
         kwargs = {k: coefficient(k, a) for k, a in kwargs.items()}
         with inside():
-            return original(self, *args, **kwargs)
+            return to_numpy(original(*args, **kwargs))
 
-    return init
+    return wrapper
