@@ -48,6 +48,7 @@ def run(source: Path, name: str, on: str, options: argparse.Namespace) -> dict[s
         # in the order of the file, with the plugin's seed: both runs see the same numbers
         command += ["-p", "no:randomly", "-n", str(options.workers)]
         command += ["--tb", "no", "--on", on, "--outcomes", str(outcomes)]
+        command += ["--limit", str(options.limit)]
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
         output = ""
@@ -103,6 +104,7 @@ def main() -> int:
     parser.add_argument("--on", action="append", choices=["vectors", "arrays"], default=None)
     parser.add_argument("--source", type=Path, help="folder with PyLops's sdist, unpacked")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one file")
+    parser.add_argument("--limit", type=int, default=0, help="seconds for one test; 0: no limit")
     parser.add_argument("--workers", type=int, default=0, help="processes for one file")
     options = parser.parse_args()
     ways = options.on or ["vectors", "arrays"]

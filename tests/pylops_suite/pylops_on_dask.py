@@ -21,12 +21,13 @@ import functools
 import importlib
 import inspect
 import json
+import signal
 import sys
 import threading
 
 import dask
 import dask.array as da
-import dask.local
+import dask.core
 import numpy as np
 import pylops
 import pytest
@@ -79,6 +80,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("pylops_on_dask")
     group.addoption("--on", choices=["numpy", "vectors", "arrays"], default="numpy")
     group.addoption("--outcomes")
+    group.addoption("--limit", type=int, default=0, help="seconds for one test; 0: no limit")
 
 
 def pytest_configure(config):
@@ -88,7 +90,7 @@ def pytest_configure(config):
         return
     import pylops_dispatch
 
-    dask.config.set(scheduler="synchronous")
+    dask.config.set(scheduler=one_after_another)
     pylops_dispatch.set_policy(whole_array="allow", numpy_vectors="allow")
     for name in METHODS:
         setattr(pylops.LinearOperator, name, applied(getattr(pylops.LinearOperator, name)))
@@ -99,9 +101,32 @@ def pytest_configure(config):
         change_constructors()
 
 
+def one_after_another(graph, keys, **settings):
+    """Dask's synchronous scheduler, without what it does to use little memory.
+
+    Executions of the few small tasks of a solver's step take two thirds of the time.
+    """
+    return dask.core.get(dict(graph.__dask_graph__()), keys)
+
+
 def pytest_runtest_setup(item):
     """The random numbers of a test are the same in every run."""
     np.random.seed(0)
+
+
+class OutOfTime(BaseException):
+    """A test has had its seconds. No handler of errors takes it for one."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    def stop(*args):
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(item.config.getoption("--limit"))
+    yield
+    signal.alarm(0)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -112,7 +137,9 @@ def pytest_runtest_makereport(item, call):
     if path and (report.when == "call" or not report.passed):
         error = "" if report.passed or call.excinfo is None else call.excinfo.exconly()
         place = str(call.excinfo.traceback[-1]) if error else ""
-        line = {"test": item.nodeid, "outcome": report.outcome, "error": error, "place": place}
+        late = call.excinfo is not None and call.excinfo.errisinstance(OutOfTime)
+        line = {"test": item.nodeid, "outcome": "not run" if late else report.outcome}
+        line |= {"error": error, "place": place}
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
 
