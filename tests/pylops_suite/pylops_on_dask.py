@@ -114,14 +114,15 @@ def pytest_runtest_setup(item):
     np.random.seed(0)
 
 
-class OutOfTime(BaseException):
-    """A test has had its seconds. No handler of errors takes it for one."""
+class OutOfTime(pytest.fail.Exception):
+    """A test has had its seconds: no ``Exception``, so that no handler of errors takes it."""
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     def stop(*args):
-        raise OutOfTime
+        # where it was is no line of the test, and may be between lines
+        raise OutOfTime("out of time", pytrace=False)
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(item.config.getoption("--limit"))
@@ -135,9 +136,9 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     path = item.config.getoption("--outcomes")
     if path and (report.when == "call" or not report.passed):
-        error = "" if report.passed or call.excinfo is None else call.excinfo.exconly()
-        place = str(call.excinfo.traceback[-1]) if error else ""
         late = call.excinfo is not None and call.excinfo.errisinstance(OutOfTime)
+        error = "" if report.passed or call.excinfo is None else call.excinfo.exconly()
+        place = str(call.excinfo.traceback[-1]) if error and not late else ""
         line = {"test": item.nodeid, "outcome": "not run" if late else report.outcome}
         line |= {"error": error, "place": place}
         with open(path, "a") as file:
