@@ -32,6 +32,7 @@ from pylops.waveeqprocessing import (
 )
 
 import pylops_dispatch
+from pylops_dispatch.operators import made_lazy
 
 from .helpers import (
     assert_close,
@@ -721,3 +722,26 @@ def test_wavelet_estimated_from_angle_gathers(lazy):
     properties = {"m": rand((10, 3)), "theta": np.linspace(0.0, 30.0, 4)}
     problem = Problem(estimate, {"d": rand(40, seed=2)}, properties)
     check(with_dask(problem, lazy), alone(problem), problem.rtol)
+
+
+# ------------------------------------------ what applies operators while it makes them
+
+
+@pytest.fixture
+def first_of_its_kind():
+    """As in a program that has not made an operator of dask arrays before."""
+    seen = set(made_lazy)
+    made_lazy.clear()
+    yield
+    made_lazy.update(seen)
+
+
+@pytest.mark.usefixtures("first_of_its_kind")
+def test_constructor_that_tests_its_operator_runs_it_on_blocks():
+    """``LSM(..., dottest=True)``: two executions, not one for each trace of each pixel."""
+    x, z, t = np.arange(6) * 4.0, np.arange(5) * 4.0, np.arange(12) * 0.004
+    ends = np.array([[0.0, 16.0], [0.0, 0.0]])
+    wav = da.from_array(wavelet(5), chunks=2)
+    with warnings.catch_warnings(), count_executions(budget=2):
+        warnings.simplefilter("ignore")
+        LSM(z, x, t, ends, ends, 1000.0, wav, 2, mode="analytic", engine="numpy", dottest=True)

@@ -13,7 +13,16 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import blocks, construction, solvers
-from pylops_dispatch.array import DispatchArray, as_box, check, is_dask, lift, lower, session
+from pylops_dispatch.array import (
+    DispatchArray,
+    as_box,
+    check,
+    is_dask,
+    is_lazy,
+    lift,
+    lower,
+    session,
+)
 from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.policy import (
@@ -215,6 +224,7 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in vars(self).items():
             if is_dask(value):
                 check(value, name)
+            if is_lazy(value):  # a box: PyLops's code that makes this operator may apply it
                 made_lazy.add(True)
         original(self, *args, **kwargs)
 

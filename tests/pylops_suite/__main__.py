@@ -1,6 +1,6 @@
 """Run PyLops's tests on NumPy and on dask arrays, and compare.
 
-``python -m tests.pylops_suite [--on vectors] [--source FOLDER] [test_file ...]``
+``python -m tests.pylops_suite [--on vectors] [--source FOLDER] [--workers 2] [test_file ...]``
 """
 
 from __future__ import annotations
@@ -25,13 +25,7 @@ HERE = Path(__file__).resolve().parent
 def source_of(package: str, folder: Path) -> Path:
     """Download the source of an installed package and unpack its tests, but not itself."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
-    command += [
-        ":all:",
-        "--no-build-isolation",
-        f"{package}=={version(package)}",
-        "-d",
-        str(folder),
-    ]
+    command += [":all:", f"{package}=={version(package)}", "-d", str(folder)]
     if not list(folder.glob(f"{package}-*.tar.gz")):
         subprocess.run(command, check=True)
     (archive,) = folder.glob(f"{package}-*.tar.gz")
@@ -43,14 +37,18 @@ def source_of(package: str, folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
-def run(source: Path, name: str, on: str, timeout: float) -> dict[str, dict[str, str]]:
+def run(source: Path, name: str, on: str, options: argparse.Namespace) -> dict[str, dict[str, str]]:
     """The outcome of each test of one file; a test that is not there was not reached in time."""
+    timeout = options.timeout
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes"
         outcomes.touch()
         command = [sys.executable, "-m", "pytest", f"pytests/{name}.py", "-q", "--no-header"]
         command += ["-p", "pylops_on_dask", "-p", "no:cacheprovider", "-o", "addopts="]
+        # in the order of the file, with the plugin's seed: both runs see the same numbers
+        command += ["-p", "no:randomly", "-n", str(options.workers)]
         command += ["--tb", "no", "--on", on, "--outcomes", str(outcomes)]
+        command += ["--limit", str(options.limit)]
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
         output = ""
@@ -72,15 +70,17 @@ def reason_for(test: str, on: str) -> str | None:
     return next((why for start, why in EXCEPTIONS[on].items() if test.startswith(start)), None)
 
 
-def compare(source: Path, name: str, ways: list[str], timeout: float) -> tuple[dict, list[str]]:
+def compare(
+    source: Path, name: str, ways: list[str], options: argparse.Namespace
+) -> tuple[dict, list[str]]:
     """The numbers of passed tests of one file, and what fails though it passes on NumPy."""
     start = time.perf_counter()
-    plain = run(source, name, "numpy", timeout)
+    plain = run(source, name, "numpy", options)
     passing = [test for test, line in plain.items() if line["outcome"] == "passed"]
     row = {"file": name, "numpy": len(passing)}
     problems = []
     for on in ways:
-        results = run(source, name, on, timeout)
+        results = run(source, name, on, options)
         if "" in results and (passing or "" not in plain):  # else its engine is not installed
             problems.append(f"{name} [{on}]: {results['']['error']}")
         outcomes = {test: results.get(test, {"outcome": "not run"}) for test in passing}
@@ -104,6 +104,8 @@ def main() -> int:
     parser.add_argument("--on", action="append", choices=["vectors", "arrays"], default=None)
     parser.add_argument("--source", type=Path, help="folder with PyLops's sdist, unpacked")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one file")
+    parser.add_argument("--limit", type=int, default=0, help="seconds for one test; 0: no limit")
+    parser.add_argument("--workers", type=int, default=0, help="processes for one file")
     options = parser.parse_args()
     ways = options.on or ["vectors", "arrays"]
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +115,7 @@ def main() -> int:
         total: Counter[str] = Counter()
         problems: list[str] = []
         for name in names:
-            row, found = compare(source, name, ways, options.timeout)
+            row, found = compare(source, name, ways, options)
             problems += found
             total.update({k: v for k, v in row.items() if k != "file"})
             print(f"{row.pop('file'):32s}", *(f"{k} {v:5d} " for k, v in row.items()), flush=True)

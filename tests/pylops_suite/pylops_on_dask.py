@@ -7,8 +7,9 @@
     lazy one, with nothing executed; the test gets its values as a NumPy array, of the dtype
     and the shape that the lazy array said.
 ``--on arrays``
-    the arrays that a solver or an operator's constructor is given become dask arrays too.
-    A solver's results, and what an operator returns, come back as NumPy arrays.
+    the arrays that are given to a solver, to an operator's constructor, and to what makes
+    operators or solves a problem of its own become dask arrays too. A solver's results, and
+    what an operator returns, come back as NumPy arrays.
 
 The outcome of each test is written to the file ``--outcomes``, one JSON object a line.
 """
@@ -17,13 +18,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import json
+import signal
+import sys
 import threading
 
 import dask
 import dask.array as da
-import dask.local
+import dask.core
 import numpy as np
 import pylops
 import pytest
@@ -38,6 +42,28 @@ SOLVERS = {
         "preconditioned_inversion",
     ),
     "pylops.optimization.sparsity": ("irls", "omp", "ista", "fista", "spgl1", "splitbregman"),
+}
+# what makes operators, and what solves problems with them
+FUNCTIONS = {
+    "pylops.avo.poststack": ("PoststackLinearModelling", "PoststackInversion"),
+    "pylops.avo.prestack": (
+        "PrestackLinearModelling",
+        "PrestackWaveletModelling",
+        "PrestackInversion",
+    ),
+    "pylops.waveeqprocessing.mdd": ("MDC", "MDD"),
+    "pylops.waveeqprocessing.oneway": ("Deghosting",),
+    "pylops.waveeqprocessing.seismicinterpolation": ("SeismicInterpolation",),
+    "pylops.waveeqprocessing.wavedecomposition": ("WavefieldDecomposition",),
+}
+CLASS_METHODS = {
+    "pylops.waveeqprocessing.lsm": ("LSM", "__init__", "solve"),
+    "pylops.waveeqprocessing.marchenko": (
+        "Marchenko",
+        "__init__",
+        "apply_onepoint",
+        "apply_multiplepoints",
+    ),
 }
 # parameters that are coordinates, positions or plain numbers: no coefficients
 NOT_COEFFICIENTS = {
@@ -54,6 +80,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("pylops_on_dask")
     group.addoption("--on", choices=["numpy", "vectors", "arrays"], default="numpy")
     group.addoption("--outcomes")
+    group.addoption("--limit", type=int, default=0, help="seconds for one test; 0: no limit")
 
 
 def pytest_configure(config):
@@ -63,20 +90,44 @@ def pytest_configure(config):
         return
     import pylops_dispatch
 
-    dask.config.set(scheduler="synchronous")
+    dask.config.set(scheduler=one_after_another)
     pylops_dispatch.set_policy(whole_array="allow", numpy_vectors="allow")
     for name in METHODS:
         setattr(pylops.LinearOperator, name, applied(getattr(pylops.LinearOperator, name)))
     if on == "arrays":
         for name in VALUES:
             setattr(pylops.LinearOperator, name, told(getattr(pylops.LinearOperator, name)))
-        change_solvers()
+        change_functions()
         change_constructors()
+
+
+def one_after_another(graph, keys, **settings):
+    """Dask's synchronous scheduler, without what it does to use little memory.
+
+    Executions of the few small tasks of a solver's step take two thirds of the time.
+    """
+    return dask.core.get(dict(graph.__dask_graph__()), keys)
 
 
 def pytest_runtest_setup(item):
     """The random numbers of a test are the same in every run."""
     np.random.seed(0)
+
+
+class OutOfTime(pytest.fail.Exception):
+    """A test has had its seconds: no ``Exception``, so that no handler of errors takes it."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    def stop(*args):
+        # where it was is no line of the test, and may be between lines
+        raise OutOfTime("out of time", pytrace=False)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(item.config.getoption("--limit"))
+    yield
+    signal.alarm(0)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -85,9 +136,11 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     path = item.config.getoption("--outcomes")
     if path and (report.when == "call" or not report.passed):
+        late = call.excinfo is not None and call.excinfo.errisinstance(OutOfTime)
         error = "" if report.passed or call.excinfo is None else call.excinfo.exconly()
-        place = str(call.excinfo.traceback[-1]) if error else ""
-        line = {"test": item.nodeid, "outcome": report.outcome, "error": error, "place": place}
+        place = str(call.excinfo.traceback[-1]) if error and not late else ""
+        line = {"test": item.nodeid, "outcome": "not run" if late else report.outcome}
+        line |= {"error": error, "place": place}
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -167,16 +220,14 @@ def told(original):
     return method
 
 
-def change_solvers():
-    """Solvers take and give dask arrays, in every module that has bound them."""
-    import importlib
-    import sys
-
+def change_functions():
+    """Functions take and give dask arrays, in every module that has bound them."""
     changes = {}
-    for module, names in SOLVERS.items():
-        for name in names:
-            original = getattr(importlib.import_module(module), name)
-            changes[id(original)] = solved(original)
+    for functions, change in ((SOLVERS, solved), (FUNCTIONS, given_coefficients)):
+        for module, names in functions.items():
+            for name in names:
+                original = getattr(importlib.import_module(module), name)
+                changes[id(original)] = change(original)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "pylops":
             for key, value in list(vars(module).items()):
@@ -201,7 +252,11 @@ def change_constructors():
     """Operators take dask arrays for the arrays that are their coefficients."""
     for cls in subclasses(pylops.LinearOperator):
         if "__init__" in vars(cls) and cls.__module__.startswith("pylops."):
-            cls.__init__ = constructed(cls.__init__)
+            cls.__init__ = given_coefficients(cls.__init__)
+    for module, (name, *methods) in CLASS_METHODS.items():
+        cls = getattr(importlib.import_module(module), name)
+        for method in methods:
+            setattr(cls, method, given_coefficients(getattr(cls, method)))
 
 
 def subclasses(cls):
@@ -210,7 +265,7 @@ def subclasses(cls):
         yield from subclasses(sub)
 
 
-def constructed(original):
+def given_coefficients(original):
     names = list(inspect.signature(original).parameters)
 
     def coefficient(name, value):
@@ -219,13 +274,13 @@ def constructed(original):
         return to_dask(value) if value.size > 1 else value
 
     @functools.wraps(original)
-    def init(self, *args, **kwargs):
+    def wrapper(*args, **kwargs):
         if is_inside():
-            return original(self, *args, **kwargs)
-        named = zip(names[1:], args, strict=False)
-        args = (*(coefficient(k, a) for k, a in named), *args[len(names) - 1 :])
+            return original(*args, **kwargs)
+        named = zip(names, args, strict=False)
+        args = (*(coefficient(k, a) for k, a in named), *args[len(names) :])
         kwargs = {k: coefficient(k, a) for k, a in kwargs.items()}
         with inside():
-            return original(self, *args, **kwargs)
+            return to_numpy(original(*args, **kwargs))
 
-    return init
+    return wrapper
