@@ -117,10 +117,13 @@ def _rule(op: Any, root: Any, cls: type) -> Rule | None:
 def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskArray) -> DaskArray:
     """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
     held = array
-    if is_lazy(array):
+    apart = array.size == count or (array.ndim == 1 and array.size != 1)
+    size = math.prod(dims)
+    if isinstance(array, DispatchArray) and apart:
+        array = pc.realise(pc.assemble(pc.take_range(array.pieces, offset, offset + size), dims))
+    elif is_lazy(array):
         array = source(array)
-    if array.shape != dims and (array.size == count or (array.ndim == 1 and array.size != 1)):
-        size = math.prod(dims)
+    if array.shape != dims and apart:
         flat = array.reshape(-1)
         array = (flat if size == count else flat[offset : offset + size]).reshape(dims)
     chunks = pc.chunks_like(array.shape, model)
