@@ -306,7 +306,8 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         own = new_session.get()()
         own.know((args, kwargs))
         with in_session(own), own.letting_go():
-            return _result(original(*_boxed(args), **_boxed(kwargs)))
+            given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
+            return _result(original(*given, **named))
 
     return wrapper
 
@@ -372,7 +373,8 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             known = _sessions[self] = new_session.get()()
         known.know((vars(self), args, kwargs))
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
-            return _result(original(self, *_boxed(args), **_boxed(kwargs)))
+            given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
+            return _result(original(self, *given, **named))
 
     return wrapper
 
@@ -391,11 +393,22 @@ def _is_lazy_operator(op: Any) -> bool:
     return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
-def _boxed(values: Any) -> Any:
-    """Lift dask arrays, and NumPy arrays next to them, which are vectors of the same solve."""
+def _lengths(values: Any) -> set[int]:
+    """Return the lengths that vectors of the operators among `values` have."""
+    operators = found(values, lambda value: isinstance(value, LinearOperator))
+    return {int(n) for op in operators for n in op.shape}
+
+
+def _boxed(values: Any, lengths: set[int]) -> Any:
+    """Lift dask arrays, and NumPy arrays next to them that are vectors of the same solve.
+
+    Other arrays are settings, such as ``epsRs`` and ``decay``.
+    """
 
     def vector(x: Any) -> bool:
-        return is_dask(x) or (isinstance(x, np.ndarray) and x.ndim > 0 and x.dtype.kind in "biufc")
+        if not isinstance(x, np.ndarray) or x.ndim == 0 or x.dtype.kind not in "biufc":
+            return is_dask(x)
+        return not lengths or x.size in lengths or len(x) in lengths
 
     return walk(values, vector, lambda x: lift(x) if is_dask(x) else as_box(x))
 
