@@ -11,7 +11,7 @@ from pylops.utils import deps
 
 import pylops_dispatch
 
-from .helpers import assert_close, count_executions, cut, rand
+from .helpers import assert_close, count_executions, cut, printed, rand
 
 DTYPES = ["float64", "complex128"]
 ENGINES = {"scipy": {"iter_lim": 6}, "pylops": {"niter": 6}}
@@ -128,6 +128,21 @@ def test_regularised_from_a_start(problem, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_single_precision(engine, start, dtype):
+    """SciPy starts from zeros of double precision, or from `x0` as it is."""
+    single = Problem(dtype)
+
+    def solve(y, *x0):
+        return pylops.regularized_inversion(
+            single.op, y, single.regs, *x0, epsRs=[0.1, 0.2], engine=engine, **ENGINES[engine]
+        )
+
+    check(solve, single.y, *[single.x0] * start, rtol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("start", [False, True])
 def test_preconditioned(problem, engine, start):
     def solve(y, *x0):
         return pylops.preconditioned_inversion(
@@ -165,6 +180,26 @@ def test_irls(problem, kind, engine, preallocate):
     # for each outer step those of the inner solver and three more
     per_step = 3 if engine == "scipy" else 1
     check(solve, problem.y, limit=3 * (6 * per_step + 6), rtol=1e-6)
+
+
+def test_settings_given_as_an_array_are_numbers(capsys):
+    """They are no vectors: printed as NumPy prints them, and no work for dask."""
+    op = pylops.MatrixMult(rand((12, 9)))
+    y = rand(12)
+
+    def solve(y):
+        return pylops.splitbregman(
+            op, y, [pylops.FirstDerivative(9)], epsRL1s=np.array([0.1]), niter_outer=1,
+            niter_inner=1, show=True, engine="pylops", niter=2,
+        )  # fmt: skip
+
+    solve(y)
+    expected = printed(capsys.readouterr().out)
+    solve(lazy(y))
+    words, values = printed(capsys.readouterr().out)
+    assert "epsL1" in words
+    assert words == expected[0]
+    assert_close(values, expected[1], rtol=1e-2)
 
 
 def sparse_problem(dtype="float64"):

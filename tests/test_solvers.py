@@ -746,6 +746,90 @@ def test_lazy_data_are_computed_once(solver):
     assert_close(result[-1], expected[-1], rtol=1e-9)
 
 
+class Drawn:
+    """Arrays whose blocks come out different each time, and how often each was worked out."""
+
+    def __init__(self):
+        self.blocks = Counter()
+
+    def array(self, values, chunks):
+        def draw(block, block_info=None):
+            self.blocks[block_info[0]["chunk-location"]] += 1
+            return block * np.random.default_rng().uniform(1, 2)
+
+        return da.map_blocks(draw, to_dask(values, chunks), dtype=values.dtype)
+
+
+class Scaled(pylops.LinearOperator):
+    """A user's own, which makes something new of its array at each application."""
+
+    def __init__(self, scale):
+        super().__init__(dtype=scale.dtype, dims=scale.shape, dimsd=scale.shape)
+        self.scale = scale
+
+    def _matvec(self, x):
+        return (self.scale * x.reshape(self.dims)).ravel()
+
+    def _rmatvec(self, x):
+        return (np.conj(self.scale) * x.reshape(self.dims)).ravel()
+
+
+class InOnePiece(Scaled):
+    """Needs the whole vector, since it asks for its values."""
+
+    def _matvec(self, x):
+        return np.asarray(x) * self.scale.ravel()
+
+    _rmatvec = _matvec
+
+
+OF_DASK_ARRAYS = {
+    "users": Scaled,
+    "users_whole": InOnePiece,
+    "other_shape": lambda w: pylops.Diagonal(w.ravel()) @ pylops.Smoothing1D(3, w.shape),
+    "regression": lambda w: pylops.Regression(w.ravel(), 2),
+    "stacked": lambda w: pylops.VStack([pylops.Diagonal(w), pylops.MatrixMult(w, otherdims=9)]),
+    "post_stack": lambda w: pylops.avo.poststack.PoststackLinearModelling(
+        w[:5, 0], nt0=9, spatdims=7
+    ),
+    "seislet": lambda w: pylops.signalprocessing.Seislet(w[:8], inv=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("way", ["function", "class"])
+@pytest.mark.parametrize("name", OF_DASK_ARRAYS)
+def test_lazy_arrays_of_operators_are_worked_out_once(name, way):
+    """Whatever form an operator uses them in, and data made of them see the same values."""
+    drawn = Drawn()
+    op = OF_DASK_ARRAYS[name](drawn.array(1 + np.abs(rand((9, 7))), (5, 4)))
+    y = op @ to_dask(rand(op.shape[1]), 20)
+    if way == "function":
+        pylops.cgls(op, y, niter=4, tol=0)
+        assert set(drawn.blocks.values()) == {1}
+        return
+    solver = CGLS(op)
+    x = solver.setup(y, tol=0)
+    held = []
+    for _ in range(4):
+        x = solver.step(x)
+        gc.collect()
+        held.append(sum(isinstance(o, DispatchArray) for o in gc.get_objects()))
+    assert set(drawn.blocks.values()) == {1}
+    assert held[3] == held[2] == held[1]
+
+
+def test_weights_made_in_a_solve_are_worked_out_once():
+    """Each outer step of IRLS has new ones, of which the last remain."""
+    op, y = pylops.MatrixMult(rand((20, 12))), to_dask(rand(20), 7)
+    with count_executions() as executions:
+        pylops.irls(op, y, nouter=4, kind="datamodel", epsI=0.1, engine="pylops", niter=5, tol=0)
+    # norms, which are numbers, may be taken again
+    weights = Counter(k for k in executions.tasks if "sqrt" in str(k) and len(k) == 2)
+    assert weights
+    assert max(weights.values()) == 1
+
+
 def test_unseeded_random_data():
     y = da.random.default_rng().normal(size=63, chunks=20)
     op = square()

@@ -520,6 +520,15 @@ def is_lazy(x: Any) -> bool:
     return is_box(x) or is_dask(x)
 
 
+def source(x: Any) -> DaskArray:
+    """Return the dask array that a coefficient is read from: in a solve, one in memory."""
+    if isinstance(x, DispatchArray):
+        return x.dask()
+    check(x, "a coefficient")
+    current = session.get()
+    return x if current is None else current.leaf(x)
+
+
 def values_of(x: Any) -> Any:
     """Compute a box or a dask array: only where that has been announced, or asked for."""
     return (x.dask() if is_box(x) else x).compute()
@@ -586,8 +595,7 @@ def as_box(x: Any, model: DispatchArray | None = None) -> DispatchArray:
     if isinstance(x, DispatchArray):
         return x
     if isinstance(x, DaskArray):
-        current = session.get()
-        return lift(x if current is None else current.leaf(x))
+        return lift(x) if session.get() is None else DispatchArray(source(x))
     array = np.asarray(x)
     if array.dtype.kind == "O":
         raise not_dispatched("an array of objects", "Use numbers.")
@@ -625,13 +633,18 @@ def lower_all(x: Any) -> Any:
     return walk(x, lambda y: isinstance(y, DispatchArray), lower)
 
 
+def found(x: Any, kinds: Callable[[Any], bool]) -> Iterator[Any]:
+    """Yield what nested lists, tuples and dicts hold for which `kinds` is true."""
+    if isinstance(x, (dict, list, tuple)):
+        for value in x.values() if isinstance(x, dict) else x:
+            yield from found(value, kinds)
+    elif kinds(x):
+        yield x
+
+
 def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
     """Whether nested lists, tuples and dicts hold something for which `kinds` is true."""
-    if isinstance(x, dict):
-        return any(holds(v, kinds) for v in x.values())
-    if isinstance(x, (list, tuple)):
-        return any(holds(v, kinds) for v in x)
-    return kinds(x)
+    return any(True for _ in found(x, kinds))
 
 
 def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:

@@ -16,6 +16,7 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from pylops_dispatch.array import source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Extended, extended, halo_faces, shifted
 from pylops_dispatch.namespace import inside_block
@@ -92,7 +93,7 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
     op = without_pools(op)
     held = list(lazy_arrays(op))
     template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
-    return template, [array.rechunk(-1) for _, _, array in held]
+    return template, [source(vars(owner)[name]).rechunk(-1) for owner, name, _ in held]
 
 
 def _without(op: Any, held: list[tuple[int, str]]) -> Any:

@@ -193,7 +193,9 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
             return blocks.solve_explicit(self, original, y, args, kwargs)
         niter = args[0] if args else kwargs.get("niter", 100)
-        with solvers.in_session(solvers.Session()):
+        current = solvers.Session()
+        current.know(self)
+        with solvers.in_session(current):
             # as LinearOperator.__truediv__ solves for NumPy arrays
             x = scipy_lsqr(self, lift(y).ravel(), iter_lim=niter, atol=1e-8, btol=1e-8)[0]
             return lower(x)

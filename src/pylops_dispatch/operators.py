@@ -14,7 +14,7 @@ import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, found, is_dask
 from pylops_dispatch.pieces import Shape, Zeros, contents, identity, samples
 
 LinearOperator = pylops.LinearOperator
@@ -128,6 +128,13 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
             yield op, name, value.dask()
     for part in parts(op):
         yield from lazy_arrays(part)
+
+
+def arrays_of(op: Any) -> Iterator[DaskArray]:
+    """Yield the dask arrays that an operator holds in any of its attributes."""
+    yield from found(vars(op), is_dask)
+    for part in parts(op):
+        yield from arrays_of(part)
 
 
 def name_of(op: Any) -> str:

@@ -71,6 +71,8 @@ def _lsqr(
     solver.istop = istop
     solver.finalize(bool(show))
     norms = (solver.r1norm, solver.r2norm, solver.anorm, solver.acond, solver.arnorm)
+    if x0 is not None:  # without it SciPy starts from zeros of double precision
+        x = x.astype(np.result_type(x0, b, A.dtype), copy=False)
     return _flat((x, istop, solver.iiter, *norms, solver.xnorm, solver.var))
 
 

@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeGuard
 
 import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
+from dask.highlevelgraph import HighLevelGraph
 from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 
@@ -19,6 +20,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import (
     DispatchArray,
     as_box,
+    found,
     holds,
     is_box,
     is_dask,
@@ -32,7 +34,7 @@ from pylops_dispatch.array import (
 from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage
-from pylops_dispatch.operators import lazy_arrays
+from pylops_dispatch.operators import arrays_of, lazy_arrays
 from pylops_dispatch.placing import vectors_together
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
@@ -50,7 +52,8 @@ class Session:
 
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
-        self._leaves: dict[int, tuple[DaskArray, DispatchArray]] = {}
+        self._coefficients: dict[str, DaskArray] = {}  # lazy arrays of operators, by name
+        self._leaves: dict[str, DispatchArray] = {}  # those of them that were needed so far
         self._norms: dict[str, DispatchArray] = {}
         self._last: set[str] = set()  # what the last execution brought into memory
         self._missed = False  # whether a norm of that was asked for since
@@ -81,14 +84,59 @@ class Session:
         """Watch a box for as long as something holds it."""
         self._boxes[id(box)] = box
 
-    def leaf(self, array: DaskArray) -> Any:
-        """Return what an operator's dask array is to be read from: memory, once persisted."""
-        known = self._leaves.get(id(array))
-        if known is None or known[0].name != array.name:
-            known = (array, lift(array))
-            self._leaves[id(array)] = known
-        piece = known[1].pieces[0]
-        return piece if isinstance(piece, DaskArray) else pc.realise(piece)
+    def know(self, values: Any) -> None:
+        """Know the lazy arrays of operators among `values`: each is worked out once at most."""
+        for op in found(values, lambda value: isinstance(value, LinearOperator)):
+            lazy = (array for array in arrays_of(op) if not pc.in_memory(array))
+            self._coefficients.update((array.name, array) for array in lazy)
+
+    def leaf(self, array: DaskArray) -> DaskArray:
+        """Return what an operator's dask array is to be read from: memory, once persisted.
+
+        What operators make of their arrays as they run (``np.conj(self.weights)``) is made again
+        each time, as for NumPy arrays, but of arrays in memory; see `_from_memory`.
+        """
+        if pc.in_memory(array):
+            return array
+        if array.name not in self._leaves:
+            if array.name not in self._coefficients and self._ancestors(array)[0]:
+                return array
+            self._leaves[array.name] = lift(array)
+        return self._source(array.name)
+
+    def _ancestors(self, array: DaskArray) -> tuple[set[str], set[str]]:
+        """Return the nearest arrays of operators that an array is made of, and layers between."""
+        dependencies = array.dask.dependencies
+        sources: set[str] = set()
+        between: set[str] = set()
+        left = [array.name]
+        while left:
+            name = left.pop()
+            if name in self._leaves or name in self._coefficients:
+                sources.add(name)
+            elif name not in between:
+                between.add(name)
+                left.extend(dependencies.get(name, ()))
+        return sources, between
+
+    def _from_memory(self, array: DaskArray) -> DaskArray:
+        """Return `array` made of those arrays of operators that are in memory already."""
+        sources, between = self._ancestors(array)
+        held = [self._source(name) for name in sources]
+        if array.name in sources or not any(pc.in_memory(source) for source in held):
+            return array
+        layers = {name: array.dask.layers[name] for name in between}
+        dependencies = {name: array.dask.dependencies[name] for name in between}
+        for source in held:
+            layers.update(source.dask.layers)
+            dependencies.update(source.dask.dependencies)
+        graph = HighLevelGraph(layers, dependencies)
+        return DaskArray(graph, array.name, array.chunks, meta=array._meta)
+
+    def _source(self, name: str) -> DaskArray:
+        if name not in self._leaves:
+            self._leaves[name] = lift(self._coefficients[name])
+        return pc.realise(self._leaves[name].pieces[0])
 
     def norm(self, piece: DaskArray) -> Any:
         """Return the sum of squares of a piece: a number, or the same lazy box each time."""
@@ -108,7 +156,8 @@ class Session:
             for vector in vectors:
                 self.norm(vector)
             lazy = self._lazy(wanted)
-        done = dict(zip(lazy, self.execute(list(lazy.values())), strict=True)) if lazy else {}
+        made = [self._from_memory(array) for array in lazy.values()]
+        done = dict(zip(lazy, self.execute(made), strict=True)) if lazy else {}
         boxes = self._unread(wanted)
         for box in boxes:
             held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
@@ -141,7 +190,7 @@ class Session:
 
     def _cut_lineage(self) -> None:
         boxes = list(self._boxes.values())
-        renamed = self._lineage.after_execution(boxes, [box for _, box in self._leaves.values()])
+        renamed = self._lineage.after_execution(boxes, self._leaves.values())
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
@@ -150,8 +199,16 @@ class Session:
         return boxes if any(box is wanted for box in boxes) else [*boxes, wanted]
 
     def _lazy(self, wanted: DispatchArray) -> dict[str, DaskArray]:
-        pieces = (p for box in self._unread(wanted) for p in box.pieces)
-        return {p.name: p for p in pieces if isinstance(p, DaskArray) and not pc.in_memory(p)}
+        lazy = {p.name: p for box in self._unread(wanted) for p in box.pieces if _is_lazy(p)}
+        if self._coefficients or self._leaves:
+            sources = {name for array in lazy.values() for name in self._ancestors(array)[0]}
+            needed = {name: self._source(name) for name in sources}
+            lazy.update((name, array) for name, array in needed.items() if _is_lazy(array))
+        return lazy
+
+
+def _is_lazy(piece: Any) -> TypeGuard[DaskArray]:
+    return isinstance(piece, DaskArray) and not pc.in_memory(piece)
 
 
 # what a solve keeps its boxes in; a plan has a kind of its own
@@ -247,8 +304,10 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         if callable(kwargs.get("callback")):
             kwargs["callback"] = lowered(kwargs["callback"])
         own = new_session.get()()
+        own.know((args, kwargs))
         with in_session(own), own.letting_go():
-            return _result(original(*_boxed(args), **_boxed(kwargs)))
+            given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
+            return _result(original(*given, **named))
 
     return wrapper
 
@@ -275,6 +334,7 @@ def application(
         own = [given.pop("self")] if "self" in given else []
         inside = _boxes_inside(own[0]) if own else nullcontext()
         current = new_session.get()()
+        current.know((list(given.values()), [vars(solver) for solver in own]))
         with in_session(current), current.letting_go(), inside:
             return _result(original(*own, **walk(given, is_dask, lift)))
 
@@ -311,8 +371,10 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
                 return original(self, *args, **kwargs)
         if known is None:
             known = _sessions[self] = new_session.get()()
+        known.know((vars(self), args, kwargs))
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
-            return _result(original(self, *_boxed(args), **_boxed(kwargs)))
+            given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
+            return _result(original(self, *given, **named))
 
     return wrapper
 
@@ -331,11 +393,22 @@ def _is_lazy_operator(op: Any) -> bool:
     return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
-def _boxed(values: Any) -> Any:
-    """Lift dask arrays, and NumPy arrays next to them, which are vectors of the same solve."""
+def _lengths(values: Any) -> set[int]:
+    """Return the lengths that vectors of the operators among `values` have."""
+    operators = found(values, lambda value: isinstance(value, LinearOperator))
+    return {int(n) for op in operators for n in op.shape}
+
+
+def _boxed(values: Any, lengths: set[int]) -> Any:
+    """Lift dask arrays, and NumPy arrays next to them that are vectors of the same solve.
+
+    Other arrays are settings, such as ``epsRs`` and ``decay``.
+    """
 
     def vector(x: Any) -> bool:
-        return is_dask(x) or (isinstance(x, np.ndarray) and x.ndim > 0 and x.dtype.kind in "biufc")
+        if not isinstance(x, np.ndarray) or x.ndim == 0 or x.dtype.kind not in "biufc":
+            return is_dask(x)
+        return not lengths or x.size in lengths or len(x) in lengths
 
     return walk(values, vector, lambda x: lift(x) if is_dask(x) else as_box(x))
 

@@ -11,7 +11,7 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
 from pylops_dispatch import blocks
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.halos import everything
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized, shaped
@@ -37,11 +37,8 @@ def filters(half: Callable[[Any], Shape], place: Place) -> Run:
     def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
         def apply(x: DaskArray) -> DaskArray:
             chunks = x.chunks if adjoint else _chunks(op, half(op))
-            signal = op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp
-            if isinstance(signal, DaskArray):
-                signal = signal.rechunk(chunks)
-            else:
-                signal = coefficient(signal, chunks)
+            lazy = is_lazy(op.inp)
+            signal = source(op.inp).rechunk(chunks) if lazy else coefficient(op.inp, chunks)
             return _apply(cls, op, x, signal, half(op), place, adjoint)
 
         # both are written into ncp.zeros(..., dtype=self.dtype)
@@ -51,8 +48,8 @@ def filters(half: Callable[[Any], Shape], place: Place) -> Run:
 
 
 def _chunks(op: Any, half: Shape) -> Any:
-    if isinstance(op.inp, (DaskArray, DispatchArray)):
-        return (op.inp.dask() if isinstance(op.inp, DispatchArray) else op.inp).chunks
+    if is_lazy(op.inp):
+        return source(op.inp).chunks
     chunks: list[tuple[int, ...]] = [(int(n),) for n in op.inp.shape]
     n = chunks[0][0]
     chunks[0] = balanced(n, max(1, min(_BLOCKS, n // (8 * max(half[0], 1)))))

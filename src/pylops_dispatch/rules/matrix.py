@@ -16,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.indexing import balanced
@@ -62,8 +62,8 @@ def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) ->
     DispatchArray
         Vector; the products of blocks of `A` are added in a tree.
     """
-    if isinstance(A, DispatchArray):
-        A = A.dask()
+    if is_lazy(A):
+        A = source(A)
     n_in, n_out = A.shape if adjoint else A.shape[::-1]
     dtype = np.result_type(A.dtype, box.dtype)
     piece = box.as_shape((n_in, *rest))
@@ -78,8 +78,6 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
     blocks = x.numblocks[0]
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
-        current = session.get()
-        A = A if current is None else current.leaf(A)
         rows = x.chunks[0] if adjoint else A.chunks[0]
         if A.numblocks[1] > 1:
             return _tiled(A, x, adjoint, dtype)

@@ -16,7 +16,7 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, check, is_dask, session
+from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
@@ -121,19 +121,18 @@ def _rule(op: Any, root: Any, cls: type) -> Rule | None:
 
 def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskArray) -> DaskArray:
     """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
-    if isinstance(array, DispatchArray):
-        array = array.dask()
-    if is_dask(array):
-        check(array, "a coefficient")
     held = array
-    if array.shape != dims and (array.size == count or (array.ndim == 1 and array.size != 1)):
-        size = math.prod(dims)
+    apart = array.size == count or (array.ndim == 1 and array.size != 1)
+    size = math.prod(dims)
+    if isinstance(array, DispatchArray) and apart:
+        array = pc.realise(pc.assemble(pc.take_range(array.pieces, offset, offset + size), dims))
+    elif is_lazy(array):
+        array = source(array)
+    if array.shape != dims and apart:
         flat = array.reshape(-1)
         array = (flat if size == count else flat[offset : offset + size]).reshape(dims)
     chunks = pc.chunks_like(array.shape, model)
     if isinstance(array, DaskArray):
-        current = session.get()
-        array = array if current is None else current.leaf(array)
         return array if array.chunks == chunks else array.rechunk(chunks)
     return coefficient(array, chunks, held)
 

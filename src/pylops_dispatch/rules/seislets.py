@@ -12,7 +12,7 @@ from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import everything
 from pylops_dispatch.namespace import with_namespace
@@ -38,7 +38,7 @@ def inverse(op: Any, box: DispatchArray) -> Any:
 
 def _run(op: Any, method: Callable[..., Any], piece: Piece) -> Any:
     lazy = duplicate(op)
-    slopes = op.slopes.dask() if isinstance(op.slopes, DispatchArray) else op.slopes
+    slopes = source(op.slopes) if is_lazy(op.slopes) else op.slopes
     lazy.predict = _prediction(op.predict, slopes)
     x = DispatchArray([pc.realise(piece).rechunk({1: -1})], (pc.size(piece),))
     # Seislet._matvec makes its buffer with np.zeros, not with its input's namespace

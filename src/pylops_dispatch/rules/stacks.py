@@ -19,7 +19,7 @@ from pylops.linearoperator import aslinearoperator
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.operators import duplicate, lazy_arrays, name_of, parts
 from pylops_dispatch.pieces import Zeros
@@ -182,12 +182,9 @@ def _operators(ops: Sequence[Any], name: str) -> tuple[DaskArray, list[DaskArray
     ``ArrayValuesDep`` of dask is no such argument: where two of them are fused into one task
     (``Blockwise``), both read the values of one.
     """
-    current = session.get()
     embedded = {}
     for op in _once(ops):
         template, arrays = blocks.taken_apart(op)
-        if current is not None:
-            arrays = [current.leaf(array) for array in arrays]
         embedded[id(op)] = blocks.embed(template), arrays
     templates = [embedded[id(op)][0] for op in ops]
     held = zip(*(embedded[id(op)][1] for op in ops), strict=True)

@@ -14,7 +14,7 @@ from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, check, session
+from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.indexing import balanced
@@ -138,13 +138,9 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
         array = vars(op).get(name)
         if name in unused or array is None:
             continue
-        if isinstance(array, DispatchArray):
-            array = array.dask()
         owner = array
-        if isinstance(array, DaskArray):
-            check(array, name)
-            current = session.get()
-            array = array if current is None else current.leaf(array)
+        if is_lazy(array):
+            array = source(array)
         elif not isinstance(array, np.ndarray):
             continue
         if array.ndim != len(labels):
