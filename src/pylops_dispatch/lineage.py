@@ -10,7 +10,7 @@ active memory manager would else drop one replica or the other, and could leave 
 the same worker.
 
 Both stay until the next cut. A worker that dies takes at most one of the two with it, and
-costs the steps since the last cut; the next execution cuts again. No block comes to the
+costs the steps since the last cut; the next step begins with another. No block comes to the
 client. The price is memory for two copies of the vectors of a solve.
 With a single worker there is no place for a copy: nothing is cut, unless that worker lives in
 the process of the client and dies with it anyway.
