@@ -37,6 +37,16 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "vectors before a step that are let go", "solvers.py",
+        "if vectors and self.before is not None:", "if False:",
+        "tests/test_undoing.py", "step_before_is_held",
+    ),
+    Fault(
+        "vectors that are read again", "undoing.py",
+        "if is_box(box) and id(box) not in kept]", "if is_box(box)]",
+        "tests/test_undoing.py", "needed_again",
+    ),
+    Fault(
         "part of a block that an operator of a stack reads", "rules/stacks.py",
         "block.reshape(-1)[where]", "block.reshape(-1)[: where.stop - where.start]",
         "tests/test_stacks.py", "equals_numpy",

@@ -46,6 +46,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         "_conjugated",
         "_dtype",
         "_held",
+        "_recall",
         "_shape",
         "_value",
         "_version",
@@ -65,6 +66,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._value: Any = None
         self._version = 0
         self._view: _View | None = None
+        self._recall: Callable[[], list[Piece]] | None = None
         self._conjugated: Names | None = None
         # of a mask that was narrowed through itself: which elements of which mask it holds
         self.chosen: Any = None
@@ -76,6 +78,9 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def _pieces(self) -> list[Piece]:
+        if self._recall is not None:
+            recall, self._recall = self._recall, None
+            self._held = recall()
         view = self._view
         if view is not None:
             root = view.root()
@@ -107,6 +112,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
         self._held, self._value, self._conjugated, self.chosen = pieces, value, None, None
+        self._recall = None
         self._version += 1
         view = self._view
         root = None if view is None else view.root()
@@ -450,7 +456,16 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def replace(self, pieces: list[Piece]) -> None:
         """Hold the same values in another form, in memory for example."""
-        self._held = pieces
+        self._held, self._recall = pieces, None
+
+    def let_go(self, recall: Callable[[], list[Piece]]) -> None:
+        """Hold nothing but a function that returns the pieces, should anybody ask for them."""
+        self._held, self._recall = [], recall
+
+    @property
+    def is_let_go(self) -> bool:
+        """Whether the pieces are to be recalled first."""
+        return self._recall is not None
 
     def fill(self, value: Any) -> None:
         """Write `value` everywhere."""

@@ -10,7 +10,7 @@ active memory manager would else drop one replica or the other, and could leave 
 the same worker.
 
 Both stay until the next cut. A worker that dies takes at most one of the two with it, and
-costs the steps since the last cut; the next execution cuts again. No block comes to the
+costs the steps since the last cut; the next step begins with another. No block comes to the
 client. The price is memory for two copies of the vectors of a solve.
 With a single worker there is no place for a copy: nothing is cut, unless that worker lives in
 the process of the client and dies with it anyway.
@@ -51,10 +51,14 @@ class Lineage:
         # what every step since the last cut can be repeated from: pairs on two workers
         self._pairs: list[tuple[Any, Any]] = []
 
-    def after_execution(
+    def count(self, executions: int) -> None:
+        """Count executions."""
+        self._executions += executions
+
+    def cut_if_due(
         self, boxes: Iterable[DispatchArray], fixed: Iterable[DispatchArray]
     ) -> dict[str, str]:
-        """Count an execution, and cut if it is time, or if a worker has died since.
+        """Cut if it is time, or if a worker has died since.
 
         Parameters
         ----------
@@ -69,7 +73,6 @@ class Lineage:
             The names of arrays that were cut, and the names that they have now.
         """
         steps = int(dask.config.get("pylops-dispatch.lineage-steps", _STEPS))
-        self._executions += 1
         if not steps or (self._executions < steps and not self._lost()):
             return {}
         kept = {id(box) for box in fixed}
@@ -79,7 +82,7 @@ class Lineage:
             p.name: p
             for box in live
             for p in box.pieces
-            if isinstance(p, DaskArray) and _futures(p) and not self._is_cut(p)
+            if isinstance(p, DaskArray) and futures_of(p) and not self._is_cut(p)
         }
         if not held:
             return {}
@@ -92,7 +95,7 @@ class Lineage:
             self._cut = {n: r for n, r in self._cut.items() if r() is not None}
             self._cut.update((array.name, weakref.ref(array)) for array in new.values())
             live_arrays = [a for a in (r() for r in self._cut.values()) if a is not None]
-            self._pairs = [_pairs[f] for array in live_arrays for f in _futures(array)]
+            self._pairs = [_pairs[f] for array in live_arrays for f in futures_of(array)]
         return {name: array.name for name, array in new.items()}
 
     def _is_cut(self, array: DaskArray) -> bool:
@@ -111,7 +114,7 @@ def _forget_scalars(boxes: Sequence[DispatchArray]) -> None:
             box.replace([pc.wrap_numpy(box.value.reshape(box.shape))])
 
 
-def _futures(array: DaskArray) -> list[Any]:
+def futures_of(array: DaskArray) -> list[Any]:
     """Return the blocks of an array in the memory of a cluster; none for any other array."""
     if not pc.in_memory(array):
         return []
@@ -121,13 +124,13 @@ def _futures(array: DaskArray) -> list[Any]:
 
 def _lost(array: DaskArray) -> bool:
     """Whether one of a pair is gone, so that a block is kept only once."""
-    pairs = (_pairs.get(future, ()) for future in _futures(array))
+    pairs = (_pairs.get(future, ()) for future in futures_of(array))
     return any(future.status != "finished" for pair in pairs for future in pair)
 
 
 def is_safe(array: DaskArray) -> bool:
     """Whether no block of an array on a cluster, nor its copy, was lost since it was cut."""
-    whole = all(future.status == "finished" for future in _futures(array))
+    whole = all(future.status == "finished" for future in futures_of(array))
     return whole and not _lost(array)
 
 
@@ -145,7 +148,7 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
         The new arrays by the names of the old ones. Empty where there is no second worker for
         the copies, or where a worker died in between: then all is as it was, to be tried again.
     """
-    futures = {f.key: f for array in arrays for f in _futures(array)}
+    futures = {f.key: f for array in arrays for f in futures_of(array)}
     client = next(iter(futures.values())).client
     workers = sorted(client.nthreads())
     inside = all(address.startswith("inproc://") for address in workers)
@@ -172,7 +175,7 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     _pairs.update((block, (near[key], copies[key])) for key, block in blocks.items())
     return {
         array.name: DaskArray(
-            {new_keys[key]: blocks[new_keys[key]] for key in (f.key for f in _futures(array))},
+            {new_keys[key]: blocks[new_keys[key]] for key in (f.key for f in futures_of(array))},
             names[array.name],
             array.chunks,
             meta=array._meta,

@@ -33,12 +33,13 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
-from pylops_dispatch.lineage import Lineage
+from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
 from pylops_dispatch.placing import vectors_together
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
+from pylops_dispatch.undoing import Before, read_whole
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -59,6 +60,7 @@ class Session:
         self._missed = False  # whether a norm of that was asked for since
         self._with_norms = False
         self._lineage = Lineage()
+        self.before: Before | None = None  # what the step being taken began with
         self._solvers: list[weakref.ref[Any]] = []
 
     def adopt(self, solver: Any) -> None:
@@ -148,6 +150,23 @@ class Session:
 
     def persist(self, wanted: DispatchArray) -> None:
         """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
+        executed = self._execute_alive(wanted)
+        boxes = self._unread(wanted)
+        scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]
+        values = self.values([box.dask() for box in scalars])
+        for box, value in zip(scalars, values, strict=True):
+            box.settle(value)
+        if wanted.value is None:
+            (value,) = self.values([wanted.dask()])
+            wanted.settle(value)
+        if executed and self.before is None:
+            self.cut_lineage()
+
+    def _execute_alive(self, wanted: DispatchArray) -> bool:
+        """Bring all that is lazy into memory; whether anything was.
+
+        No graph outlives this call: it would keep the vectors that it reads.
+        """
         lazy = self._lazy(wanted)
         # a solver that reads norms of what is in memory gets them with the vectors next time
         self._with_norms |= self._missed and not any(a.ndim for a in lazy.values())
@@ -158,22 +177,17 @@ class Session:
             lazy = self._lazy(wanted)
         made = [self._from_memory(array) for array in lazy.values()]
         done = dict(zip(lazy, self.execute(made), strict=True)) if lazy else {}
-        boxes = self._unread(wanted)
-        for box in boxes:
+        for box in self._unread(wanted):
             held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
             box.replace(list(held))
-        scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]
-        values = self.values([box.dask() for box in scalars])
-        for box, value in zip(scalars, values, strict=True):
-            box.settle(value)
         if vectors:
             self._last, self._missed = {a.name for a in vectors}, False
             self._norms = {n: box for n, box in self._norms.items() if n in self._last}
-        if wanted.value is None:
-            (value,) = self.values([wanted.dask()])
-            wanted.settle(value)
-        if lazy:
-            self._cut_lineage()
+        if self.before is not None and any(futures_of(done[a.name]) for a in vectors[:1]):
+            used = {n: done[a.name] for n, a in read_whole(vectors).items()}
+            self.before.let_go(used, list(self._boxes.values()))
+        self._lineage.count(len(done) > 0)
+        return bool(lazy)
 
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
@@ -188,14 +202,15 @@ class Session:
             values = list(dask.compute(*scalars))
         return [value[()] for value in values]
 
-    def _cut_lineage(self) -> None:
-        boxes = list(self._boxes.values())
-        renamed = self._lineage.after_execution(boxes, self._leaves.values())
+    def cut_lineage(self) -> None:
+        """Let vectors forget how they came about, if it is time for that."""
+        boxes = [box for box in list(self._boxes.values()) if not box.is_let_go]
+        renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
     def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
-        boxes = [box for box in list(self._boxes.values()) if box.value is None]
+        boxes = [b for b in list(self._boxes.values()) if b.value is None and not b.is_let_go]
         return boxes if any(box is wanted for box in boxes) else [*boxes, wanted]
 
     def _lazy(self, wanted: DispatchArray) -> dict[str, DaskArray]:

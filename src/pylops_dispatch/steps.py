@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from typing import Any
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
 watchers: ContextVar[tuple[Callbacks, ...]] = ContextVar("watchers", default=())
@@ -62,10 +62,11 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if pending and args and _same(args[0], pending[0]):
             args = (args[0], *(_own(value) for value in pending[1:]), *args[len(pending) :])
         lazy = session.get() is not None
-        if not steps.complete and lazy:
+        made = steps.complete
+        if not made and lazy:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
-        with _undone_if_interrupted(self, args) if lazy else nullcontext():
+        with undone_if_interrupted(self, args, made) if lazy else nullcontext():
             result = original(self, *args, **kwargs)
         if lazy or self.callbacks:
             steps.complete = result[:length] if isinstance(result, tuple) else (result,)
@@ -132,30 +133,3 @@ def _attached(solver: Any, x: Any) -> Iterator[None]:
         solver.callbacks = own
         for callback in extra:
             callback.on_run_end(solver, x)
-
-
-@contextmanager
-def _undone_if_interrupted(solver: Any, args: tuple[Any, ...]) -> Iterator[None]:
-    """Put attributes, lists and boxes back as they were when a step does not come to its end.
-
-    Cheap, since boxes are rebound and the arrays in them never written to.
-    """
-    attributes = dict(vars(solver))
-    values = (*attributes.values(), *args)
-    lists = [(value, list(value)) for value in values if isinstance(value, list)]
-    boxes = [
-        (box, list(box.pieces), box.value)
-        for box in itertools.chain(values, *(items for _, items in lists))
-        if isinstance(box, DispatchArray)
-    ]
-    try:
-        yield
-    except BaseException:
-        vars(solver).clear()
-        vars(solver).update(attributes)
-        for held, items in lists:
-            held[:] = items
-        for box, pieces, value in boxes:
-            box.replace(pieces)
-            box.settle(value)
-        raise
