@@ -182,6 +182,54 @@ def test_irls(problem, kind, engine, preallocate):
     check(solve, problem.y, limit=3 * (6 * per_step + 6), rtol=1e-6)
 
 
+def outer_steps(solver, steps, engine, **settings):
+    """A call of a solver that has another one inside, for so many outer steps."""
+    op, y = pylops.MatrixMult(rand((20, 30))), lazy(rand(20))
+    number = "nouter" if solver == "irls" else "niter_outer"
+    exact = (
+        {"atol": 0, "btol": 0, "conlim": 0, "iter_lim": 3} if engine == "scipy" else {"niter": 3}
+    )
+    if solver == "splitbregman":
+        settings |= {"RegsL1": [pylops.FirstDerivative(30)], "epsRL1s": [0.1], "tol": 1e-14}
+    if solver == "irls":
+        settings |= {"epsI": 0.1, "epsR": 0.1, "tolIRLS": 0}
+        exact |= {"tol": 0} if engine == "pylops" else {}
+    if solver == "omp":
+        exact = {"sigma": 0, **settings}
+    with count_executions() as executions:
+        getattr(pylops, solver)(op, y, engine=engine, **{number: steps}, **{**settings, **exact})
+    return executions.count
+
+
+@pytest.mark.parametrize("engine", ["pylops", "scipy"])
+@pytest.mark.parametrize(
+    ("solver", "settings", "inside", "more"),
+    [
+        ("irls", {"kind": "data"}, 1, 1),
+        ("irls", {"kind": "model"}, 1, 1),
+        ("irls", {"kind": "datamodel", "warm": True}, 1, 2),
+        ("splitbregman", {"niter_inner": 1}, 1, 2),
+        ("splitbregman", {"niter_inner": 2}, 2, 2),
+        ("omp", {"niter_inner": 3}, 1, 1),
+        ("omp", {"niter_inner": 0}, 0, 2),
+    ],
+)
+def test_executions_of_an_outer_step(solver, settings, inside, more, engine):
+    """As the documentation gives them: three steps inside, their setup, and a constant."""
+    found = outer_steps(solver, 4, engine, **settings) - outer_steps(solver, 3, engine, **settings)
+    assert found <= inside * (3 * 3 + 3 if engine == "scipy" else 3 + 2) + more
+
+
+@pytest.mark.skipif(not deps.spgl1_enabled, reason="the spgl1 package is not installed")
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.ImplicitComputeWarning")
+def test_executions_of_spgl1():
+    op, y = sparse_problem()
+    with count_executions() as executions:
+        info = pylops.spgl1(op, lazy(y), sigma=1e-2, iter_lim=20)[2]
+    # and one for the data
+    assert executions.count <= info["nprodA"] + info["nprodAt"] + 1
+
+
 def test_settings_given_as_an_array_are_numbers(capsys):
     """They are no vectors: printed as NumPy prints them, and no work for dask."""
     op = pylops.MatrixMult(rand((12, 9)))

@@ -288,6 +288,20 @@ def test_mixed_numpy_x0_and_dask_y():
     check_result(result, expected, "float64")
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solver_is_used_again_for_numpy_arrays(solver):
+    op = square()
+    first, y0 = rand(op.shape[0], seed=2), rand(op.shape[0], seed=3)
+    kwargs = settings(solver, op, niter=3)
+    used = SOLVERS[solver](op)
+    used.solve(to_dask(first, 20), **kwargs)
+    result = used.solve(y0, **kwargs)
+    expected = SOLVERS[solver](op).solve(y0, **kwargs)
+    np.testing.assert_array_equal(result[0], expected[0])
+    assert type(used.setup(y0, **kwargs)) is np.ndarray
+    assert type(used.setup(to_dask(y0, 20), **kwargs)) is da.Array
+
+
 # ------------------------------------------------------------------- callbacks
 
 

@@ -374,9 +374,11 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         current = session.get()
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
-        if known is None and not (
-            holds(args, is_lazy) or holds(kwargs, is_lazy) or _is_lazy_operator(op)
-        ):
+        lazy = holds((args, kwargs), is_lazy) or _is_lazy_operator(op)
+        if not lazy and current is not known and original.__name__ in ("setup", "solve"):
+            known = None  # a new problem, of NumPy arrays only
+            _sessions.pop(self, None)
+        if known is None and not lazy:
             return original(self, *args, **kwargs)
         if current is not None and known in (None, current):
             if known is None:
