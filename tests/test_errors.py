@@ -283,7 +283,7 @@ def test_whole_array_fallback_refused():
     message = str(caught.value)
     assert "Reader" in message
     assert "set_policy" in message
-    assert re.search(r"Reader\._matvec \([\w/\\.]*test_errors\.py:\d+\)", message), message
+    assert re.search(r"Reader\._matvec \([\w/\\.-]*test_errors\.py:\d+\)", message), message
 
 
 def test_whole_array_fallback_allowed():

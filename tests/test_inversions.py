@@ -400,6 +400,22 @@ def test_values_of_an_operator_of_dask_arrays(make, value):
     assert_close(found, expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("neigs", [None, 8])
+@pytest.mark.parametrize("shape", [(8, 8), (12, 8)])
+def test_all_eigenvalues_of_a_matrix(shape, neigs):
+    """ARPACK would leave out two: one task with the matrix, which only sends them here."""
+    a = rand(shape)
+    expected = pylops.MatrixMult(a).eigs(neigs=neigs)
+    op = pylops.MatrixMult(lazy(a))
+    with (
+        pytest.warns(pylops_dispatch.PerformanceWarning, match=r"MatrixMult\.eigs"),
+        pylops_dispatch.ledger() as log,
+    ):
+        found = op.eigs(neigs=neigs)
+    assert_close(np.abs(found), np.abs(expected), rtol=1e-8)
+    assert log.brought <= expected.nbytes
+
+
 @pytest.mark.parametrize("make", [matrix, weights])
 def test_condition_number(make):
     with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="cond"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode, List, Task, TaskRef
@@ -567,3 +568,16 @@ def solve_explicit(
 
 def _solve_block(divide: Any, template: Any, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:
     return divide(filled(template, arrays), y, *args, **kwargs)
+
+
+def values_of_matrix(
+    op: Any, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return what a method of an explicit operator makes of its whole matrix, in one task."""
+    announce_whole(f"{type(op).__name__}.{method.__name__}", "SciPy needs the dense matrix")
+    template, held = taken_apart(op)
+    return dask.delayed(_method_block)(method, template, args, kwargs, *held).compute()
+
+
+def _method_block(method: Any, template: Any, args: Any, kwargs: Any, *arrays: Any) -> Any:
+    return method(filled(template, arrays), *args, **kwargs)

@@ -99,6 +99,8 @@ def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             return original(self, *args, **kwargs)
         if name == "trace" and _trace_of_matrix(self, *args, **kwargs):
             return original(self, *args, **kwargs)
+        if name == "eigs" and _all_of_matrix(self, *args, **kwargs):
+            return blocks.values_of_matrix(self, original, args, kwargs)
         announce_numpy_vectors(f"{type(self).__name__}.{name}")
         with _values_wanted():
             return original(self, *args, **kwargs)
@@ -111,6 +113,11 @@ def _trace_of_matrix(
 ) -> bool:
     """Whether a trace is the sum of the diagonal of a matrix, which is lazy."""
     return (method or ("explicit" if op.explicit else "hutch++")).lower() == "explicit"
+
+
+def _all_of_matrix(op: Any, neigs: int | None = None, *args: Any, **kwargs: Any) -> bool:
+    """Whether all eigenvalues of a matrix are wanted, which ARPACK cannot give."""
+    return bool(op.explicit) and is_dask(op.A) and (neigs is None or neigs == op.shape[1])
 
 
 def _outwards(y: Any) -> Any:
