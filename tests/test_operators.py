@@ -84,18 +84,18 @@ def numpy_result(entry, direction, shaped, extra=()):
             return x, error
 
 
-def layouts(shape, columns=False):
-    """Uneven chunks; single samples along each short axis in turn, or along the shortest."""
-    short = [axis for axis, n in enumerate(shape) if 1 < n < 12]
-    chosen = [] if columns else short or [int(np.argmin(shape))]
-    return [random_chunks(shape, seed=1), *(ones_chunks(shape, axis) for axis in chosen)]
+def layouts(entry, shape, columns=False):
+    """Uneven chunks; single samples along a short axis, another one for other entries."""
+    short = [axis for axis, n in enumerate(shape) if 1 < n < 40] or [0]
+    axis = short[CATALOGUE.index(entry) % len(short)]
+    return [random_chunks(shape, seed=1), ones_chunks(shape, axis)][: 1 if columns else 2]
 
 
 def check_all_layouts(entry, coefficient, direction, shaped, extra=()):
     coef = COEFFICIENTS[coefficient]
     x0, expected = numpy_result(entry, direction, shaped, extra)
     kept = x0.copy()
-    for chunks in layouts(x0.shape, columns=bool(extra)):
+    for chunks in layouts(entry, x0.shape, columns=bool(extra)):
         x = to_dask(x0, chunks)
         name = x.name
         peeks = entry.peeks if coefficient == "dask" else 0
