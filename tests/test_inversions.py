@@ -6,10 +6,13 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+from pylops.optimization import cls_sparsity
 from pylops.optimization.eigs import power_iteration
 from pylops.utils import deps
 
 import pylops_dispatch
+from pylops_dispatch import solvers
+from pylops_dispatch.array import DispatchArray
 
 from .helpers import assert_close, count_executions, cut, printed, rand
 
@@ -292,6 +295,17 @@ def test_thresholds(solver, kind, percentile, dtype):
             "ignore" if percentile else "error", pylops_dispatch.PerformanceWarning
         )
         check(solve, y, limit=5 + 1)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "half"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_threshold_works_on_some_rows_of_a_block_at_a_time(kind, dtype, monkeypatch):
+    monkeypatch.setattr(solvers, "_TILE_BYTES", 64)
+    function = getattr(cls_sparsity, f"_{kind}threshold")
+    x = rand((9, 5), dtype)
+    found = function(DispatchArray(da.from_array(x, chunks=(7, 3))), 0.3).dask()
+    np.testing.assert_array_equal(found.compute(), function(x, 0.3))
+    assert found.dtype == function(x, 0.3).dtype
 
 
 def test_percentiles_are_announced():

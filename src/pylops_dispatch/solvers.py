@@ -297,12 +297,27 @@ def threshold(original: Callable[..., Any]) -> Callable[..., Any]:
             index = tuple(range(piece.ndim))
             scalar = () if isinstance(value, DaskArray) else None
             return da.blockwise(
-                original, index, piece, index, value, scalar, dtype=dtype, align_arrays=False
-            )
+                _in_tiles, index, piece, index, value, scalar, dtype=dtype, align_arrays=False,
+                meta=np.empty((0,) * piece.ndim, dtype), function=original, out_dtype=dtype,
+            )  # fmt: skip
 
         return x.map(apply)
 
     return wrapper
+
+
+_TILE_BYTES = 1 << 19  # the temporaries of a threshold stay in the cache
+
+
+def _in_tiles(x: Any, thresh: Any, *, function: Callable[..., Any], out_dtype: Any) -> Any:
+    """Apply a function of single elements to a block, some rows at a time."""
+    rows = max(1, _TILE_BYTES * len(x) // max(x.nbytes, 1))
+    if rows >= len(x):
+        return function(x, thresh)
+    out = np.empty_like(x, dtype=out_dtype)
+    for start in range(0, len(x), rows):
+        out[start : start + rows] = function(x[start : start + rows], thresh)
+    return out
 
 
 def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
