@@ -8,8 +8,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from pylops.optimization.cls_basic import CG, CGLS, LSQR
-from pylops.optimization.cls_sparsity import FISTA, ISTA
+from pylops.optimization.cls_basic import CGLS
 
 import pylops_dispatch
 from pylops_dispatch import undoing
@@ -18,15 +17,9 @@ from pylops_dispatch.solvers import Session
 from pylops_dispatch.undoing import read_whole
 
 from .helpers import assert_close, rand
+from .test_steps import SOLVERS
 
 DIMS = (60, 40)
-SOLVERS = {
-    CG: {"tol": 0},
-    CGLS: {"tol": 0, "damp": 0.1},
-    LSQR: {"atol": 0, "btol": 0, "conlim": 0},
-    ISTA: {"alpha": 0.04, "eps": 0.05, "tol": 0},
-    FISTA: {"alpha": 0.04, "eps": 0.05, "tol": 0},
-}
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
     With `limit`, for one of several blocks, BLAS has one thread.
     """
     blas = one_blas_thread() if limit else nullcontext()
-    with blas, inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
+    with blas, kept_spectra(), inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
         return method_of(cls, op, adjoint)(x.ravel())
 
 
@@ -322,8 +322,7 @@ def _local_block(
         ]
         window = x.window(where)
         place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
-        with kept_spectra():
-            y = run(cls, fitted(template, window.shape, held, place), window, adjoint, limit)
+        y = run(cls, fitted(template, window.shape, held, place), window, adjoint, limit)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y

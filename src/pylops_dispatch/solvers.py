@@ -175,7 +175,9 @@ class Session:
             for vector in vectors:
                 self.norm(vector)
             lazy = self._lazy(wanted)
-        made = [self._from_memory(array) for array in lazy.values()]
+        made = list(lazy.values())
+        if self._leaves:
+            made = [self._from_memory(array) for array in made]
         done = dict(zip(lazy, self.execute(made), strict=True)) if lazy else {}
         for box in self._unread(wanted):
             held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
