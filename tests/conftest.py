@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import dask
@@ -27,6 +28,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("default")
+
+# the objects of twelve thousand tests are many to walk through every 700 new ones
+gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

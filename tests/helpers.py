@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None)
     blocks = compute_as_if_collection(
         da.Array, result.__dask_graph__(), result.__dask_keys__(), scheduler="synchronous"
     )
-    said = (result.blocks[index].shape for index in np.ndindex(*result.numblocks))
+    said = itertools.product(*result.chunks)
     for block, shape in zip(flatten(blocks, (list, tuple)), said, strict=True):
         assert np.shape(block) == shape, f"a block of {shape} is {np.shape(block)}"
         assert block.dtype == expected.dtype, f"a block is of {block.dtype}, not {expected.dtype}"

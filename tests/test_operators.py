@@ -1,6 +1,7 @@
 """Every operator of the catalogue on dask arrays, against NumPy."""
 
 import functools
+import itertools
 import warnings
 
 import cloudpickle
@@ -44,6 +45,7 @@ from .helpers import (
 
 WITH_ADJOINT = [case for case in CASES if case[0].adjoint]
 DIRECTIONS = ["forward", "adjoint"]
+COLUMNS = [(), (2,), (3,)]
 
 
 def cases(selected):
@@ -72,16 +74,32 @@ def apply(op, direction, x):
 
 
 @functools.cache
+def numpy_results(entry):
+    """What PyLops alone gives, found all at once: to switch it takes longer than to apply it.
+
+    For each direction, shape and number of columns the input, and the output or the error.
+    """
+    results = {}
+    directions = DIRECTIONS if entry.adjoint else ["forward"]
+    with pylops_dispatch.disabled():
+        for direction, shaped, extra in itertools.product(directions, [False, True], COLUMNS):
+            with build(entry) as op:
+                x, dims = start(entry, op, direction, extra)
+                if shaped:
+                    x = x.reshape((*dims, *extra))
+                try:
+                    results[direction, shaped, extra] = x, apply(op, direction, x)
+                except Exception as error:
+                    results[direction, shaped, extra] = x, error
+    return results
+
+
 def numpy_result(entry, direction, shaped, extra=()):
-    """What PyLops alone gives: the input and the output (or the error)."""
-    with pylops_dispatch.disabled(), build(entry) as op:
-        x, dims = start(entry, op, direction, extra)
-        if shaped:
-            x = x.reshape((*dims, *extra))
-        try:
-            return x, apply(op, direction, x)
-        except ValueError as error:
-            return x, error
+    """The input, and what PyLops alone gives for it, or the ValueError that it raises."""
+    x, found = numpy_results(entry)[direction, shaped, extra]
+    if isinstance(found, Exception) and not isinstance(found, ValueError):
+        raise found
+    return x, found
 
 
 def layouts(entry, shape, columns=False):

@@ -129,7 +129,7 @@ def disable() -> None:
             else:
                 setattr(owner, name, original)
         _class_changes.clear()
-        _rebind({id(new): old for old, new in _functions})
+        _rebind({id(new): old for old, new in _functions}, {})
         _functions.clear()
         _enabled = False
 
@@ -191,9 +191,9 @@ def _change_functions() -> None:
         for name in names:
             old = getattr(module, name)
             _functions.append(_replacement(old, solvers.solver_function))
-    _rebind({id(old): new for old, new in _functions})
-    # PyLops's names for SciPy's solvers, and nobody else's
-    _rebind({id(old): new for old, new in scipy_functions}, within="pylops.")
+    _rebind(
+        {id(old): new for old, new in _functions}, {id(old): new for old, new in scipy_functions}
+    )
     _functions.extend(scipy_functions)
 
 
@@ -203,19 +203,27 @@ def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
     return old, _made[old]
 
 
-def _rebind(replacements: dict[int, Any], within: str = "") -> None:
-    """Replace functions, by identity, in every module `within` that has bound them."""
+def _rebind(everywhere: dict[int, Any], in_pylops: dict[int, Any]) -> None:
+    """Replace functions, by identity, in every module that has bound them.
+
+    Those of `in_pylops` are others' functions, under the names that PyLops has for them.
+    """
     for module_name, module in list(sys.modules.items()):
-        if module is None or module is sys.modules[__name__] or not module_name.startswith(within):
+        if module is None or module is sys.modules[__name__]:
             continue
         try:
-            attributes = list(vars(module).items())
+            attributes = vars(module)
         except TypeError:
             continue
-        for name, value in attributes:
-            new = replacements.get(id(value))
-            if new is not None:
-                setattr(module, name, new)
+        replaced = everywhere
+        if module_name.startswith("pylops."):
+            replaced = everywhere | in_pylops
+        # of some 10^5 attributes in all: most modules have none of the functions
+        if replaced.keys().isdisjoint(map(id, attributes.values())):
+            continue
+        for name, value in list(attributes.items()):
+            if id(value) in replaced:
+                setattr(module, name, replaced[id(value)])
 
 
 def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
@@ -135,7 +137,42 @@ def combine(ufunc: Any, parts: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         parts = [align(pc.realise(p, lead.chunks), lead) if _sized(p) else p for p in parts]
     else:
         parts = [pc.realise(p) if isinstance(p, Zeros) else p for p in parts]
-    return ufunc(*parts, **kwargs)
+    if kwargs or not isinstance(ufunc, np.ufunc) or ufunc.nout > 1 or not _is_plain(parts):
+        return ufunc(*parts, **kwargs)
+    return _blockwise(ufunc, parts)
+
+
+def _is_plain(parts: Sequence[Any]) -> bool:
+    """Whether parts are dask arrays cut alike, and scalars."""
+    arrays = [p for p in parts if isinstance(p, DaskArray)]
+    cut = {p.chunks for p in arrays if p.ndim}
+    scalars = (p for p in parts if not isinstance(p, DaskArray))
+    return bool(arrays) and len(cut) < 2 and all(type(p) in _SCALARS for p in scalars)
+
+
+_SCALARS = {bool, int, float, complex, *(np.dtype(code).type for code in "?bhilqBHILQefdFD")}
+
+
+def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
+    """Apply `ufunc` as dask would, in a tenth of the time that ``dask.array.elemwise`` takes.
+
+    That looks for chunks to unify, for objects to be named by pickling, and for dtypes, several
+    times each; a step of a solver on small blocks mostly waited for it.
+    """
+    index = tuple(range(max(p.ndim for p in parts if isinstance(p, DaskArray))))
+    lazy = [isinstance(p, DaskArray) for p in parts]
+    known = [p.name if is_array else repr(p) for p, is_array in zip(parts, lazy, strict=True)]
+    digest = hashlib.blake2b(repr((ufunc.__name__, known, lazy)).encode(), digest_size=16)
+    with np.errstate(all="ignore"):
+        ones = [np.ones((1,) * p.ndim, p.dtype) if isinstance(p, DaskArray) else p for p in parts]
+        dtype = ufunc(*ones).dtype
+    arguments: list[Any] = []
+    for part, is_array in zip(parts, lazy, strict=True):
+        arguments += [part, (index if part.ndim else ()) if is_array else None]
+    return da.blockwise(
+        ufunc, index, *arguments, name=f"{ufunc.__name__}-{digest.hexdigest()}",
+        align_arrays=False, dtype=dtype, meta=np.empty((0,) * len(index), dtype),
+    )  # fmt: skip
 
 
 def _sized(part: Any) -> bool:

@@ -197,10 +197,15 @@ def _dtype_of(
     cls: type, template: Any, need: LocalNeeds, held: Sequence[Any], x: Any, adjoint: bool
 ) -> np.dtype[Any]:
     key = (cls, name_of(template), x.dtype, tuple(c.dtype for c in held), adjoint)
+    return _found_once(key, lambda: _probe(cls, template, need, held, x, adjoint))
+
+
+def _found_once(key: Any, find: Callable[[], Any]) -> np.dtype[Any]:
+    """Return a dtype that `find` gives, which runs an operator on a few samples, or remember it."""
     if key not in _dtypes:
         if len(_dtypes) > 1000:
             _dtypes.clear()
-        _dtypes[key] = np.dtype(_probe(cls, template, need, held, x, adjoint))
+        _dtypes[key] = np.dtype(find())
     return _dtypes[key]
 
 
@@ -229,7 +234,10 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     if rule.dtype is not None:
         dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
     else:
-        dtype = _sampled_dtype(cls, op, dims, dimsd, axes, box, adjoint)
+        dtype = _found_once(
+            (cls, name_of(op), box.dtype, adjoint),
+            lambda: _sampled_dtype(cls, op, dims, dimsd, axes, box, adjoint),
+        )
 
     def apply(x: DaskArray) -> DaskArray:
         return blocks.apply_along(cls, op, x, dims, dimsd, axes, adjoint, dtype, rule.fit)
@@ -262,7 +270,10 @@ def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
     if rule.dtype is not None:
         dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
     else:
-        dtype = sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
+        dtype = _found_once(
+            (cls, name_of(op), box.dtype, adjoint),
+            lambda: sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint),
+        )
 
     def apply(x: DaskArray) -> DaskArray:
         return apply_terms(cls, op, x, terms, rule.fit, adjoint, dtype)
