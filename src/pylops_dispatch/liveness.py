@@ -1,10 +1,13 @@
-"""Which of their variables functions that are running will still read."""
+"""Which of their variables functions that are running will still read, and which nobody can."""
 
 from __future__ import annotations
 
 import dis
 import functools
 import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -32,6 +35,61 @@ def variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
     if isinstance(found, dict):
         found.clear()  # before Python 3.13 a copy, which the frame would keep
     return again, never
+
+
+def all_variables(until: str) -> tuple[list[Any], list[Any]]:
+    """Return the variables of all functions that are running, as :func:`variables` does.
+
+    Parameters
+    ----------
+    until : str
+        Module whose functions, and what has called them, are left out, like this package's own.
+
+    Returns
+    -------
+    again, never : list
+        Their values.
+    """
+    again: list[Any] = []
+    never: list[Any] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != until:
+        if frame.f_globals.get("__name__", "").partition(".")[0] != __package__:
+            read, unread = variables(frame)
+            again += read
+            never += unread
+        frame = frame.f_back
+    return again, never
+
+
+def unreachable(until: str, matches: Callable[[Any], bool]) -> list[Any]:
+    """Return objects that nothing but variables that are never read again refers to.
+
+    What waits for a function that has been called (an operand, an item of a list) is referred
+    to by it, and counts as reachable; so does all that a debugger or a profiler looks at.
+
+    Parameters
+    ----------
+    until : str
+        Module at which to stop; see :func:`all_variables`.
+    matches : callable
+        Whether an object is to be looked at.
+
+    Returns
+    -------
+    list
+        The objects.
+    """
+    _, never = all_variables(until)
+    variables_of = Counter(map(id, never))
+    looked_at = list({id(value): value for value in never if matches(value)}.values())
+    found = []
+    while looked_at:
+        value = looked_at.pop()
+        # its variables, and each of them in `never`; `value`; and the argument of this call
+        if sys.getrefcount(value) <= 2 * variables_of[id(value)] + 2:
+            found.append(value)
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import dask
-from dask._task_spec import GraphNode, Task, _execute_subgraph
+import numpy as np
+from dask._task_spec import GraphNode, Task, TaskRef, _execute_subgraph
 from dask.array.optimization import optimize
 from dask.core import toposort
 
-Line = tuple[GraphNode, tuple[Any, ...]]  # of a program: a task, and what nothing needs after it
+Keys = tuple[Any, ...]
 
 
 @contextmanager
@@ -19,8 +22,8 @@ def straight_tasks() -> Iterator[None]:
     """Let fused tasks of graphs that are executed here run in an order that is found once.
 
     dask's ``_execute_subgraph`` orders the tasks that were fused each time that it runs, in
-    every block, which costs more than the tasks of a small block. A function that the user has
-    set for ``array_optimize`` stays.
+    every block, which costs more than the tasks of a small block; and its element-wise tasks each
+    read and write a whole block. A function that the user has set for ``array_optimize`` stays.
     """
     if dask.config.get("array_optimize", None) is not None:
         yield
@@ -35,18 +38,26 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
     return {key: straighten(node) for key, node in nodes.items()}
 
 
+class _Program(NamedTuple):
+    """Tasks that were fused, in the order that they run in."""
+
+    tasks: tuple[tuple[GraphNode, Keys], ...]  # each with what nothing needs after it
+    elementwise: tuple[Task, ...]  # those that end it
+    reads: frozenset[Any]  # what the element-wise ones are given
+
+
 def _straightening() -> Callable[[GraphNode], GraphNode]:
     """Return what replaces fused tasks; the blocks of a layer share their program."""
-    programs: dict[int, tuple[Line, ...]] = {}
+    programs: dict[int, _Program] = {}
 
     def straighten(node: GraphNode) -> GraphNode:
         if not (isinstance(node, Task) and node.func is _execute_subgraph):
             return node
-        fused, result, inputs, *values = node.args
+        fused, _, inputs, *values = node.args
         program = programs.get(id(fused))
         if program is None:
             straight = {key: straighten(part) for key, part in fused.items()}
-            program = programs[id(fused)] = _program(straight, result)
+            program = programs[id(fused)] = _program(straight)
         return Task(
             node.key, _run_program, program, inputs, *values, _data_producer=node.data_producer
         )
@@ -54,21 +65,99 @@ def _straightening() -> Callable[[GraphNode], GraphNode]:
     return straighten
 
 
-def _program(nodes: dict[Any, GraphNode], result: Any) -> tuple[Line, ...]:
-    needed = {key: node.dependencies for key, node in nodes.items()}
-    inner = {key: found & nodes.keys() for key, found in needed.items()}
+def _program(nodes: dict[Any, GraphNode]) -> _Program:
+    inner = {key: node.dependencies & nodes.keys() for key, node in nodes.items()}
     order = toposort(nodes, dependencies=inner)
-    last = {found: key for key in order for found in inner[key]}
-    return tuple(
-        (nodes[key], tuple(found for found in inner[key] if last[found] == key)) for key in order
+    needed_by_others: set[Any] = set()
+    end: list[Any] = []
+    for key in reversed(order):
+        if key not in needed_by_others and _is_elementwise(nodes[key]):
+            end.insert(0, key)
+        else:
+            needed_by_others |= inner[key]
+    last_readers = {found: key for key in order for found in inner[key]}
+    first = [key for key in order if key not in set(end)]
+    reads = frozenset().union(*(nodes[key].dependencies for key in end)) - set(end)
+    return _Program(
+        tuple(
+            (nodes[key], tuple(found for found in inner[key] if last_readers[found] == key))
+            for key in first
+        ),
+        tuple(cast(Task, nodes[key]) for key in end),
+        reads,
     )
 
 
-def _run_program(program: tuple[Line, ...], inputs: tuple[Any, ...], *values: Any) -> Any:
+def elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Say of a function of blocks that each element of its result is of one element of each."""
+    _ELEMENTWISE.add(function)
+    return function
+
+
+# what dask arrays have for the operators of Python
+_ELEMENTWISE: set[Any] = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow,
+}  # fmt: skip
+
+
+def _is_elementwise(node: GraphNode) -> bool:
+    if not isinstance(node, Task):
+        return False
+    plain = all(isinstance(a, TaskRef) or not isinstance(a, GraphNode) for a in node.args)
+    ufunc = isinstance(node.func, np.ufunc) and node.func.nout == 1 and not node.kwargs
+    return plain and (ufunc or node.func in _ELEMENTWISE)
+
+
+def _run_program(program: _Program, inputs: Keys, *values: Any) -> Any:
     known = dict(zip(inputs, values, strict=True))
     found = None
-    for node, done in program:
+    for node, done in program.tasks:
         found = known[node.key] = node(known)
         for key in done:
             del known[key]
+    if not program.elementwise:
+        return found
+    return _in_tiles(program.elementwise, {key: known[key] for key in program.reads})
+
+
+_TILE_BYTES = 1 << 18  # of one operand: some of them stay in the cache of a processor
+
+
+def _in_tiles(tasks: tuple[Task, ...], known: dict[Any, Any]) -> Any:
+    """Run element-wise tasks on a part of the block at a time.
+
+    On whole blocks, what each task gives would go to memory and come back.
+    """
+    blocks = {key: value for key, value in known.items() if np.ndim(value)}
+    shapes = {np.shape(block) for block in blocks.values()}
+    plain = all(type(b) is np.ndarray and b.flags.c_contiguous for b in blocks.values())
+    largest = max((block.nbytes for block in blocks.values()), default=0)
+    if len(tasks) < 2 or len(shapes) != 1 or not plain or largest <= 2 * _TILE_BYTES:
+        return _run_elementwise(tasks, known)
+    (shape,) = shapes
+    size = math.prod(shape)
+    length = max(1, _TILE_BYTES * size // largest)
+    flat = {key: block.reshape(-1) for key, block in blocks.items()}
+    result = None
+    for start in range(0, size, length):
+        part = slice(start, start + length)
+        held = known | {key: block[part] for key, block in flat.items()}
+        tile = _run_elementwise(tasks, held, None if result is None else result[part])
+        if result is None:
+            result = np.empty(size, tile.dtype)
+            result[part] = tile
+    assert result is not None
+    return result.reshape(shape)
+
+
+def _run_elementwise(tasks: tuple[Task, ...], known: dict[Any, Any], out: Any = None) -> Any:
+    found = None
+    for task in tasks:
+        args = [known[a.key] if isinstance(a, TaskRef) else a for a in task.args]
+        if out is not None and task is tasks[-1]:
+            if isinstance(task.func, np.ufunc):
+                return task.func(*args, out=out)
+            out[...] = task.func(*args, **task.kwargs)
+            return out
+        found = known[task.key] = task.func(*args, **task.kwargs)
     return found

@@ -35,7 +35,7 @@ from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
-from pylops_dispatch.optimisation import straight_tasks
+from pylops_dispatch.optimisation import elementwise, straight_tasks
 from pylops_dispatch.placing import vectors_together
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
@@ -168,6 +168,8 @@ class Session:
 
         No graph outlives this call: it would keep the vectors that it reads.
         """
+        if self.before is not None:
+            self.before.let_go_of_finished(wanted)
         lazy = self._lazy(wanted)
         # a solver that reads norms of what is in memory gets them with the vectors next time
         self._with_norms |= self._missed and not any(a.ndim for a in lazy.values())
@@ -312,6 +314,7 @@ def threshold(original: Callable[..., Any]) -> Callable[..., Any]:
 _TILE_BYTES = 1 << 19  # the temporaries of a threshold stay in the cache
 
 
+@elementwise
 def _in_tiles(x: Any, thresh: Any, *, function: Callable[..., Any], out_dtype: Any) -> Any:
     """Apply a function of single elements to a block, some rows at a time."""
     rows = max(1, _TILE_BYTES * len(x) // max(x.nbytes, 1))

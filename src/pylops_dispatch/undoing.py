@@ -25,8 +25,8 @@ from dask.blockwise import Blockwise
 
 from pylops_dispatch.array import DispatchArray, is_box, session
 from pylops_dispatch.lineage import futures_of
-from pylops_dispatch.liveness import variables
-from pylops_dispatch.pieces import Piece
+from pylops_dispatch.liveness import all_variables, unreachable
+from pylops_dispatch.pieces import Piece, in_memory
 from pylops_dispatch.policy import WRAPPERS
 
 _STEPS = "pylops_dispatch.steps"  # where steps are called from
@@ -135,17 +135,15 @@ class Before:
                 forgone = [_Forgone(array) for array in arrays]
                 box.let_go(functools.partial(_recalled, forgone, self._made_of))
 
+    def let_go_of_finished(self, wanted: DispatchArray) -> None:
+        """Let go of what the step has made and cannot read again, so that it is not kept."""
+        for box in unreachable(_STEPS, lambda value: _is_lazy_box(value) and value is not wanted):
+            box.let_go(_finished)
+
     def _passed(self) -> list[DispatchArray]:
         """Return the variables of the step, and of what it has called, that are not read again."""
-        again: list[Any] = list(_with_items(vars(self._solver).values()))
-        never: list[Any] = []
-        frame: Any = sys._getframe(2)
-        while frame is not None and frame.f_globals.get("__name__") != _STEPS:
-            if frame.f_globals.get("__name__", "").partition(".")[0] != "pylops_dispatch":
-                found = variables(frame)
-                again += _with_items(found[0])
-                never += found[1]
-            frame = frame.f_back
+        again, never = all_variables(_STEPS)
+        again += _with_items([*again, *vars(self._solver).values()])
         kept = self._staying | set(map(id, again))
         passing = [box for box, _ in self._held]
         return [box for box in (*never, *passing) if is_box(box) and id(box) not in kept]
@@ -166,6 +164,16 @@ class Before:
     def _original(self, copy: DispatchArray) -> DispatchArray:
         original = next(ref() for ref, known in self._copies.values() if known is copy)
         return copy if original is None else _same_again(original, copy)
+
+
+def _is_lazy_box(value: Any) -> bool:
+    if not isinstance(value, DispatchArray) or value.is_let_go or value.value is not None:
+        return False
+    return any(isinstance(piece, DaskArray) and not in_memory(piece) for piece in value.pieces)
+
+
+def _finished() -> list[Piece]:
+    raise RuntimeError("a vector is read that nothing referred to")
 
 
 def _with_items(values: Iterable[Any]) -> Iterator[Any]:

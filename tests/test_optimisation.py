@@ -1,0 +1,214 @@
+"""How the graph of one execution in a solver is changed before it is handed over."""
+
+import sys
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from dask._task_spec import _execute_subgraph
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylops_dispatch import optimisation
+from pylops_dispatch.array import lift, lower
+from pylops_dispatch.liveness import unreachable
+from pylops_dispatch.optimisation import elementwise, straight_tasks
+
+from .helpers import assert_same, graph_of, rand, to_dask
+
+
+@elementwise
+def cube(block):
+    return block**3
+
+
+def reversed_block(block):
+    return block[::-1].copy()
+
+
+EXPRESSIONS = {
+    "a scaled sum": lambda x, y, s: x + 2.5 * y,
+    "a lazy factor": lambda x, y, s: x - (s / 3) * y,
+    "a value that is used twice": lambda x, y, s: np.exp(-(x - y)) * (x - y),
+    "a comparison": lambda x, y, s: np.maximum(x, y) > 0.5 * x,
+    "rows": lambda x, y, s: x * y[:1] + 1,
+    "a function of elements": lambda x, y, s: x + (x + y).map_blocks(cube),
+    "a function of blocks": lambda x, y, s: 1 + 2 * (x - y).map_blocks(reversed_block),
+    "one that is needed apart": lambda x, y, s: abs(x + y).map_blocks(reversed_block) + abs(x),
+    "scalars alone": lambda x, y, s: s * 2 + 1,
+    "parts of complex numbers": lambda x, y, s: (x + 1j * y).real + 2 * y,
+}
+
+
+def executed(array):
+    """The tasks that are handed over, and the values."""
+    tasks = {}
+
+    def get(graph, keys, **kwargs):
+        tasks.update(graph_of(graph))
+        return dask.get(graph, keys, **kwargs)
+
+    with straight_tasks():
+        (done,) = dask.persist(array, scheduler=get)
+    return tasks, done
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)
+@given(
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 5),
+    cut=st.integers(1, 7),
+    tile=st.sampled_from([8, 24, 64, 1 << 18]),
+    dtype=st.sampled_from(["float32", "float64", "complex128"]),
+    order=st.sampled_from("CF"),
+)
+def test_result_is_that_of_dask_to_the_bit(expression, rows, columns, cut, tile, dtype, order):
+    x0, y0 = (np.asarray(rand((rows, columns), dtype, seed), order=order) for seed in (1, 2))
+    if expression is EXPRESSIONS["a comparison"]:
+        x0, y0 = x0.real, y0.real
+    x, y = (da.from_array(a, chunks=(cut, columns)).persist() for a in (x0, y0))
+    z = expression(x, y, da.from_array(np.asarray(2.0, x0.dtype)).persist())
+    expected = z.compute()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimisation, "_TILE_BYTES", tile)
+        tasks, done = executed(z)
+    assert not [task for task in tasks.values() if getattr(task, "func", 0) is _execute_subgraph]
+    result = done.compute()
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_element_wise_tasks_make_no_block_but_the_result(monkeypatch):
+    monkeypatch.setattr(optimisation, "_TILE_BYTES", 80)
+    sizes = []
+
+    @elementwise
+    def noted(block):
+        sizes.append(block.size)
+        return block + 1
+
+    x = to_dask(rand(1000), 500).persist()
+    y = 2 * x.map_blocks(noted, dtype=float, meta=np.empty(0)) + x
+    executed(y)
+    assert max(sizes) == 10
+    assert sum(sizes) == 1000
+
+
+def test_an_optimisation_that_the_user_has_set_stays():
+    seen = []
+
+    def own(graph, keys, **kwargs):
+        seen.append(keys)
+        return graph
+
+    with dask.config.set(array_optimize=own):
+        executed(da.ones(4, chunks=2) + 1)
+    assert seen
+
+
+@given(
+    ufunc=st.sampled_from([np.add, np.multiply, np.divide, np.power, np.greater, np.arctan2]),
+    dtype=st.sampled_from(["bool", "uint8", "int64", "float32", "float64", "complex64"]),
+    other=st.sampled_from(
+        ["bool", "int32", "float32", "complex64", 2, 2.5, True, np.float32(2), np.float64(2), 2j]
+    ),
+    swap=st.booleans(),
+)
+def test_an_element_wise_function_has_the_dtype_of_numpy(ufunc, dtype, other, swap):
+    x0 = (1 + rand((4, 3)) ** 2).astype(dtype)
+    y0 = (1 + rand((4, 3), seed=1) ** 2).astype(other) if isinstance(other, str) else other
+    x = lift(to_dask(x0, (3, 2)))
+    y = lift(to_dask(y0, (3, 2))) if isinstance(other, str) else y0
+    pairs = ((y0, x0), (y, x)) if swap else ((x0, y0), (x, y))
+    try:
+        expected = ufunc(*pairs[0])
+    except TypeError:
+        with pytest.raises(TypeError):
+            ufunc(*pairs[1])
+        return
+    assert_same(lower(ufunc(*pairs[1])), expected)
+
+
+def test_names_tell_scalars_apart():
+    x = lift(da.ones(4, chunks=2))
+    factors = [2, 2.0, True, 1, 1.0, 1 + 0j, np.float32(1), np.float64(1), np.int8(1)]
+    names = {lower(x * factor).name for factor in factors}
+    assert len(names) == len(factors)
+    assert lower(x * 2.0).name == lower(x * 2.0).name
+    assert lower(x - 2.0).name != lower(2.0 - x).name
+
+
+# ------------------------------------------------------- what nobody can read any more
+
+
+class Thing:
+    def __init__(self, name):
+        self.name = name
+
+
+def is_thing(value):
+    return type(value) is Thing
+
+
+def found_here():
+    return {thing.name for thing in unreachable("nowhere", is_thing)}
+
+
+def test_only_variables_that_are_not_read_again_are_unreachable():
+    read, in_list, in_cell = Thing("read"), Thing("in a list"), Thing("in a cell")
+    never, twice = Thing("never read"), Thing("under two names")
+    also = twice
+    items = [in_list]
+
+    def inner():
+        return in_cell
+
+    found = found_here()
+    assert found == {"never read", "under two names"}
+    assert read is not None
+    assert items
+    assert inner() is not None
+    del never, also
+
+
+def test_what_waits_for_a_call_can_be_reached():
+    operand = Thing("operand")
+    pair = (operand, found_here())
+    assert not pair[1]
+
+
+def test_what_a_debugger_holds_can_be_reached():
+    never = Thing("never read")
+    copies = [sys._getframe().f_locals["never"]]
+    found = found_here()
+    assert not found
+    assert copies[0] is not None
+    del never
+
+
+# what a step leaves in memory, in vectors as long as the model or the data
+KEPT = {"ista": 2, "fista": 4, "cg": 4, "cgls": 5}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_step_keeps_what_will_be_read(name):
+    """Gradients, residuals and the like are of no use once the step is over."""
+    n = 60
+    op = pylops.Identity(n) + 0.1 * pylops.Identity(n) if name == "cg" else pylops.Diagonal(rand(n))
+    kept = []
+
+    def get(graph, keys, **kwargs):
+        vectors = [key for key in dask.core.flatten(keys) if len(key) > 1]
+        kept.append(len(vectors) / 3)
+        return dask.get(graph, keys, **kwargs)
+
+    options = {"alpha": 0.1} if "ista" in name else {"tol": 0}
+    y0 = rand(n, seed=1)
+    with dask.config.set(scheduler=get):
+        x = getattr(pylops, name)(op, to_dask(y0, 20), niter=5, **options)[0]
+    assert kept[-1] <= KEPT[name]
+    np.testing.assert_allclose(
+        x.compute(), getattr(pylops, name)(op, y0, niter=5, **options)[0], rtol=1e-10, atol=1e-12
+    )
