@@ -7,7 +7,7 @@ import functools
 import hashlib
 import math
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,17 @@ _SMALL = 4096  # bytes: arrays up to this size are named by their contents
 made_lazy: set[bool] = set()
 
 _DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, or changes nothing
+
+
+def is_operator(value: Any) -> bool:
+    """Whether `value` is a linear operator; ``isinstance`` of its abstract base class is slow."""
+    cls: Hashable = type(value)
+    return _is_operator_class(cls)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_operator_class(cls: Any) -> bool:
+    return issubclass(cls, LinearOperator)
 
 
 def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
@@ -74,7 +85,7 @@ def parts(op: Any) -> list[Any]:
     found: list[Any] = []
     for value in vars(op).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, LinearOperator) and not any(item is f for f in found):
+            if is_operator(item) and not any(item is f for f in found):
                 found.append(item)
     return found
 
@@ -85,16 +96,16 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
     seen: dict[int, Any] = {}
 
     def changed(item: Any) -> Any:
-        if not isinstance(item, LinearOperator):
+        if not is_operator(item):
             return item
         if id(item) not in seen:
             seen[id(item)] = change(item)
         return seen[id(item)]
 
     for name, value in vars(op).items():
-        if isinstance(value, LinearOperator):
+        if is_operator(value):
             setattr(new, name, changed(value))
-        elif isinstance(value, (list, tuple)) and any(isinstance(v, LinearOperator) for v in value):
+        elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
             setattr(new, name, type(value)(changed(v) for v in value))
     return new
 
@@ -159,7 +170,7 @@ def signature(op: Any, skip: tuple[str, ...] = ()) -> Any:
 def _token(value: Any, owner: Any) -> Any:
     if isinstance(value, (str, int, float, complex, bool, type(None), np.dtype, np.generic, slice)):
         return repr(value)
-    if isinstance(value, LinearOperator):
+    if is_operator(value):
         return signature(value)
     if isinstance(value, types.MethodType) and value.__self__ is owner:
         return value.__func__.__qualname__

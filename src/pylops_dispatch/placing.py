@@ -50,7 +50,7 @@ class Placed(DataNode):
         return True
 
     def __reduce__(self) -> Any:
-        client = _client()
+        client = client_in_use()
         known = None if client is None else _placed.get(client)
         future = None if known is None else known.futures.get(self.key)
         if future is None or future.status != "finished":
@@ -148,7 +148,7 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
     dask.array.Array or None
         Of futures; None where dask runs in this process alone.
     """
-    client = _client()
+    client = client_in_use()
     if client is None:
         return None
     known = _placed.setdefault(client, _Cluster())
@@ -192,7 +192,7 @@ def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
     arrays : sequence of dask.array.Array
         What is persisted in the context.
     """
-    client = _client()
+    client = client_in_use()
     threads = {} if client is None else client.nthreads()
     if len(threads) < 2:
         yield
@@ -234,7 +234,7 @@ def _release(known: _Cluster, name: str) -> None:
         known.futures.pop(key, None)
 
 
-def _client() -> Any:
+def client_in_use() -> Any:
     """Return the client that dask runs on from here, None for another scheduler."""
     distributed = sys.modules.get("distributed")
     if distributed is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.operators import duplicate, lazy_arrays, name_of, parts
 from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.placing import client_in_use
 from pylops_dispatch.rules.running import COMBINATIONS
 from pylops_dispatch.rules.table import RULES
 
@@ -127,7 +129,7 @@ def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) ->
     size = int(op.shape[1 if adjoint else 0])
     added = bounds is None
     sizes = (1,) * len(reads) if bounds is None else tuple(np.diff(bounds).tolist())
-    operators, matrices = _operators(op.ops, token)
+    operators, matrices = _operators_once(op, token)
     arguments = [*_vector(reads, shared=_bounds(op, not adjoint) is None), operators, (0,)]
     for matrix in matrices:
         arguments += [matrix, (0,)]
@@ -174,6 +176,22 @@ def _size(read: _Read) -> int:
 
 def _part(block: Any, where: slice | None) -> Any:
     return block.reshape(-1) if where is None else block.reshape(-1)[where]
+
+
+# for each stack its name, and its operators and matrices as arrays
+_known: weakref.WeakKeyDictionary[Any, tuple[str, DaskArray, list[DaskArray]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _operators_once(op: Any, token: str) -> tuple[DaskArray, list[DaskArray]]:
+    """Return what `_operators` does, the same again in each step if all is in this process."""
+    lazy = (array for part in op.ops for _, _, array in lazy_arrays(part))
+    if client_in_use() is not None or not all(map(pc.in_memory, lazy)):
+        return _operators(op.ops, token)
+    if _known.get(op, ("",))[0] != token:
+        _known[op] = token, *_operators(op.ops, token)
+    return _known[op][1:]
 
 
 def _operators(ops: Sequence[Any], name: str) -> tuple[DaskArray, list[DaskArray]]:
