@@ -226,8 +226,9 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             )
         if self._value is None:
             current = session.get()
-            if current is None or self.ndim:
+            if current is None or self.ndim or not current.may_read:
                 report_implicit_compute(what)
+            if current is None or self.ndim:
                 self._value = self.dask().compute()[(0,) * self.ndim]
             else:
                 current.persist(self)

@@ -7,6 +7,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.array.core import Array as DaskArray
 from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box
@@ -29,7 +30,30 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         return (np.max if ord > 0 else np.min)(np.abs(box))
     if vector and ord == 0:
         return np.sum(box != 0).astype(real_dtype(box.dtype))
-    return DispatchArray(da.linalg.norm(box.dask(), ord=ord, axis=axis, keepdims=keepdims))
+    array = box.dask()
+    if ord in (2, -2, "nuc") and axis is None:
+        array = _in_strips(array)
+    return DispatchArray(da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims))
+
+
+def _in_strips(matrix: DaskArray) -> DaskArray:
+    """Return a matrix cut along its longer axis only, as dask's singular values need it."""
+    if matrix.ndim != 2 or 1 in matrix.numblocks:
+        return matrix
+    return matrix.rechunk({int(np.argmin(matrix.shape)): -1})
+
+
+@implements(np.linalg.svd)
+def _svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False) -> Any:
+    matrix = _in_strips(as_box(a).dask())
+    if not compute_uv:
+        return np.linalg.svdvals(DispatchArray(matrix))
+    if matrix.ndim != 2 or full_matrices:
+        raise not_dispatched(
+            "numpy.linalg.svd of a stack, or with full matrices",
+            "Take one matrix at a time, with full_matrices=False.",
+        )
+    return tuple(DispatchArray(part) for part in da.linalg.svd(matrix))
 
 
 @implements(np.dot)
