@@ -12,6 +12,7 @@ from typing import Any
 
 import pylops
 import scipy.sparse.linalg
+from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import (
     construction,
@@ -22,6 +23,7 @@ from pylops_dispatch import (
     scipy_solvers,
     solvers,
 )
+from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -63,8 +65,8 @@ _SEAMS = {
 _lock = threading.RLock()
 _enabled = False
 _suspended = 0
-# what was put where: (owner, attribute, original, replacement) for classes
-_class_changes: list[tuple[type, str, Any, Any]] = []
+# what was put where: (owner, attribute, original, replacement) for classes and modules
+_class_changes: list[tuple[Any, str, Any, Any]] = []
 # and for functions, by identity, wherever they are bound: replacement and original
 _functions: list[tuple[Any, Any]] = []
 # replacements are made once: enabling again puts the same objects back
@@ -302,6 +304,13 @@ def _change_package(package: str) -> None:
             changed += [_replacement(old, solvers.solver_function) for old in found if old]
         _rebind({id(old): new for old, new in changed}, within=f"{package}.")
         _functions.extend(changed)
+        for module_name, name in packages.ARRAYS[package].items():
+            module = sys.modules.get(module_name)
+            if hasattr(module, name):
+                original = getattr(module, name)
+                lazy_too = (original, DispatchArray, DaskArray)
+                setattr(module, name, lazy_too)
+                _class_changes.append((module, name, original, lazy_too))
         for (module_name, name), methods in packages.METHODS[package].items():
             base = getattr(sys.modules.get(module_name), name, None)
             if base is not None:
@@ -371,8 +380,6 @@ def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
 
 
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
-    from pylops_dispatch.array import DispatchArray
-
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is not DispatchArray:
             return original(self, x)

@@ -6,6 +6,7 @@ changed when it is imported, be that before or after this package.
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.util
 import sys
@@ -17,10 +18,20 @@ from typing import Any
 import numpy as np
 
 from pylops_dispatch import whole
-from pylops_dispatch.array import as_box, found, holds, is_box, is_dask, is_lazy, session, walk
+from pylops_dispatch.array import (
+    as_box,
+    found,
+    holds,
+    is_box,
+    is_dask,
+    is_lazy,
+    lift,
+    session,
+    walk,
+)
 from pylops_dispatch.entry import is_unsuited
 from pylops_dispatch.policy import action, announce_whole
-from pylops_dispatch.solvers import Session, in_session, result_of
+from pylops_dispatch.solvers import Session, in_session, lowered, result_of
 
 # makes of a class, a method's name and the method another method
 Wrap = Callable[[type, str, Callable[..., Any]], Callable[..., Any]]
@@ -57,7 +68,8 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
-            before = whole.snapshot(self)
+            given = (args, kwargs)
+            before = whole.snapshot((self, *given))
             try:
                 return original(self, *args, **kwargs)
             except Exception as error:
@@ -65,10 +77,13 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
                     raise
                 reason = str(error).partition("\n")[0]
             announce_whole(f"{type(self).__name__}.{name}", reason)
-            x = next(found((args, kwargs), is_box))
+            for box, old in zip(found(given, is_box), found(before[1:], is_box), strict=True):
+                if box.names != old.names:  # what was begun has written into it
+                    box.assign(old)
+            x = next(found(before[1:], is_box))
             shape = () if number else x.shape
-            dtype = np.dtype(object) if number else whole.dtype_within(before, x)
-            result = whole.in_one_task(cls, name, before, args, kwargs, shape, dtype)
+            dtype = np.dtype(object) if number else whole.dtype_within(before[0], x)
+            result = whole.in_one_task(cls, name, *before, shape, dtype)
             return result.read(f"{type(self).__name__}.{name}()") if number else result
 
         return wrapper
@@ -78,6 +93,21 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
 _gives_a_vector = _method(_Deciding, number=False)
 _gives_a_number = _method(Session, number=True)  # to call it is to ask for the value
+
+
+def _keeps_function(cls: type, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a constructor whose first argument is a user's function of vectors."""
+
+    def wrapper(self: Any, function: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, functools.partial(_call_users, function), *args, **kwargs)
+
+    return wrapper
+
+
+def _call_users(function: Any, *args: Any) -> Any:
+    """Let a user's function see dask arrays, not boxes, and take what it gives into the solve."""
+    return lift(lowered(function)(*args)) if holds(args, is_box) else function(*args)
+
 
 # the modules of a package that have functions which solve, of no solver class
 FUNCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -114,11 +144,17 @@ METHODS: dict[str, dict[tuple[str, str], dict[str, Wrap]]] = {
             "updatex": _gives_a_vector,
             "updatey": _gives_a_vector,
         },
+        ("pyproximal.optimization.pnp", "_Denoise"): {"__init__": _keeps_function},
+        ("pyproximal.proximal.RED", "_Denoise"): {"__init__": _keeps_function},
         **{
             ("pyproximal.projection", name): {"__call__": _gives_a_vector} for name in _PROJECTIONS
         },
     },
 }
+
+
+# the names that it has for another kind of array than NumPy's
+ARRAYS: dict[str, dict[str, str]] = {"pyproximal": {"pyproximal.ProxOperator": "cp_dtype"}}
 
 
 class WhenImported(importlib.abc.MetaPathFinder):

@@ -461,9 +461,10 @@ def _is_lazy_operator(op: Any) -> bool:
 
 
 def _lengths(values: Any) -> set[int]:
-    """Return the lengths that vectors of the operators among `values` have."""
+    """Return the lengths of vectors: of the operators among `values`, else of lazy arrays."""
     operators = found(values, lambda value: isinstance(value, LinearOperator))
-    return {int(n) for op in operators for n in op.shape}
+    lengths = {int(n) for op in operators for n in op.shape}
+    return lengths or {int(n) for x in found(values, is_lazy) for n in (x.size, *x.shape)}
 
 
 def _boxed(values: Any, lengths: set[int]) -> Any:

@@ -82,7 +82,13 @@ def dtype_within(value: Any, x: Any) -> np.dtype[Any]:
 
 
 def in_one_task(
-    cls: type, name: str, value: Any, args: Any, kwargs: Any, shape: Any, dtype: np.dtype[Any]
+    cls: type,
+    name: str,
+    value: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
 ) -> DispatchArray:
     """Return what a method gives, as an array of this shape and dtype, in one lazy task.
 
