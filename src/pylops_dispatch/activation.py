@@ -308,7 +308,8 @@ def _change_package(package: str) -> None:
             module = sys.modules.get(module_name)
             if hasattr(module, name):
                 original = getattr(module, name)
-                lazy_too = (original, DispatchArray, DaskArray)
+                kinds = (original, DispatchArray, DaskArray)
+                lazy_too = _made.setdefault((module, name, original), kinds)
                 setattr(module, name, lazy_too)
                 _class_changes.append((module, name, original, lazy_too))
         for (module_name, name), methods in packages.METHODS[package].items():

@@ -68,8 +68,7 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
-            given = (args, kwargs)
-            before = whole.snapshot((self, *given))
+            before, *given = whole.snapshot((self, args, kwargs))
             try:
                 return original(self, *args, **kwargs)
             except Exception as error:
@@ -77,13 +76,14 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
                     raise
                 reason = str(error).partition("\n")[0]
             announce_whole(f"{type(self).__name__}.{name}", reason)
-            for box, old in zip(found(given, is_box), found(before[1:], is_box), strict=True):
+            old_boxes = list(found(given, is_box))
+            for box, old in zip(found((args, kwargs), is_box), old_boxes, strict=True):
                 if box.names != old.names:  # what was begun has written into it
                     box.assign(old)
-            x = next(found(before[1:], is_box))
+            x = old_boxes[0]
             shape = () if number else x.shape
-            dtype = np.dtype(object) if number else whole.dtype_within(before[0], x)
-            result = whole.in_one_task(cls, name, *before, shape, dtype)
+            dtype = np.dtype(object) if number else whole.dtype_within(before, x)
+            result = whole.in_one_task(cls, name, before, given[0], given[1], shape, dtype)
             return result.read(f"{type(self).__name__}.{name}()") if number else result
 
         return wrapper
@@ -146,9 +146,7 @@ METHODS: dict[str, dict[tuple[str, str], dict[str, Wrap]]] = {
         },
         ("pyproximal.optimization.pnp", "_Denoise"): {"__init__": _keeps_function},
         ("pyproximal.proximal.RED", "_Denoise"): {"__init__": _keeps_function},
-        **{
-            ("pyproximal.projection", name): {"__call__": _gives_a_vector} for name in _PROJECTIONS
-        },
+        **{("pyproximal.projection", name): {"__call__": _gives_a_vector} for name in _PROJECTIONS},
     },
 }
 
