@@ -24,6 +24,7 @@ from tests.pylops_suite.pylops_on_dask import (
     inside,
     is_array,
     is_inside,
+    one_after_another,
     solved,
     subclasses,
     to_dask,
@@ -38,7 +39,7 @@ SOLVERS = (palm, pnp, primal, primaldual, segmentation, sr3)
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore")
-    dask.config.set(scheduler="synchronous")
+    dask.config.set(scheduler=one_after_another)
     pylops_dispatch.set_policy(whole_array="allow", numpy_vectors="allow")
     for cls in subclasses(pyproximal.ProxOperator):
         for name in METHODS:
