@@ -433,6 +433,16 @@ def test_solver_gives_what_it_gives_for_numpy(solve, per_iteration):
     assert counts[1] - counts[0] <= 4 * per_iteration
 
 
+@pytest.mark.parametrize("wrap", [np.copy, lazy])
+def test_step_size_that_is_an_array_of_one_number(wrap):
+    b, tau = MATRIX @ rand(N), np.array([0.5])  # as 1 / Op.eigs(1) is
+    result = primal.ProximalGradient(
+        l2(lazy(b)), l1(), x0=da.zeros(N, chunks=7), tau=wrap(tau), niter=5
+    )
+    expected = primal.ProximalGradient(l2(b), l1(), x0=np.zeros(N), tau=tau, niter=5)
+    assert_close(result.compute(), expected, rtol=1e-9)
+
+
 def test_the_graph_of_an_iteration_does_not_grow():
     b = MATRIX @ rand(N)
     with count_executions() as executions:
