@@ -212,6 +212,20 @@ def test_a_policy_that_wants_no_whole_arrays_names_the_line():
         pyproximal.EuclideanBall(np.zeros(N), 1.0).prox(lazy(rand(N)), 0.5)
 
 
+def test_what_a_vector_is_made_of_is_worked_out_once():
+    worked_out = []
+
+    def slow(block):
+        worked_out.append(1)
+        return block + 1
+
+    x = da.map_blocks(slow, lazy(rand(N)), dtype=float, meta=np.empty(0))
+    with set_policy(implicit_compute="allow"), count_executions() as executions:
+        pyproximal.L1Ball(N, 2.0).prox(x, 1.0).compute()
+    assert executions.count > 5
+    assert len(worked_out) == x.npartitions
+
+
 def test_errors_of_a_proximal_operator_are_its_own():
     with pytest.raises(ValueError, match="x must have size"):
         pyproximal.VStack([pyproximal.L1()], nn=[N]).prox(lazy(rand(N + 1)), 1.0)

@@ -57,7 +57,6 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
             outer = session.get()
             current = new_session() if outer is None else outer
             current.visit(self)
-            args, kwargs = walk((args, kwargs), is_dask, as_box)
             if outer is not None:
                 return on_boxes(self, *args, **kwargs)
             with in_session(current):
@@ -68,6 +67,7 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
+            args, kwargs = walk((args, kwargs), is_dask, lift)
             before, *given = whole.snapshot((self, args, kwargs))
             try:
                 return original(self, *args, **kwargs)

@@ -84,8 +84,8 @@ class Session:
 
     def go_out(self) -> None:
         """Let the objects that were visited hold dask arrays."""
-        owners = [owner for owner in (made() for made in self._visited.values()) if owner]
-        for owner in owners:
+        alive = (made() for made in self._visited.values())
+        for owner in [owner for owner in alive if owner is not None]:
             for name, value in list(vars(owner).items()):
                 if holds(value, is_box):
                     vars(owner)[name] = lower_all(value)
