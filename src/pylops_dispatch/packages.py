@@ -58,8 +58,10 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
             current = new_session() if outer is None else outer
             current.visit(self)
             if outer is not None:
+                args, kwargs = walk((args, kwargs), is_dask, as_box)
                 return on_boxes(self, *args, **kwargs)
             with in_session(current):
+                args, kwargs = walk((args, kwargs), is_dask, lift)
                 result = on_boxes(self, *args, **kwargs)
                 if isinstance(result, np.ndarray):  # it does not depend on what was given
                     result = as_box(result)
@@ -67,7 +69,6 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
-            args, kwargs = walk((args, kwargs), is_dask, lift)
             before, *given = whole.snapshot((self, args, kwargs))
             try:
                 return original(self, *args, **kwargs)
