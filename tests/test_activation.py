@@ -400,6 +400,83 @@ def test_pyproximal(order):
     )
 
 
+LAZY_PENALTY = """
+x = np.arange(-3.0, 4.0)
+y = pyproximal.ETP(0.5, 1.0).prox(da.from_array(x, chunks=3), 1.0)
+assert type(y) is da.Array
+assert np.allclose(y.compute(), pyproximal.ETP(0.5, 1.0).prox(x, 1.0))
+"""
+
+
+@pytest.mark.parametrize("order", ["before", "after", "looked-for-before"])
+def test_proximal_operators_take_dask_arrays_whenever_their_package_is_imported(order):
+    imports = {
+        "before": ["import pyproximal", "import pylops_dispatch"],
+        "after": ["import pylops_dispatch", "import pyproximal"],
+        "looked-for-before": [
+            "import importlib.util, pylops_dispatch",
+            "assert importlib.util.find_spec('pyproximal').name == 'pyproximal'",
+            "import pyproximal",
+        ],
+    }[order]
+    run(
+        "import sys, dask.array as da, numpy as np\n"
+        + "\n".join(imports)
+        + LAZY_PENALTY
+        + textwrap.dedent(
+            """
+            from pyproximal.optimization import palm
+            inside = [palm.PALM]
+            pylops_dispatch.disable()
+            assert palm.PALM is not inside[0]
+            assert not [f for f in sys.meta_path if "pylops_dispatch" in type(f).__module__]
+            try:
+                pyproximal.ETP(0.5, 1.0).prox(da.ones(3), 1.0)
+            except ValueError:
+                pass
+            else:
+                raise AssertionError("it is not as it was")
+            pylops_dispatch.enable()
+            """
+        )
+        + LAZY_PENALTY
+        + "print('ok')"
+    )
+
+
+def test_package_imported_while_disabled():
+    run(
+        "import dask.array as da, numpy as np, pylops_dispatch\n"
+        "with pylops_dispatch.disabled():\n"
+        "    import pyproximal\n"
+        "    before = vars(pyproximal.L1)['prox']\n"
+        "assert vars(pyproximal.L1)['prox'] is not before\n" + LAZY_PENALTY + "print('ok')"
+    )
+
+
+def test_package_built_on_pylops_is_restored_by_identity():
+    run(
+        SNAPSHOT
+        + textwrap.dedent(
+            """
+            before = snapshot("pyproximal")
+            import pylops_dispatch
+            inside = snapshot("pyproximal")
+            assert differences(before, inside), "nothing was changed"
+            pylops_dispatch.disable()
+            left = differences(before, snapshot("pyproximal"))
+            assert not left, left
+            pylops_dispatch.enable()
+            assert not differences(inside, snapshot("pyproximal"))
+            pylops_dispatch.disable()
+            left = differences(before, snapshot("pyproximal"))
+            assert not left, left
+            print("ok")
+            """
+        )
+    )
+
+
 # --------------------------------------------------------------- missing seams
 
 

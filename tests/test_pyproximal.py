@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pickle
 import warnings
 
 import dask.array as da
@@ -9,9 +10,11 @@ import numpy as np
 import pylops
 import pyproximal
 import pytest
-from pyproximal.optimization import primal, primaldual
+from pyproximal.optimization import bregman, palm, pnp, primal, primaldual, red, segmentation, sr3
+from pyproximal.utils.bilinear import LowRankFactorizedMatrix
 
-from pylops_dispatch import NotDispatchedError
+import pylops_dispatch
+from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy
 
 from .helpers import assert_close, count_executions, rand, random_chunks, to_dask
 
@@ -26,6 +29,10 @@ def lazy(x):
 # ------------------------------------------------------------- proximal operators
 
 LAZY = {
+    "ETP": lambda: pyproximal.ETP(0.5, 1.0),
+    "Geman": lambda: pyproximal.Geman(0.5, 1.3),
+    "Hankel": lambda: pyproximal.Hankel(DIMS),
+    "Huber": lambda: pyproximal.Huber(0.7),
     "L0": lambda: pyproximal.L0(0.7),
     "L1": lambda: pyproximal.L1(0.7),
     "L1-around-a-point": lambda: pyproximal.L1(0.7, g=rand(N, seed=9)),
@@ -36,8 +43,10 @@ LAZY = {
     "Box": lambda: pyproximal.Box(-0.5, 0.5),
     "Nuclear": lambda: pyproximal.Nuclear(DIMS, 0.5),
     "Orthogonal": lambda: pyproximal.Orthogonal(pyproximal.L1(), pylops.Identity(N)),
+    "QuadraticEnvelopeCard": lambda: pyproximal.QuadraticEnvelopeCard(0.4),
     "RelaxedMumfordShah": lambda: pyproximal.RelaxedMumfordShah(sigma=0.5),
-    "SingularValuePenalty": lambda: pyproximal.SingularValuePenalty(DIMS, pyproximal.L1()),
+    "SCAD": lambda: pyproximal.SCAD(0.4),
+    "SingularValuePenalty": lambda: pyproximal.SingularValuePenalty(DIMS, pyproximal.SCAD(0.4)),
     "VStack": lambda: pyproximal.VStack([pyproximal.L1(), pyproximal.L2()], nn=[10, 14]),
 }
 
@@ -45,11 +54,46 @@ LAZY = {
 READ_VALUES = {
     "Euclidean": (lambda: pyproximal.Euclidean(2.0), 1),
     "EuclideanBall": (lambda: pyproximal.EuclideanBall(np.zeros(N), 1.0), 1),
+    "GenericIntersectionProx": (
+        lambda: pyproximal.GenericIntersectionProx(
+            [
+                pyproximal.projection.EuclideanBallProj(np.zeros(N), 1.0),
+                pyproximal.projection.HalfSpaceProj(rand(N, seed=3), 0.2),
+            ],
+            niter=10,
+        ),
+        60,
+    ),
     "HalfSpace": (lambda: pyproximal.HalfSpace(rand(N, seed=3), 0.2), 1),
-    "AffineSet": (lambda: pyproximal.AffineSet(pylops.MatrixMult(MATRIX[:5]), rand(5), 5), 1),
     "L1Ball": (lambda: pyproximal.L1Ball(N, 2.0), 60),
+    "NuclearBall": (lambda: pyproximal.NuclearBall(DIMS, 0.5), 60),
     "Simplex": (lambda: pyproximal.Simplex(N, 1.0), 60),
+    "Sum": (lambda: pyproximal.Sum([pyproximal.L1(0.3), pyproximal.L2()]), 60),
     "TV": (lambda: pyproximal.TV(dims=DIMS, sigma=0.1, niter=5), 30),
+}
+
+# they solve a system of equations
+SOLVE = {
+    "AffineSet": lambda: pyproximal.AffineSet(pylops.MatrixMult(MATRIX[:5]), rand(5), 5),
+    "L2-of-an-operator": lambda: pyproximal.L2(
+        Op=pylops.FirstDerivative(N), b=rand(N, seed=4), niter=5
+    ),
+    "L2-of-an-operator-cg": lambda: pyproximal.L2(
+        Op=pylops.FirstDerivative(N), b=rand(N, seed=4), niter=5, solver="cg"
+    ),
+    "Quadratic": lambda: pyproximal.Quadratic(
+        Op=pylops.FirstDerivative(N).H @ pylops.FirstDerivative(N), b=rand(N, seed=4), niter=5
+    ),
+}
+
+# Numba's code, and what depends on how many elements a mask selects
+ONE_TASK = {
+    "Log": lambda: pyproximal.Log(0.5),
+    "Simplex-numba": lambda: pyproximal.Simplex(N, 1.0, engine="numba"),
+    "Simplex-of-columns": lambda: pyproximal.Simplex(N, 1.0, dims=DIMS, axis=0, engine="numba"),
+    "Box-of-arrays": lambda: pyproximal.VStack(
+        [pyproximal.Log(0.5), pyproximal.Box(-(rand(N // 2) ** 2), 1.0)], nn=[N // 2, N // 2]
+    ),
 }
 
 
@@ -66,22 +110,198 @@ def test_proximal_operator_is_lazy_and_equal_to_numpy(make, method):
 
 @pytest.mark.parametrize("method", ["prox", "proxdual"])
 @pytest.mark.parametrize(("make", "budget"), READ_VALUES.values(), ids=READ_VALUES)
-def test_proximal_operator_that_decides_by_values(make, budget, method):
+def test_proximal_operator_that_may_read_values(make, budget, method):
     x0 = rand(N)
     expected = getattr(make(), method)(x0.copy(), 0.6)
-    with count_executions(budget=budget):
+    with set_policy(implicit_compute="allow"), count_executions(budget=budget):
         result = getattr(make(), method)(lazy(x0), 0.6)
     assert type(result) is da.Array
     assert_close(result.compute(), expected, rtol=1e-9)
 
 
-# called outside of a solver, where dask itself has no numpy.linalg.eigvalsh
-@pytest.mark.parametrize("name", sorted(set(LAZY) - {"Nuclear", "SingularValuePenalty"}))
-def test_function_value_is_a_number(name):
-    make, x0 = LAZY[name], rand(N)
-    with count_executions(budget=2):
+IN_ONE_TASK = {name: make for name, (make, _) in READ_VALUES.items()} | ONE_TASK
+
+
+@pytest.mark.parametrize("method", ["prox", "proxdual"])
+@pytest.mark.parametrize("make", IN_ONE_TASK.values(), ids=IN_ONE_TASK)
+def test_proximal_operator_that_may_not_is_one_lazy_task(make, method):
+    x0 = rand(N)
+    expected = getattr(make(), method)(x0.copy(), 0.6)
+    with count_executions(budget=0), pytest.warns(PerformanceWarning, match="in one task"):
+        result = getattr(make(), method)(lazy(x0), 0.6)
+    assert result.shape == expected.shape
+    assert result.dtype == expected.dtype
+    assert_close(result.compute(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", SOLVE.values(), ids=SOLVE)
+def test_proximal_operator_that_solves_runs_one_execution_a_step(make):
+    x0 = rand(N)
+    expected = make().prox(x0.copy(), 0.6)
+    operator = make()
+    with count_executions(budget=25) as executions:
+        result = operator.prox(lazy(x0), 0.6)
+    assert executions.count >= 5
+    assert type(result) is da.Array
+    assert_close(result.compute(), expected, rtol=1e-9)
+    started = getattr(operator, "x0", None)
+    assert started is None or type(started) is da.Array, "a warm start that a user may look at"
+
+
+def test_what_was_given_is_not_written_to():
+    # Intersection._call_ writes into its argument
+    x0, sigma = rand(N), np.full((3, 3), 0.1)
+    x = lazy(x0)
+    with set_policy(whole_array="allow"):
+        result = pyproximal.Intersection(3, N // 3, sigma, niter=5).prox(x, 1.0)
+    expected = pyproximal.Intersection(3, N // 3, sigma, niter=5).prox(x0.copy(), 1.0)
+    assert_close(result.compute(), expected, rtol=1e-12)
+    assert_close(x.compute(), x0)
+    assert_close(result.compute(), expected, rtol=1e-12)  # a task that runs again
+
+
+def test_one_task_has_the_settings_of_the_call():
+    def radius(count):
+        return 1.0 + count
+
+    x0 = rand(N)
+
+    class Ball(pyproximal.ProxOperator):
+        """Counts its calls, and does what no lazy array can."""
+
+        def __init__(self):
+            super().__init__(None, False)
+            self.count = 0
+
+        def prox(self, x, tau):
+            self.count += 1
+            return np.frombuffer(x.tobytes(), x.dtype) / radius(self.count)
+
+    ball = Ball()
+    with set_policy(whole_array="allow"):
+        first, second = ball.prox(lazy(x0), 1.0), ball.prox(lazy(x0), 1.0)
+    assert ball.count == 2
+    assert_close(second.compute(), x0 / 3)
+    assert_close(first.compute(), x0 / 2)
+
+
+def test_one_task_takes_dask_arrays_that_the_operator_holds():
+    x0, lower = rand(N), -(rand(N, seed=2) ** 2)
+
+    def make(bound):
+        penalties = [pyproximal.Log(0.5), pyproximal.Box(bound, 1.0)]
+        return pyproximal.projection.GenericIntersectionProj(
+            [pyproximal.projection.BoxProj(bound, 0.5), lambda x: penalties[1].prox(x, 1.0)]
+        )
+
+    with set_policy(whole_array="allow"), count_executions(budget=0):
+        result = make(lazy(lower))(lazy(x0))
+    assert_close(result.compute(), make(lower)(x0.copy()), rtol=1e-12)
+
+
+def test_a_policy_that_wants_no_whole_arrays_names_the_line():
+    with (
+        set_policy(whole_array="raise"),
+        pytest.raises(NotDispatchedError, match=r"numpy\.vstack .* by Log\.prox \(.*Log\.py:\d+"),
+    ):
+        pyproximal.Log(0.5).prox(lazy(rand(N)), 0.5)
+    with (
+        set_policy(whole_array="raise"),
+        pytest.raises(NotDispatchedError, match=r"float\(\) .*implicit_compute='allow'"),
+    ):
+        pyproximal.EuclideanBall(np.zeros(N), 1.0).prox(lazy(rand(N)), 0.5)
+
+
+def test_what_a_vector_is_made_of_is_worked_out_once():
+    worked_out = []
+
+    def slow(block):
+        worked_out.append(1)
+        return block + 1
+
+    x = da.map_blocks(slow, lazy(rand(N)), dtype=float, meta=np.empty(0))
+    with set_policy(implicit_compute="allow"), count_executions() as executions:
+        pyproximal.L1Ball(N, 2.0).prox(x, 1.0).compute()
+    assert executions.count > 5
+    assert len(worked_out) == x.npartitions
+
+
+def test_errors_of_a_proximal_operator_are_its_own():
+    with pytest.raises(ValueError, match="x must have size"):
+        pyproximal.VStack([pyproximal.L1()], nn=[N]).prox(lazy(rand(N + 1)), 1.0)
+    with pytest.raises(ValueError, match="tau must be positive"):
+        pyproximal.L1().prox(lazy(rand(N)), -1.0)
+
+
+VALUES = {**LAZY, **ONE_TASK, **{name: make for name, (make, _) in READ_VALUES.items()}}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_value_of_a_function_is_a_number_as_in_numpy(name):
+    make, x0 = VALUES[name], rand(N)
+    with count_executions(budget=9):
         value = make()(lazy(x0))
-    assert_close(value, make()(x0), rtol=1e-12)
+    expected = make()(x0)
+    assert type(value) is type(expected)
+    assert_close(value, expected, rtol=1e-12)
+
+
+def test_projection_by_itself():
+    x0 = rand(DIMS)
+    with set_policy(whole_array="allow"), count_executions(budget=0):
+        result = pyproximal.projection.NuclearBallProj(4, 0.5)(lazy(x0))
+    assert_close(result.compute(), pyproximal.projection.NuclearBallProj(4, 0.5)(x0), rtol=1e-12)
+
+
+def test_combinations_of_proximal_operators():
+    x0, v = rand(N), rand(N, seed=2)
+    for combine in (lambda f: f + v, lambda f: 2.0 * f, lambda f: f.H, lambda f: f.chain(f)):
+        result = combine(pyproximal.L1(0.3)).prox(lazy(x0), 0.6)
+        assert_close(result.compute(), combine(pyproximal.L1(0.3)).prox(x0, 0.6), rtol=1e-12)
+
+
+def test_result_that_does_not_depend_on_the_vector_is_lazy_too():
+    b = rand(N)
+    gradient = pyproximal.Quadratic(b=b).grad(lazy(rand(N)))
+    assert type(gradient) is da.Array
+    assert_close(gradient.compute(), b)
+
+
+class Users(pyproximal.ProxOperator):
+    """A class that a user derives, after everything has been imported."""
+
+    def __init__(self):
+        super().__init__(None, True)
+
+    def prox(self, x, tau):
+        y = np.zeros_like(x)
+        y[x > tau] = x[x > tau] - tau
+        return y
+
+
+def test_users_proximal_operator():
+    x0 = rand(N)
+    with count_executions(budget=0):
+        result, gradient = Users().prox(lazy(x0), 0.1), Users().grad(lazy(x0))
+    assert_close(result.compute(), Users().prox(x0, 0.1))
+    assert_close(gradient.compute(), Users().grad(x0))
+
+
+def test_bilinear_operator():
+    u, v, d = rand((6, 2)), rand((2, 4), seed=1), rand(N, seed=2)
+
+    def use(wrap):
+        bilinear = LowRankFactorizedMatrix(wrap(u), wrap(v), wrap(d))
+        x, y = wrap(rand(12, seed=3)), wrap(rand(8, seed=4))
+        found = [bilinear.gradx(x), bilinear.grady(y), bilinear(x, y)]
+        return [*found, bilinear.lx(x), bilinear.ly(y)], bilinear
+
+    (expected, _), (found, bilinear) = use(np.copy), use(lazy)
+    assert [type(f) for f in found] == [da.Array, da.Array, float, float, float]
+    for one, other in zip(found, expected, strict=True):
+        assert_close(np.asarray(one), other, rtol=1e-12)
+    assert type(bilinear.x) is da.Array
 
 
 def test_gradient_of_l2_with_an_operator():
@@ -133,11 +353,16 @@ def test_proximal_operator_inside_a_solver(make, dtype):
     assert_close(result, expected, rtol=1e-9)
 
 
-def test_what_needs_the_number_of_selected_elements_is_refused_by_name():
-    with pytest.raises(NotDispatchedError, match=r"numpy\.vstack .* by Log\.prox \(.*Log\.py:\d+"):
-        primal.ProximalGradient(
-            near(lazy(rand(N))), pyproximal.Log(0.5), x0=lazy(rand(N)), tau=0.5, niter=2
-        )
+@pytest.mark.parametrize("make", ONE_TASK.values(), ids=ONE_TASK)
+def test_proximal_operator_in_one_task_inside_a_solver(make):
+    b, x0 = rand(N), rand(N, seed=1)
+
+    def solve(b, x):
+        return primal.ProximalGradient(pyproximal.L2(b=b), make(), x0=x, tau=0.4, niter=5)
+
+    with pytest.warns(PerformanceWarning, match="in one task"):
+        result = solve(lazy(b), lazy(x0))
+    assert_close(result.compute(), solve(b, x0), rtol=1e-9)
 
 
 def l2(data):
@@ -222,6 +447,16 @@ def test_solver_gives_what_it_gives_for_numpy(solve, per_iteration):
     assert counts[1] - counts[0] <= 4 * per_iteration
 
 
+@pytest.mark.parametrize("wrap", [np.copy, lazy])
+def test_step_size_that_is_an_array_of_one_number(wrap):
+    b, tau = MATRIX @ rand(N), np.array([0.5])  # as 1 / Op.eigs(1) is
+    result = primal.ProximalGradient(
+        l2(lazy(b)), l1(), x0=da.zeros(N, chunks=7), tau=wrap(tau), niter=5
+    )
+    expected = primal.ProximalGradient(l2(b), l1(), x0=np.zeros(N), tau=tau, niter=5)
+    assert_close(result.compute(), expected, rtol=1e-9)
+
+
 def test_the_graph_of_an_iteration_does_not_grow():
     b = MATRIX @ rand(N)
     with count_executions() as executions:
@@ -238,3 +473,122 @@ def test_printing_each_iteration():
         lines = text.getvalue().splitlines()
         shown.append([line for line in lines if "Total time" not in line and "epsg" not in line])
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("niter", [6, 12])
+def test_warm_start_is_a_dask_array_after_a_solve(niter):
+    b = rand(N)
+    term = pyproximal.L2(Op=pylops.FirstDerivative(N), b=lazy(b), niter=3, warm=True)
+    reference = pyproximal.L2(Op=pylops.FirstDerivative(N), b=b, niter=3, warm=True)
+    for _ in range(2):  # the second solve starts from where the first one ended
+        result = primal.ADMM(term, l1(), x0=da.zeros(N, chunks=7), tau=0.5, niter=niter)[0]
+        expected = primal.ADMM(reference, l1(), x0=np.zeros(N), tau=0.5, niter=niter)[0]
+        assert type(term.x0) is da.Array
+        assert_close(result.compute(), expected, rtol=1e-6)
+
+
+def test_stepping_with_a_warm_start_executes_as_much_in_each_step():
+    b = rand(N)
+    term = pyproximal.L2(Op=pylops.FirstDerivative(N), b=lazy(b), niter=3, warm=True)
+    solver = pyproximal.optimization.cls_primal.ADMM()
+    x, z = solver.setup(term, l1(), x0=da.zeros(N, chunks=7), tau=0.5, niter=8)
+    counts = []
+    for _ in range(8):
+        with count_executions() as executions:
+            x, z = solver.step(x, z)
+        counts.append(executions.count)
+        assert type(term.x0) is da.Array
+        assert max(executions.sizes) <= 80
+    assert max(counts[2:]) == min(counts[2:])
+
+
+# ------------------------------------------------ functions that solve, of no solver class
+
+
+def thresholded(x, tau):
+    """A user's denoiser: of NumPy arrays, or of dask arrays."""
+    assert isinstance(x, (np.ndarray, da.Array))
+    return np.sign(x) * np.maximum(abs(x) - 0.01, 0)
+
+
+def solve_palm(function, niter, d, x, y):
+    bilinear = LowRankFactorizedMatrix(x.reshape(6, 2), y.reshape(2, 4), d)
+    return function(bilinear, pyproximal.Box(0, 2), pyproximal.L1(0.01), x, y, niter=niter)
+
+
+OPERATOR = pylops.MatrixMult(MATRIX)
+FUNCTIONS = {
+    "PALM": lambda wrap, niter: solve_palm(
+        palm.PALM, niter, wrap(rand(N)), wrap(abs(rand(12))), wrap(abs(rand(8)))
+    ),
+    "iPALM": lambda wrap, niter: solve_palm(
+        palm.iPALM, niter, wrap(rand(N)), wrap(abs(rand(12))), wrap(abs(rand(8)))
+    ),
+    "PALM-backtracking": lambda wrap, niter: palm.PALM(
+        LowRankFactorizedMatrix(wrap(abs(rand((6, 2)))), wrap(abs(rand((2, 4)))), wrap(rand(N))),
+        pyproximal.Box(0, 2), pyproximal.L1(0.01), wrap(abs(rand(12))), wrap(abs(rand(8))),
+        gammaf=None, gammag=1.0, niter=niter,
+    ),
+    "SR3": lambda wrap, niter: sr3.SR3(
+        OPERATOR, DERIVATIVE, wrap(MATRIX @ rand(N)), kappa=1.0, eps=0.1, x0=wrap(np.zeros(N)),
+        iter_lim_outer=niter, iter_lim_inner=4,
+    ),
+    "SR3-scipy": lambda wrap, niter: sr3.SR3(
+        OPERATOR, DERIVATIVE, wrap(MATRIX @ rand(N)), kappa=1.0, eps=0.1, x0=wrap(np.zeros(N)),
+        adaptive=False, iter_lim_outer=niter, iter_lim_inner=4,
+    ),
+    "Bregman": lambda wrap, niter: bregman.Bregman(
+        near(wrap(rand(N))), l1(), x0=wrap(np.zeros(N)), solver=primal.ADMM, tau=0.5, niter=niter,
+        niterouter=3,
+    ),
+    "Segment": lambda wrap, niter: segmentation.Segment(
+        wrap(rand(DIMS)), np.array([-1.0, 0.0, 1.0]), 1.0, 0.1, niter=niter,
+        kwargs_simplex={"engine": "numba"},
+    ),
+    "PlugAndPlay": lambda wrap, niter: pnp.PlugAndPlay(
+        near(wrap(rand(N))), thresholded, DIMS, x0=wrap(np.zeros(N)), tau=0.5, niter=niter
+    ),
+    "RED": lambda wrap, niter: red.RED(
+        near(wrap(rand(N))), pyproximal.RED(thresholded, DIMS, 0.5, niter=3), x0=wrap(np.zeros(N)),
+        solver=primal.ADMM, tau=0.5, niter=niter,
+    ),
+    "RED-gradient": lambda wrap, niter: red.RED(
+        near(wrap(rand(N))), pyproximal.RED(thresholded, DIMS, 0.5), x0=wrap(np.zeros(N)),
+        solver="gradientdescent", alpha=0.1, niter=niter,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("solve", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_function_that_solves_gives_what_it_gives_for_numpy(solve):
+    tasks = []
+    for niter in (3, 6, 12):
+        expected = solve(np.copy, niter)
+        with count_executions() as executions:
+            results = tuple_of(solve(lazy, niter))
+            assert all(type(result) is da.Array for result in results)
+            for result, other in zip(results, tuple_of(expected), strict=True):
+                assert_close(result.compute(), other, rtol=1e-9)
+        tasks.append(sum(executions.sizes))
+    assert tasks[2] - tasks[1] <= 2.4 * (tasks[1] - tasks[0]), "work is done again"
+
+
+def tuple_of(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def test_disabled_proximal_operators_are_pyproximals_own():
+    before = vars(pyproximal.L1)["prox"]
+    with pylops_dispatch.disabled():
+        assert vars(pyproximal.L1)["prox"] is not before
+        assert "__init_subclass__" not in vars(pyproximal.ProxOperator)
+    assert vars(pyproximal.L1)["prox"] is before
+
+
+def test_proximal_operators_can_be_sent():
+    term = pyproximal.VStack([pyproximal.L1(0.3), pyproximal.Log(0.5)], nn=[10, 14])
+    copied = pickle.loads(pickle.dumps(term))
+    with set_policy(whole_array="allow"):
+        result = copied.prox(lazy(rand(N)), 0.5)
+    assert_close(result.compute(), term.prox(rand(N), 0.5))

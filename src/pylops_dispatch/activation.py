@@ -12,8 +12,18 @@ from typing import Any
 
 import pylops
 import scipy.sparse.linalg
+from dask.array.core import Array as DaskArray
 
-from pylops_dispatch import construction, entry, multiplication, namespace, scipy_solvers, solvers
+from pylops_dispatch import (
+    construction,
+    entry,
+    multiplication,
+    namespace,
+    packages,
+    scipy_solvers,
+    solvers,
+)
+from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -55,8 +65,8 @@ _SEAMS = {
 _lock = threading.RLock()
 _enabled = False
 _suspended = 0
-# what was put where: (owner, attribute, original, replacement) for classes
-_class_changes: list[tuple[type, str, Any, Any]] = []
+# what was put where: (owner, attribute, original, replacement) for classes and modules
+_class_changes: list[tuple[Any, str, Any, Any]] = []
 # and for functions, by identity, wherever they are bound: replacement and original
 _functions: list[tuple[Any, Any]] = []
 # replacements are made once: enabling again puts the same objects back
@@ -115,6 +125,11 @@ def enable() -> None:
         _change_functions()
         _change_classes()
         _enabled = True
+        for package, watcher in _watchers.items():
+            if package in sys.modules:
+                _change_package(package)
+            else:
+                watcher.watch()
 
 
 def disable() -> None:
@@ -123,13 +138,15 @@ def disable() -> None:
     with _lock:
         if not _enabled:
             return
+        for watcher in _watchers.values():
+            watcher.leave()
         for owner, name, original, _ in reversed(_class_changes):
             if original is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
         _class_changes.clear()
-        _rebind({id(new): old for old, new in _functions}, {})
+        _rebind({id(new): old for old, new in _functions})
         _functions.clear()
         _enabled = False
 
@@ -169,12 +186,6 @@ def _change_functions() -> None:
         functions = [getattr(module, name) for name in applications]
         _functions.extend(_replacement(old, solvers.application) for old in functions)
     sparsity = importlib.import_module("pylops.optimization.cls_sparsity")
-    scipy_functions = [
-        _replacement(scipy.sparse.linalg.lsqr, scipy_solvers.lsqr),
-        _replacement(scipy.sparse.linalg.cg, scipy_solvers.cg),
-    ]
-    if hasattr(sparsity, "ext_spgl1"):  # the package is optional
-        scipy_functions.append(_replacement(sparsity.ext_spgl1, scipy_solvers.vectors_here))
     metrics = importlib.import_module("pylops.utils.metrics")
     _functions.extend(
         _replacement(getattr(metrics, name), solvers.metric)
@@ -191,10 +202,22 @@ def _change_functions() -> None:
         for name in names:
             old = getattr(module, name)
             _functions.append(_replacement(old, solvers.solver_function))
-    _rebind(
-        {id(old): new for old, new in _functions}, {id(old): new for old, new in scipy_functions}
-    )
-    _functions.extend(scipy_functions)
+    _rebind({id(old): new for old, new in _functions})
+    _change_scipy("pylops")
+    if hasattr(sparsity, "ext_spgl1"):  # the package is optional
+        changed = _replacement(sparsity.ext_spgl1, scipy_solvers.vectors_here)
+        _rebind({id(changed[0]): changed[1]}, within="pylops.")
+        _functions.append(changed)
+
+
+def _change_scipy(package: str) -> None:
+    """Replace SciPy's solvers under the names that a package has for them, and no others."""
+    changed = [
+        _replacement(scipy.sparse.linalg.lsqr, scipy_solvers.lsqr),
+        _replacement(scipy.sparse.linalg.cg, scipy_solvers.cg),
+    ]
+    _rebind({id(old): new for old, new in changed}, within=f"{package}.")
+    _functions.extend(changed)
 
 
 def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -203,27 +226,21 @@ def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
     return old, _made[old]
 
 
-def _rebind(everywhere: dict[int, Any], in_pylops: dict[int, Any]) -> None:
-    """Replace functions, by identity, in every module that has bound them.
-
-    Those of `in_pylops` are others' functions, under the names that PyLops has for them.
-    """
+def _rebind(replacements: dict[int, Any], within: str = "") -> None:
+    """Replace functions, by identity, in every module `within` that has bound them."""
     for module_name, module in list(sys.modules.items()):
-        if module is None or module is sys.modules[__name__]:
+        if module is None or module is sys.modules[__name__] or not module_name.startswith(within):
             continue
         try:
             attributes = vars(module)
         except TypeError:
             continue
-        replaced = everywhere
-        if module_name.startswith("pylops."):
-            replaced = everywhere | in_pylops
         # of some 10^5 attributes in all: most modules have none of the functions
-        if replaced.keys().isdisjoint(map(id, attributes.values())):
+        if replacements.keys().isdisjoint(map(id, attributes.values())):
             continue
         for name, value in list(attributes.items()):
-            if id(value) in replaced:
-                setattr(module, name, replaced[id(value)])
+            if id(value) in replacements:
+                setattr(module, name, replacements[id(value)])
 
 
 def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
@@ -254,13 +271,18 @@ def _change_classes() -> None:
 def _change_solvers() -> None:
     """Change PyLops's solvers, and those that other packages derive from its base class."""
     base = importlib.import_module("pylops.optimization.basesolver").Solver
+    _change_derived(base, _change_solver)
+
+
+def _change_derived(base: Any, change: Callable[[type], None]) -> None:
+    """Change the classes that derive from one, now and later."""
     for cls in _subclasses(base):
-        _change_solver(cls)
+        change(cls)
 
     def derived(cls: Any, /, **kwargs: Any) -> None:
         super(base, cls).__init_subclass__(**kwargs)
         with _lock:
-            _change_solver(cls)
+            change(cls)
 
     hook = _made.setdefault((base, "__init_subclass__", _ABSENT), classmethod(derived))
     base.__init_subclass__ = hook
@@ -270,6 +292,46 @@ def _change_solvers() -> None:
 def _change_solver(cls: type) -> None:
     for name in solvers.methods_of(cls):
         _change(cls, name, solvers.solver_method)
+
+
+def _change_package(package: str) -> None:
+    """Change the ways into a package that is built on PyLops, and has been imported."""
+    with _lock:
+        if not _enabled:
+            return
+        _change_scipy(package)
+        changed = []
+        for module_name, names in packages.FUNCTIONS[package].items():
+            found = (getattr(sys.modules.get(module_name), name, None) for name in names)
+            changed += [_replacement(old, solvers.solver_function) for old in found if old]
+        _rebind({id(old): new for old, new in changed}, within=f"{package}.")
+        _functions.extend(changed)
+        for module_name, name in packages.ARRAYS[package].items():
+            module = sys.modules.get(module_name)
+            if hasattr(module, name):
+                original = getattr(module, name)
+                kinds = (original, DispatchArray, DaskArray)
+                lazy_too = _made.setdefault((module, name, original), kinds)
+                setattr(module, name, lazy_too)
+                _class_changes.append((module, name, original, lazy_too))
+        for (module_name, name), methods in packages.METHODS[package].items():
+            base = getattr(sys.modules.get(module_name), name, None)
+            if base is not None:
+                change = functools.partial(_change_methods, methods)
+                change(base)
+                _change_derived(base, change)
+
+
+def _change_methods(methods: dict[str, packages.Wrap], cls: type) -> None:
+    for name, make in methods.items():
+        if name in vars(cls):
+            _change(cls, name, functools.partial(make, cls, name))
+
+
+_watchers = {
+    package: packages.WhenImported(package, functools.partial(_change_package, package))
+    for package in packages.METHODS
+}
 
 
 def change_operator(cls: type) -> None:
@@ -321,8 +383,6 @@ def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
 
 
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
-    from pylops_dispatch.array import DispatchArray
-
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is not DispatchArray:
             return original(self, x)

@@ -213,7 +213,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     # ---- values ----------------------------------------------------------------------
 
     def read(self, what: str) -> Any:
-        """Return the scalar of a 0-d box.
+        """Return the only element of a box.
 
         In a solver this first persists, in one execution, all that the step made; elsewhere
         it is an implicit compute, and a matter of policy.
@@ -224,11 +224,14 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
                 if what == "bool()"
                 else "only 0-dimensional arrays can be converted to Python scalars"
             )
+        if self.ndim:
+            return self.reshape(()).read(what)
         if self._value is None:
             current = session.get()
-            if current is None or self.ndim:
+            if current is None or not current.may_read:
                 report_implicit_compute(what)
-                self._value = self.dask().compute()[(0,) * self.ndim]
+            if current is None:
+                self._value = self.dask().compute()[()]
             else:
                 current.persist(self)
         return self._value

@@ -33,8 +33,13 @@ from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import run_whole
 from pylops_dispatch.scipy_solvers import scipy_lsqr
 
-# what an operator's own code raises when it meets a box where only a NumPy array will do
-_UNSUITED = (TypeError, AttributeError)
+
+def is_unsuited(error: Exception) -> bool:
+    """Whether code raises this that meets a box where only a NumPy array will do."""
+    # Numba has its own hierarchy of errors for arguments that it cannot type
+    return isinstance(error, (TypeError, AttributeError)) or type(error).__module__.startswith(
+        "numba."
+    )
 
 
 def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -135,15 +140,9 @@ def _apply_or_whole(
         return original(op, x)
     try:
         return _in_chunks_of(x, _checked(original(op, x), op))
-    except NotDispatchedError as error:
-        reason = str(error)
-    except _UNSUITED as error:
-        if _is_known(op):
-            raise
-        reason = str(error)
     except Exception as error:
-        # Numba has its own hierarchy of errors for arguments that it cannot type
-        if _is_known(op) or not type(error).__module__.startswith("numba."):
+        refused = isinstance(error, NotDispatchedError)
+        if not is_unsuited(error) or (_is_known(op) and not refused):
             raise
         reason = str(error).partition("\n")[0]
     y = run_whole(type(op), op, x.reshape(-1), adjoint, reason)

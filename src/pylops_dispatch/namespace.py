@@ -15,7 +15,7 @@ import scipy.linalg
 import scipy.signal
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, as_box, is_dask
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, is_lazy
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched, report_implicit_compute
 
@@ -81,6 +81,9 @@ class _DaskNamespace:
 
     def asarray(self, a: Any, dtype: Any = None, **kwargs: Any) -> Any:
         """Return boxes and dask arrays as they are, other things as NumPy arrays."""
+        if isinstance(a, (list, tuple)) and holds(a, is_lazy):
+            stacked: Any = np.stack([as_box(self.asarray(part)) for part in a])
+            return stacked if dtype is None else stacked.astype(dtype)
         if isinstance(a, (DispatchArray, DaskArray)):
             return a if dtype is None else a.astype(dtype)
         return np.asarray(a, dtype=dtype, **kwargs)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import math
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,7 @@ _DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, o
 
 def is_operator(value: Any) -> bool:
     """Whether `value` is a linear operator; ``isinstance`` of its abstract base class is slow."""
-    cls: Hashable = type(value)
-    return _is_operator_class(cls)
+    return _is_operator_class(type(value))  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import scipy.sparse.linalg
 from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, values_of, walk
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, values_of, walk
 from pylops_dispatch.policy import announce_numpy_vectors
 
 # keywords that only PyLops's solvers have: with these, it is PyLops's route that is wanted
@@ -34,9 +35,16 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
             return _flat(pylops.cgls(A, b, **kwargs))
         given = signature.bind(A, b, *args, **kwargs)
         given.apply_defaults()
-        return _lsqr(**given.arguments)
+        with _solving():
+            return _lsqr(**given.arguments)
 
     return wrapper
+
+
+def _solving() -> AbstractContextManager[None]:
+    """A solver inside another function frees its vectors, and may read values."""
+    current = session.get()
+    return nullcontext() if current is None else current.letting_go()
 
 
 def _lsqr(
@@ -114,9 +122,10 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
         # PyLops stops at the square of the residual's norm
-        tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2
-        niter = 10 * A.shape[0] if maxiter is None else int(maxiter)
-        x, iterations, _ = _flat(pylops.cg(A, b, x0, niter=niter, tol=tol, **kwargs))
+        with _solving():
+            tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2
+            niter = 10 * A.shape[0] if maxiter is None else int(maxiter)
+            x, iterations, _ = _flat(pylops.cg(A, b, x0, niter=niter, tol=tol, **kwargs))
         return x, int(iterations) if iterations >= niter else 0
 
     return wrapper

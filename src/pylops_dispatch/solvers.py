@@ -63,6 +63,34 @@ class Session:
         self._lineage = Lineage()
         self.before: Before | None = None  # what the step being taken began with
         self._solvers: list[weakref.ref[Any]] = []
+        self._solving = 0  # functions that solve, one inside another
+        self._visited: dict[int, weakref.ref[Any]] = {}
+        self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
+
+    @property
+    def may_read(self) -> bool:
+        """Whether values may be read; solvers do so in each step."""
+        return True
+
+    def visit(self, owner: Any) -> None:
+        """Know an object that may keep boxes; outside of this session they are dask arrays."""
+        self._visited[id(owner)] = weakref.ref(owner)
+
+    def come_in(self) -> None:
+        """Let the objects that were visited hold their boxes again."""
+        for owner, name, seen, boxes in self._shown:
+            if vars(owner).get(name) is seen:
+                vars(owner)[name] = boxes
+        self._shown = []
+
+    def go_out(self) -> None:
+        """Let the objects that were visited hold dask arrays."""
+        alive = (made() for made in self._visited.values())
+        for owner in [owner for owner in alive if owner is not None]:
+            for name, value in list(vars(owner).items()):
+                if holds(value, is_box):
+                    vars(owner)[name] = lower_all(value)
+                    self._shown.append((owner, name, vars(owner)[name], value))
 
     def adopt(self, solver: Any) -> None:
         """Know a solver that PyLops makes inside of one of its functions."""
@@ -75,9 +103,11 @@ class Session:
         Each solver is in a cycle: ``Solver._registercallbacks`` keeps bound methods in it.
         """
         known = len(self._solvers)
+        self._solving += 1
         try:
             yield
         finally:
+            self._solving -= 1
             for solver in [made() for made in self._solvers[known:]]:
                 for name in () if solver is None else ("setup", "step", "run"):
                     vars(solver).pop(name, None)
@@ -240,18 +270,20 @@ _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 def in_session(own: Session) -> Iterator[None]:
     """Let boxes made here belong to `own`."""
     token = session.set(own)
+    own.come_in()
     try:
         yield
     finally:
+        own.go_out()
         session.reset(token)
 
 
-def _result(value: Any) -> Any:
+def result_of(value: Any) -> Any:
     """Take boxes out of a solver's result; scalars come out as NumPy's, as they would."""
     if isinstance(value, DispatchArray):
         return value.read("a solver's result") if value.ndim == 0 else lower(value)
     if isinstance(value, (list, tuple)):
-        found = [_result(v) for v in value]
+        found = [result_of(v) for v in value]
         return found if isinstance(value, list) else tuple(found)
     return value
 
@@ -337,13 +369,14 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         if holds((args, kwargs), is_box):
             with nullcontext() if outer is None else outer.letting_go():
                 return original(*args, **kwargs)  # inside another solver
-        if callable(kwargs.get("callback")):
-            kwargs["callback"] = lowered(kwargs["callback"])
+        for name, value in kwargs.items():
+            if name.endswith("callback") and callable(value):
+                kwargs[name] = lowered(value)
         own = new_session.get()()
         own.know((args, kwargs))
         with in_session(own), own.letting_go():
             given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
-            return _result(original(*given, **named))
+            return result_of(original(*given, **named))
 
     return wrapper
 
@@ -372,7 +405,7 @@ def application(
         current = new_session.get()()
         current.know((list(given.values()), [vars(solver) for solver in own]))
         with in_session(current), current.letting_go(), inside:
-            return _result(original(*own, **walk(given, is_dask, lift)))
+            return result_of(original(*own, **walk(given, is_dask, lift)))
 
     return wrapper
 
@@ -412,7 +445,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         known.know((vars(self), args, kwargs))
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
             given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
-            return _result(original(self, *given, **named))
+            return result_of(original(self, *given, **named))
 
     return wrapper
 
@@ -432,9 +465,10 @@ def _is_lazy_operator(op: Any) -> bool:
 
 
 def _lengths(values: Any) -> set[int]:
-    """Return the lengths that vectors of the operators among `values` have."""
+    """Return the lengths of vectors: of the operators among `values`, else of lazy arrays."""
     operators = found(values, lambda value: isinstance(value, LinearOperator))
-    return {int(n) for op in operators for n in op.shape}
+    lengths = {int(n) for op in operators for n in op.shape}
+    return lengths or {int(n) for x in found(values, is_lazy) for n in (x.size, *x.shape)}
 
 
 def _boxed(values: Any, lengths: set[int]) -> Any:

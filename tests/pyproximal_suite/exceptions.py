@@ -3,12 +3,9 @@
 Each of them must fail: one that passes is reported.
 """
 
-_MASK = (
-    "called outside of a solver it gets dask's own array, where a mask selects an unknown number "
-    "of elements; inside a solver it works (tests/test_pyproximal.py)"
-)
-
 EXCEPTIONS: dict[str, str] = {
-    f"test_concave_penalties.py::test_{name}[": _MASK
-    for name in ("ETP", "Geman", "Log", "Log1", "QuadraticEnvelopeCard", "SCAD")
+    "test_projection.py::test_Simplex[par0]": (
+        "asks whether a sum in single precision is within 1e-8 of NumPy's own sum of the same "
+        "numbers: a sum of blocks differs from it in the last digit"
+    ),
 }

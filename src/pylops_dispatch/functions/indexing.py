@@ -570,5 +570,16 @@ def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None
     target.assign(np.add(target, DispatchArray(added)))
 
 
+@implements(np.bincount)
+def _bincount(x: Any, /, weights: Any = None, minlength: int = 0) -> DispatchArray:
+    if isinstance(x, DispatchArray):
+        lazy = None if weights is None else as_box(weights, x).dask()
+        return DispatchArray(da.bincount(x.dask(), weights=lazy, minlength=minlength))
+    positions = np.asarray(x)
+    n = max(int(positions.max(initial=-1)) + 1, minlength)
+    values = as_box(weights).dask().astype(float)
+    return DispatchArray(scatter(values, positions, 0, n, accumulate=True))
+
+
 def _is_whole(index: Any, n: int) -> bool:
     return isinstance(index, slice) and _range(index, n) == (0, n)

@@ -7,6 +7,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.array.core import Array as DaskArray
 from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box
@@ -29,7 +30,17 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
         return (np.max if ord > 0 else np.min)(np.abs(box))
     if vector and ord == 0:
         return np.sum(box != 0).astype(real_dtype(box.dtype))
-    return DispatchArray(da.linalg.norm(box.dask(), ord=ord, axis=axis, keepdims=keepdims))
+    array = box.dask()
+    if ord in (2, -2, "nuc") and axis is None:
+        array = _in_strips(array)
+    return DispatchArray(da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims))
+
+
+def _in_strips(matrix: DaskArray) -> DaskArray:
+    """Return a matrix cut along its longer axis only, as dask's singular values need it."""
+    if matrix.ndim != 2 or 1 in matrix.numblocks:
+        return matrix
+    return matrix.rechunk({int(np.argmin(matrix.shape)): -1})
 
 
 @implements(np.dot)
@@ -74,19 +85,31 @@ _factorised(np.linalg.inv)
 _factorised(np.linalg.solve)
 
 
+def _matrix(a: Any, name: str) -> DaskArray:
+    matrix = as_box(a).dask()
+    if matrix.ndim != 2:
+        raise not_dispatched(f"numpy.linalg.{name} of a stack", "Take one matrix at a time.")
+    return matrix
+
+
+def _whole_matrix(
+    name: str, matrix: DaskArray, *args: Any, nout: int | None = None, **kwargs: Any
+) -> Any:
+    if matrix.npartitions > 1:
+        announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
+    function = delayed(getattr(np.linalg, name), pure=True, nout=nout)
+    return function(matrix.rechunk(-1), *args, **kwargs)
+
+
 def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
     """Register a function that needs all of a matrix, and gives one array: one lazy task."""
     name = func.__name__
 
     @implements(func)
     def shim(a: Any, *args: Any, **kwargs: Any) -> Any:
-        matrix = as_box(a).dask()
-        if matrix.ndim != 2:
-            raise not_dispatched(f"numpy.linalg.{name} of a stack", "Take one matrix at a time.")
-        if matrix.npartitions > 1:
-            announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
+        matrix = _matrix(a, name)
+        result = _whole_matrix(name, matrix, *args, **kwargs)
         dtype = np.asarray(func(np.ones((1, 1), matrix.dtype), *args, **kwargs)).dtype
-        result = delayed(func, pure=True)(matrix.rechunk(-1), *args, **kwargs)
         return DispatchArray(da.from_delayed(result, shape(*matrix.shape), dtype))
 
 
@@ -94,6 +117,28 @@ _of_a_matrix(np.linalg.pinv, lambda m, n: (n, m))
 _of_a_matrix(np.linalg.eigvalsh, lambda m, n: (n,))
 _of_a_matrix(np.linalg.svdvals, lambda m, n: (min(m, n),))
 _of_a_matrix(np.linalg.det, lambda m, n: ())
+
+
+@implements(np.linalg.svd)
+def _svd(
+    a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False
+) -> Any:
+    """Singular values and vectors: in parallel, or with full matrices in one lazy task."""
+    if not compute_uv:
+        return np.linalg.svdvals(a)
+    matrix = _matrix(a, "svd")
+    if full_matrices:
+        parts = _whole_matrix("svd", matrix, nout=3, hermitian=hermitian)
+        m, n = matrix.shape
+        shapes = ((m, m), (min(m, n),), (n, n))
+        dtypes = [part.dtype for part in np.linalg.svd(np.ones((1, 1), matrix.dtype))]
+        arrays = map(da.from_delayed, parts, shapes, dtypes)
+    else:
+        arrays = da.linalg.svd(_in_strips(matrix))
+    return _SVD_RESULT(*(DispatchArray(array) for array in arrays))
+
+
+_SVD_RESULT: Any = type(np.linalg.svd(np.ones((1, 1))))
 
 
 @implements(np.gradient)
