@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pylops_dispatch import optimisation
 from pylops_dispatch.array import lift, lower
 from pylops_dispatch.liveness import unreachable
-from pylops_dispatch.optimisation import elementwise, straight_tasks
+from pylops_dispatch.optimisation import elementwise, persist, straight_tasks
+from pylops_dispatch.pieces import in_memory
 
 from .helpers import assert_same, graph_of, rand, to_dask
 
@@ -53,6 +54,24 @@ def executed(array):
     with straight_tasks():
         (done,) = dask.persist(array, scheduler=get)
     return tasks, done
+
+
+def test_arrays_that_are_persisted_together_stay_what_they_are():
+    x = to_dask(rand((6, 4)), (2, 4))
+    arrays = [x + 1, (x + 1).sum(), x[:, :0]]
+    calls = []
+
+    def get(graph, keys, **kwargs):
+        calls.append(list(keys))
+        return dask.get(graph, keys, **kwargs)
+
+    with dask.config.set(scheduler=get):
+        done = persist(arrays)
+    assert len(calls) == 1
+    for before, after in zip(arrays, done, strict=True):
+        assert in_memory(after)
+        assert (after.name, after.chunks, after.dtype) == (before.name, before.chunks, before.dtype)
+        np.testing.assert_array_equal(after.compute(), before.compute())
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)

@@ -35,7 +35,7 @@ from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
-from pylops_dispatch.optimisation import elementwise, straight_tasks
+from pylops_dispatch.optimisation import elementwise, persist
 from pylops_dispatch.placing import vectors_together
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
@@ -226,8 +226,8 @@ class Session:
 
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
-        with vectors_together(arrays), straight_tasks():
-            return dask.persist(*arrays)
+        with vectors_together(arrays):
+            return persist(arrays)
 
     def values(self, scalars: list[DaskArray]) -> list[Any]:
         """Return the values of 0-d arrays; only futures have to be fetched, all at once."""
