@@ -171,6 +171,45 @@ def test_a_slice_at_the_borders_of_a_piece_gives_the_piece_back():
     assert lower(y[30:42].reshape(4, 3)).name == b.name
 
 
+def test_a_slice_of_rows_of_a_piece_keeps_their_chunks():
+    a = to_dask(rand((6, 4, 5)), ((2, 1, 3), (3, 1), (2, 3)))
+    y = stacked([box(rand(7)), lift(a)])
+    for rows in [slice(1, 4), slice(3, 6), slice(0, 2), slice(4, 5)]:
+        part = lower(y[7 + 20 * rows.start : 7 + 20 * rows.stop].reshape(a[rows].shape))
+        assert part.chunks == a[rows].chunks
+        assert_same(part, a.compute()[rows])
+    inner = lower(y[7 + 20 * 2 + 5 : 7 + 20 * 2 + 15].reshape(2, 5))  # rows of one row
+    assert inner.chunks == a[2, 1:3].chunks
+    assert_same(inner, a.compute()[2, 1:3])
+
+
+VECTOR_KEYS = [
+    *(17, -1, slice(3, 20), slice(13, 16), slice(20, 20), slice(None, None, 7)),
+    *([29, 2, 13, 2], np.arange(4, 27), np.arange(30) % 3 == 0),
+]
+
+
+@pytest.mark.parametrize("layout", ["one piece", "a matrix", "pieces", "zeros between pieces"])
+def test_any_part_of_a_vector_can_be_read_and_written(layout):
+    for key in VECTOR_KEYS:
+        x0 = rand(30)
+        if layout == "zeros between pieces":
+            x0[12:18] = 0
+            y = get_array_module(box(x0)).zeros(30)
+            y[:12], y[18:] = box(x0[:12]), box(x0[18:].reshape(4, 3)).ravel()
+        elif layout == "pieces":
+            y = stacked([box(x0[:12].reshape(3, 4)), box(x0[12:])])
+        else:
+            y = box(x0.reshape(SHAPE)).ravel() if layout == "a matrix" else box(x0)
+        with forbid_executions():
+            part = y[key]
+        check(part, x0[key])
+        with forbid_executions():
+            y[key] = rand(x0[key].shape, seed=3)
+        x0[key] = rand(x0[key].shape, seed=3)
+        assert_same(lower(y), x0)
+
+
 def test_arithmetic_on_pieces_stays_on_the_pieces():
     a, b = to_dask(rand(SHAPE), CHUNKS), to_dask(rand((4, 3)), 2)
     y = stacked([lift(a), lift(b)])

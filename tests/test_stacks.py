@@ -81,6 +81,19 @@ def test_an_operator_on_many_blocks_keeps_them():
     assert y.numblocks == (8,)
 
 
+@pytest.mark.parametrize("chunks", [(5, N), (5, 5)], ids=str)
+@pytest.mark.parametrize("stack", STACKS)
+def test_matrices_of_many_blocks_are_not_gathered(stack, chunks):
+    matrices = [rand((N, N), seed=seed) for seed in range(2)]
+    lazy = STACKS[stack]([pylops.MatrixMult(da.from_array(a, chunks=chunks)) for a in matrices])
+    op = STACKS[stack]([pylops.MatrixMult(a) for a in matrices])
+    for one, other, n in ((op, lazy, op.shape[1]), (op.H, lazy.H, op.shape[0])):
+        x = rand(n)
+        y = other @ da.from_array(x, chunks=N)
+        assert_same(y, one @ x)
+        assert len([key for key in graph_of(y) if "MatrixMult" in str(key[0])]) >= 8
+
+
 def test_operators_of_a_stack_count_their_applications():
     def applied(x):
         parts = [matrix(np.asarray, "float64", seed) for seed in range(3)]
