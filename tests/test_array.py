@@ -178,9 +178,9 @@ def test_a_slice_of_rows_of_a_piece_keeps_their_chunks():
         part = lower(y[7 + 20 * rows.start : 7 + 20 * rows.stop].reshape(a[rows].shape))
         assert part.chunks == a[rows].chunks
         assert_same(part, a.compute()[rows])
-    inner = lower(y[7 + 20 * 2 + 5 : 7 + 20 * 2 + 15].reshape(2, 5))  # rows of one row
-    assert inner.chunks == a[2, 1:3].chunks
-    assert_same(inner, a.compute()[2, 1:3])
+    inner = lower(y[7 + 20 * 2 + 5 : 7 + 20 * 3].reshape(3, 5))  # rows within a row
+    assert inner.chunks == a[2, 1:].chunks
+    assert_same(inner, a.compute()[2, 1:])
 
 
 VECTOR_KEYS = [
@@ -189,14 +189,19 @@ VECTOR_KEYS = [
 ]
 
 
+def zeros_between_pieces(x0):
+    y = get_array_module(box(x0)).zeros(30, dtype=x0.dtype)
+    y[:12], y[18:] = box(x0[:12]), box(x0[18:].reshape(4, 3)).ravel()
+    return y
+
+
 @pytest.mark.parametrize("layout", ["one piece", "a matrix", "pieces", "zeros between pieces"])
 def test_any_part_of_a_vector_can_be_read_and_written(layout):
     for key in VECTOR_KEYS:
         x0 = rand(30)
         if layout == "zeros between pieces":
             x0[12:18] = 0
-            y = get_array_module(box(x0)).zeros(30)
-            y[:12], y[18:] = box(x0[:12]), box(x0[18:].reshape(4, 3)).ravel()
+            y = zeros_between_pieces(x0)
         elif layout == "pieces":
             y = stacked([box(x0[:12].reshape(3, 4)), box(x0[12:])])
         else:
@@ -205,8 +210,8 @@ def test_any_part_of_a_vector_can_be_read_and_written(layout):
             part = y[key]
         check(part, x0[key])
         with forbid_executions():
-            y[key] = rand(x0[key].shape, seed=3)
-        x0[key] = rand(x0[key].shape, seed=3)
+            y[key] = rand(x0[key].shape, "float32", seed=3)
+        x0[key] = rand(x0[key].shape, "float32", seed=3)
         assert_same(lower(y), x0)
 
 
@@ -268,6 +273,32 @@ def test_zeros_take_the_layout_of_what_they_meet():
     ]:
         assert_same(lower(y), x.compute().ravel())
         assert lower(y.reshape(SHAPE)).chunks == x.chunks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_zeros_between_pieces_are_zeros_and_nothing_else_is(dtype):
+    x0 = rand(30, dtype)
+    x0[12:18] = 0
+    y = zeros_between_pieces(x0)
+    for function in [
+        lambda x: x.astype("complex64"),
+        lambda x: x.conj(),
+        lambda x: x.real,
+        lambda x: x.imag,
+        lambda x: x.copy(),
+        lambda x: -x,
+        lambda x: 3 * x - x / 2,
+        lambda x: np.abs(x) + 1,
+        lambda x: np.exp(x),
+        lambda x: x[::-1] + x,
+        lambda x: x.reshape(10, 3).T,
+        lambda x: np.concatenate([x, x]),
+    ]:
+        with forbid_executions():
+            found = function(y)
+        assert_same(lower(found), function(x0))
+    check(np.vdot(y, y), np.vdot(x0, x0))
+    check(np.linalg.norm(y), np.linalg.norm(x0))
 
 
 def test_zeros_copy_then_accumulate():
@@ -345,6 +376,7 @@ KEYS = [
     np.array([True, False, True, True, False, True]),
     (None, slice(2)),
     ([0, 1, 5], [2, 2, 0]),
+    (np.array([[0, 1], [-1, 3]]), np.array([[2, -1], [0, 1]])),
 ]
 
 
@@ -736,6 +768,7 @@ WRITES = {
     ),
     "add.at": lambda x: np.add.at(x, [0, 0, 3], 1.0),
     "add.at nd": lambda x: np.add.at(x, (slice(None), np.array([0, 0, 3])), 1.0),
+    "add.at rows": lambda x: np.add.at(x, (slice(1, 3), np.array([0, 0, 3])), 1.0),
     "subtract.at": lambda x: np.subtract.at(x, [1], 2.0),
     "fill": lambda x: x.fill(2.0),
     "sort": lambda x: x.sort(),

@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+from pylops import signalprocessing as sp
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
@@ -44,6 +45,33 @@ def test_chunks_survive_on_all_axes(entry, direction):
         y = op @ x if direction == "forward" else op.H @ x
     assert y.chunks == x.chunks
     assert moves(y) == []
+
+
+ALONG_AN_AXIS = {
+    "FirstDerivative": lambda axis: pylops.FirstDerivative((8, 9), axis=axis),
+    "SecondDerivative": lambda axis: pylops.SecondDerivative((8, 9), axis=axis),
+    "Smoothing1D": lambda axis: pylops.Smoothing1D(3, (8, 9), axis=axis),
+    "Convolve1D": lambda axis: sp.Convolve1D((8, 9), rand(3), offset=1, axis=axis),
+    "NonStationaryConvolve1D": lambda axis: sp.NonStationaryConvolve1D(
+        (9, 9), rand((3, 5)), ih=(2, 4, 6), axis=axis
+    ),
+    "CausalIntegration": lambda axis: pylops.CausalIntegration((8, 9), axis=axis),
+    "Diagonal": lambda axis: pylops.Diagonal(rand(9), dims=(9, 9), axis=axis),
+    "Sum": lambda axis: pylops.Sum((8, 9), axis=axis),
+    "Flip": lambda axis: pylops.Flip((8, 9), axis=axis),
+    "FFT": lambda axis: sp.FFT((8, 9), axis=axis),
+    "DCT": lambda axis: sp.DCT((8, 9), axes=axis),
+}
+
+
+@pytest.mark.parametrize("make", ALONG_AN_AXIS.values(), ids=ALONG_AN_AXIS)
+def test_an_axis_counted_from_the_end_is_worked_on_alike(make):
+    for axis in (0, 1):
+        graphs = []
+        for op in (make(axis), make(axis - 2)):
+            results = [op @ da.ones(op.dims, chunks=3), op.H @ da.ones(op.dimsd, chunks=3)]
+            graphs.append([(y.chunks, len(graph_of(y))) for y in results])
+        assert graphs[0] == graphs[1]
 
 
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])

@@ -327,6 +327,17 @@ def test_memoize_operator_is_lazy():
         assert_same(result, reference @ v0)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_memoize_operator_forgets_the_oldest(direction):
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12), max_neval=2)
+    vectors = [to_dask(rand(12, seed=seed), 5) for seed in range(3)]
+    evaluations = []
+    for v in [*vectors, vectors[2], vectors[1], vectors[0]]:
+        apply(op, direction, v)
+        evaluations.append(op.neval)
+    assert evaluations == [1, 2, 3, 3, 3, 4]
+
+
 def test_operator_counts_its_applications():
     op = pylops.FirstDerivative(12)
     x = to_dask(rand(12), 5)
