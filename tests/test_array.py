@@ -64,6 +64,17 @@ def test_lift_and_lower_give_the_same_array_back():
     assert isinstance(lift(x), DispatchArray)
 
 
+def test_a_scalar_that_has_been_read_comes_out_as_such():
+    x0 = rand(SHAPE)
+    total, row = box(x0).sum(), box(x0[:1, :1])
+    with pylops_dispatch.set_policy(implicit_compute="allow"):
+        assert float(total) == pytest.approx(x0.sum())
+        assert float(row[0, 0]) == x0[0, 0]
+    assert isinstance(lower(total), np.float64)
+    assert isinstance(lower(total.reshape(1)), da.Array)
+    assert isinstance(lower(row), da.Array)
+
+
 def test_the_box_looks_like_an_array():
     x = box(rand(SHAPE, "complex64"), CHUNKS)
     assert (x.shape, x.ndim, x.size, x.dtype) == (SHAPE, 2, 30, np.dtype("complex64"))
@@ -418,6 +429,14 @@ def test_setitem(key, value):
     v = box(v0) if value == "box" and np.ndim(v0) else v0
     if lazily_or_refused(key, lambda: x.__setitem__(key, v)) is not REFUSED:
         x0[key] = v0
+    assert_same(lower(x), x0)
+
+
+def test_positions_along_two_of_three_axes_are_not_taken_for_a_product():
+    x0 = rand((4, 3, 5))
+    x = box(x0)
+    with pytest.raises(NotDispatchedError):
+        x[np.array([0, 2]), :, np.array([1, 4])] = 1.0
     assert_same(lower(x), x0)
 
 
