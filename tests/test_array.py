@@ -2,7 +2,9 @@
 
 import operator
 import re
+from itertools import combinations
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pylops.utils.backend import get_array_module, inplace_add, inplace_set
 
 import pylops_dispatch
 from pylops_dispatch import NotDispatchedError
+from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, lift, lower
 
 from .helpers import (
@@ -195,9 +198,21 @@ def test_a_slice_of_rows_of_a_piece_keeps_their_chunks():
 
 
 VECTOR_KEYS = [
-    *(17, -1, slice(3, 20), slice(13, 16), slice(20, 20), slice(None, None, 7)),
+    *(17, -1, slice(3, 20), slice(3, 6), slice(13, 16), slice(20, 20), slice(None, None, 7)),
     *([29, 2, 13, 2], np.arange(4, 27), np.arange(30) % 3 == 0),
 ]
+
+
+def test_any_range_of_a_vector_of_pieces():
+    x0 = rand(30)
+    arrays = [x0[:6], x0[6:18].reshape(3, 4), x0[18:].reshape(2, 2, 3)]
+    pieces = [to_dask(a, random_chunks(a.shape, 1)) for a in arrays]
+    ranges = list(combinations(range(31), 2))[::2]
+    taken = [pc.take_range(pieces, start, stop) for start, stop in ranges]
+    for (start, stop), found in zip(
+        ranges, dask.compute(taken, scheduler="synchronous")[0], strict=True
+    ):
+        np.testing.assert_array_equal(np.concatenate([f.ravel() for f in found]), x0[start:stop])
 
 
 def zeros_between_pieces(x0):
