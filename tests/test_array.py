@@ -224,20 +224,20 @@ def zeros_between_pieces(x0):
 @pytest.mark.parametrize("layout", ["one piece", "a matrix", "pieces", "zeros between pieces"])
 def test_any_part_of_a_vector_can_be_read_and_written(layout):
     for key in VECTOR_KEYS:
-        x0 = rand(30)
+        x0 = rand(30, "float32")
         if layout == "zeros between pieces":
             x0[12:18] = 0
             y = zeros_between_pieces(x0)
         elif layout == "pieces":
-            y = stacked([box(x0[:12].reshape(3, 4)), box(x0[12:])])
+            y = stacked([box(x0[:12].reshape(3, 4)), box(x0[12:])], "float32")
         else:
             y = box(x0.reshape(SHAPE)).ravel() if layout == "a matrix" else box(x0)
         with forbid_executions():
             part = y[key]
         check(part, x0[key])
         with forbid_executions():
-            y[key] = rand(x0[key].shape, "float32", seed=3)
-        x0[key] = rand(x0[key].shape, "float32", seed=3)
+            y[key] = rand(x0[key].shape, seed=3)
+        x0[key] = rand(x0[key].shape, seed=3)
         assert_same(lower(y), x0)
 
 
