@@ -157,6 +157,13 @@ def test_reshape_to_another_shape(shape):
     check(box(x0).ravel().reshape(shape), x0.reshape(shape))
 
 
+def test_a_flat_vector_that_was_shaped_once_stays_so():
+    x = lift(to_dask(rand(30), 7))
+    shaped = x.as_shape(SHAPE)
+    assert x.pieces == (shaped,)
+    assert x.as_shape(SHAPE) is shaped
+
+
 def test_impossible_reshape():
     with pytest.raises(ValueError):
         box(rand(SHAPE)).ravel().reshape(7, 5)

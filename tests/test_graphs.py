@@ -9,7 +9,11 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pylops import signalprocessing as sp
+
+from pylops_dispatch.functions.indexing import balanced
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
@@ -72,6 +76,30 @@ def test_an_axis_counted_from_the_end_is_worked_on_alike(make):
             results = [op @ da.ones(op.dims, chunks=3), op.H @ da.ones(op.dimsd, chunks=3)]
             graphs.append([(y.chunks, len(graph_of(y))) for y in results])
         assert graphs[0] == graphs[1]
+
+
+@given(n=st.integers(0, 40), blocks=st.integers(0, 50))
+def test_balanced_blocks_are_as_many_as_asked_for_and_nearly_equal(n, blocks):
+    sizes = balanced(n, blocks)
+    assert sum(sizes) == n
+    assert len(sizes) == max(1, min(n, blocks))
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_sum_along_a_cut_axis_and_its_adjoint_keep_the_chunks():
+    op = pylops.CausalIntegration((12, 6), axis=0)
+    x = da.ones((12, 6), chunks=(4, 3))
+    assert (op @ x).chunks == x.chunks
+    assert not [move for move in moves(op @ x) if "rechunk" in move]
+    copies = pylops.Sum((12, 6), axis=0).H @ da.ones(6, chunks=3)
+    assert copies.chunks == ((12,), (3, 3))
+
+
+@pytest.mark.parametrize("savetaper", [False, True])
+def test_windows_in_many_blocks_are_worked_on_apart(savetaper):
+    op = sp.Sliding1D(pylops.Identity(4), dim=4 * 9, dimd=20, nwin=4, nover=2, savetaper=savetaper)
+    for y in (op @ da.ones(op.dims, chunks=(3, 4)), op.H @ da.ones(20, chunks=5)):
+        assert len([key for key in graph_of(y) if str(key[0]).startswith("Sliding1D-")]) >= 3
 
 
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])
