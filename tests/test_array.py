@@ -67,6 +67,15 @@ def test_lift_and_lower_give_the_same_array_back():
     assert isinstance(lift(x), DispatchArray)
 
 
+def test_a_flat_array_that_was_given_out_comes_back_with_its_layout():
+    x = to_dask(rand(SHAPE), CHUNKS)
+    flat = lower(lift(x).ravel())
+    assert flat.shape == (30,)
+    assert lower(lift(flat).reshape(SHAPE)).chunks == x.chunks
+    flat[0] = 1.0  # another array now, though the same object
+    assert_close(lower(lift(flat)).compute()[0], 1.0)
+
+
 def test_a_scalar_that_has_been_read_comes_out_as_such():
     x0 = rand(SHAPE)
     total, row = box(x0).sum(), box(x0[:1, :1])
