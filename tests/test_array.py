@@ -2,7 +2,9 @@
 
 import operator
 import re
+from itertools import combinations
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pylops.utils.backend import get_array_module, inplace_add, inplace_set
 
 import pylops_dispatch
 from pylops_dispatch import NotDispatchedError
+from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, lift, lower
 
 from .helpers import (
@@ -62,6 +65,26 @@ def test_lift_and_lower_give_the_same_array_back():
     x = to_dask(rand(SHAPE), CHUNKS)
     assert lower(lift(x)) is x or lower(lift(x)).name == x.name
     assert isinstance(lift(x), DispatchArray)
+
+
+def test_a_flat_array_that_was_given_out_comes_back_with_its_layout():
+    x = to_dask(rand(SHAPE), CHUNKS)
+    flat = lower(lift(x).ravel())
+    assert flat.shape == (30,)
+    assert lower(lift(flat).reshape(SHAPE)).chunks == x.chunks
+    flat[0] = 1.0  # another array now, though the same object
+    assert_close(lower(lift(flat)).compute()[0], 1.0)
+
+
+def test_a_scalar_that_has_been_read_comes_out_as_such():
+    x0 = rand(SHAPE)
+    total, row = box(x0).sum(), box(x0[:1, :1])
+    with pylops_dispatch.set_policy(implicit_compute="allow"):
+        assert float(total) == pytest.approx(x0.sum())
+        assert float(row[0, 0]) == x0[0, 0]
+    assert isinstance(lower(total), np.float64)
+    assert isinstance(lower(total.reshape(1)), da.Array)
+    assert isinstance(lower(row), da.Array)
 
 
 def test_the_box_looks_like_an_array():
@@ -143,6 +166,13 @@ def test_reshape_to_another_shape(shape):
     check(box(x0).ravel().reshape(shape), x0.reshape(shape))
 
 
+def test_a_flat_vector_that_was_shaped_once_stays_so():
+    x = lift(to_dask(rand(30), 7))
+    shaped = x.as_shape(SHAPE)
+    assert x.pieces == (shaped,)
+    assert x.as_shape(SHAPE) is shaped
+
+
 def test_impossible_reshape():
     with pytest.raises(ValueError):
         box(rand(SHAPE)).ravel().reshape(7, 5)
@@ -169,6 +199,62 @@ def test_a_slice_at_the_borders_of_a_piece_gives_the_piece_back():
     assert lower(y[:30].reshape(SHAPE)).name == a.name
     assert lower(y[30:].reshape(4, 3)).name == b.name
     assert lower(y[30:42].reshape(4, 3)).name == b.name
+
+
+def test_a_slice_of_rows_of_a_piece_keeps_their_chunks():
+    a = to_dask(rand((6, 4, 5)), ((2, 1, 3), (3, 1), (2, 3)))
+    y = stacked([box(rand(7)), lift(a)])
+    for rows in [slice(1, 4), slice(3, 6), slice(0, 2), slice(4, 5)]:
+        part = lower(y[7 + 20 * rows.start : 7 + 20 * rows.stop].reshape(a[rows].shape))
+        assert part.chunks == a[rows].chunks
+        assert_same(part, a.compute()[rows])
+    inner = lower(y[7 + 20 * 2 + 5 : 7 + 20 * 3].reshape(3, 5))  # rows within a row
+    assert inner.chunks == a[2, 1:].chunks
+    assert_same(inner, a.compute()[2, 1:])
+
+
+VECTOR_KEYS = [
+    *(17, -1, slice(3, 20), slice(3, 6), slice(13, 16), slice(20, 20), slice(None, None, 7)),
+    *([29, 2, 13, 2], np.arange(4, 27), np.arange(30) % 3 == 0),
+]
+
+
+def test_any_range_of_a_vector_of_pieces():
+    x0 = rand(30)
+    arrays = [x0[:6], x0[6:18].reshape(3, 4), x0[18:].reshape(2, 2, 3)]
+    pieces = [to_dask(a, random_chunks(a.shape, 1)) for a in arrays]
+    ranges = list(combinations(range(31), 2))[::2]
+    taken = [pc.take_range(pieces, start, stop) for start, stop in ranges]
+    for (start, stop), found in zip(
+        ranges, dask.compute(taken, scheduler="synchronous")[0], strict=True
+    ):
+        np.testing.assert_array_equal(np.concatenate([f.ravel() for f in found]), x0[start:stop])
+
+
+def zeros_between_pieces(x0):
+    y = get_array_module(box(x0)).zeros(30, dtype=x0.dtype)
+    y[:12], y[18:] = box(x0[:12]), box(x0[18:].reshape(4, 3)).ravel()
+    return y
+
+
+@pytest.mark.parametrize("layout", ["one piece", "a matrix", "pieces", "zeros between pieces"])
+def test_any_part_of_a_vector_can_be_read_and_written(layout):
+    for key in VECTOR_KEYS:
+        x0 = rand(30, "float32")
+        if layout == "zeros between pieces":
+            x0[12:18] = 0
+            y = zeros_between_pieces(x0)
+        elif layout == "pieces":
+            y = stacked([box(x0[:12].reshape(3, 4)), box(x0[12:])], "float32")
+        else:
+            y = box(x0.reshape(SHAPE)).ravel() if layout == "a matrix" else box(x0)
+        with forbid_executions():
+            part = y[key]
+        check(part, x0[key])
+        with forbid_executions():
+            y[key] = rand(x0[key].shape, seed=3)
+        x0[key] = rand(x0[key].shape, seed=3)
+        assert_same(lower(y), x0)
 
 
 def test_arithmetic_on_pieces_stays_on_the_pieces():
@@ -229,6 +315,32 @@ def test_zeros_take_the_layout_of_what_they_meet():
     ]:
         assert_same(lower(y), x.compute().ravel())
         assert lower(y.reshape(SHAPE)).chunks == x.chunks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_zeros_between_pieces_are_zeros_and_nothing_else_is(dtype):
+    x0 = rand(30, dtype)
+    x0[12:18] = 0
+    y = zeros_between_pieces(x0)
+    for function in [
+        lambda x: x.astype("complex64"),
+        lambda x: x.conj(),
+        lambda x: x.real,
+        lambda x: x.imag,
+        lambda x: x.copy(),
+        lambda x: -x,
+        lambda x: 3 * x - x / 2,
+        lambda x: np.abs(x) + 1,
+        lambda x: np.exp(x),
+        lambda x: x[::-1] + x,
+        lambda x: x.reshape(10, 3).T,
+        lambda x: np.concatenate([x, x]),
+    ]:
+        with forbid_executions():
+            found = function(y)
+        assert_same(lower(found), function(x0))
+    check(np.vdot(y, y), np.vdot(x0, x0))
+    check(np.linalg.norm(y), np.linalg.norm(x0))
 
 
 def test_zeros_copy_then_accumulate():
@@ -306,6 +418,7 @@ KEYS = [
     np.array([True, False, True, True, False, True]),
     (None, slice(2)),
     ([0, 1, 5], [2, 2, 0]),
+    (np.array([[0, 1], [-1, 3]]), np.array([[2, -1], [0, 1]])),
 ]
 
 
@@ -347,6 +460,14 @@ def test_setitem(key, value):
     v = box(v0) if value == "box" and np.ndim(v0) else v0
     if lazily_or_refused(key, lambda: x.__setitem__(key, v)) is not REFUSED:
         x0[key] = v0
+    assert_same(lower(x), x0)
+
+
+def test_positions_along_two_of_three_axes_are_not_taken_for_a_product():
+    x0 = rand((4, 3, 5))
+    x = box(x0)
+    with pytest.raises(NotDispatchedError):
+        x[np.array([0, 2]), :, np.array([1, 4])] = 1.0
     assert_same(lower(x), x0)
 
 
@@ -697,6 +818,7 @@ WRITES = {
     ),
     "add.at": lambda x: np.add.at(x, [0, 0, 3], 1.0),
     "add.at nd": lambda x: np.add.at(x, (slice(None), np.array([0, 0, 3])), 1.0),
+    "add.at rows": lambda x: np.add.at(x, (slice(1, 3), np.array([0, 0, 3])), 1.0),
     "subtract.at": lambda x: np.subtract.at(x, [1], 2.0),
     "fill": lambda x: x.fill(2.0),
     "sort": lambda x: x.sort(),

@@ -9,6 +9,11 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pylops import signalprocessing as sp
+
+from pylops_dispatch.functions.indexing import balanced
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
@@ -44,6 +49,57 @@ def test_chunks_survive_on_all_axes(entry, direction):
         y = op @ x if direction == "forward" else op.H @ x
     assert y.chunks == x.chunks
     assert moves(y) == []
+
+
+ALONG_AN_AXIS = {
+    "FirstDerivative": lambda axis: pylops.FirstDerivative((8, 9), axis=axis),
+    "SecondDerivative": lambda axis: pylops.SecondDerivative((8, 9), axis=axis),
+    "Smoothing1D": lambda axis: pylops.Smoothing1D(3, (8, 9), axis=axis),
+    "Convolve1D": lambda axis: sp.Convolve1D((8, 9), rand(3), offset=1, axis=axis),
+    "NonStationaryConvolve1D": lambda axis: sp.NonStationaryConvolve1D(
+        (9, 9), rand((3, 5)), ih=(2, 4, 6), axis=axis
+    ),
+    "CausalIntegration": lambda axis: pylops.CausalIntegration((8, 9), axis=axis),
+    "Diagonal": lambda axis: pylops.Diagonal(rand(9), dims=(9, 9), axis=axis),
+    "Sum": lambda axis: pylops.Sum((8, 9), axis=axis),
+    "Flip": lambda axis: pylops.Flip((8, 9), axis=axis),
+    "FFT": lambda axis: sp.FFT((8, 9), axis=axis),
+    "DCT": lambda axis: sp.DCT((8, 9), axes=axis),
+}
+
+
+@pytest.mark.parametrize("make", ALONG_AN_AXIS.values(), ids=ALONG_AN_AXIS)
+def test_an_axis_counted_from_the_end_is_worked_on_alike(make):
+    for axis in (0, 1):
+        graphs = []
+        for op in (make(axis), make(axis - 2)):
+            results = [op @ da.ones(op.dims, chunks=3), op.H @ da.ones(op.dimsd, chunks=3)]
+            graphs.append([(y.chunks, len(graph_of(y))) for y in results])
+        assert graphs[0] == graphs[1]
+
+
+@given(n=st.integers(0, 40), blocks=st.integers(0, 50))
+def test_balanced_blocks_are_as_many_as_asked_for_and_nearly_equal(n, blocks):
+    sizes = balanced(n, blocks)
+    assert sum(sizes) == n
+    assert len(sizes) == max(1, min(n, blocks))
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_sum_along_a_cut_axis_and_its_adjoint_keep_the_chunks():
+    op = pylops.CausalIntegration((12, 6), axis=0)
+    x = da.ones((12, 6), chunks=(4, 3))
+    assert (op @ x).chunks == x.chunks
+    assert not [move for move in moves(op @ x) if "rechunk" in move]
+    copies = pylops.Sum((12, 6), axis=0).H @ da.ones(6, chunks=3)
+    assert copies.chunks == ((12,), (3, 3))
+
+
+@pytest.mark.parametrize("savetaper", [False, True])
+def test_windows_in_many_blocks_are_worked_on_apart(savetaper):
+    op = sp.Sliding1D(pylops.Identity(4), dim=4 * 9, dimd=20, nwin=4, nover=2, savetaper=savetaper)
+    for y in (op @ da.ones(op.dims, chunks=(3, 4)), op.H @ da.ones(20, chunks=5)):
+        assert len([key for key in graph_of(y) if str(key[0]).startswith("Sliding1D-")]) >= 3
 
 
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])

@@ -317,6 +317,40 @@ def test_result_has_the_dtype_of_numpy(dtype, x_dtype):
         assert_same(y, op @ x, rtol=rtol)
 
 
+OTHER_DTYPE = {
+    "float64": "float32",
+    "float32": "float64",
+    "complex128": "complex64",
+    "complex64": "complex128",
+}
+
+
+# of each operator whose rule says what it returns; not what Numba would compile once more
+WITH_A_RULE_FOR_DTYPES = {
+    name.rpartition(".")[2]
+    for name, rule in pylops_dispatch.capabilities().items()
+    if rule.kind in ("parallel_sum", "whole_axis")
+}
+FIRST_OF_EACH = {
+    name: entry
+    for entry in reversed(CATALOGUE)
+    for name in entry.covers
+    if name in WITH_A_RULE_FOR_DTYPES and "numba" not in entry.id
+}
+
+
+@pytest.mark.parametrize("entry", FIRST_OF_EACH.values(), ids=case_id)
+def test_input_of_another_precision(entry):
+    for direction in DIRECTIONS if entry.adjoint else DIRECTIONS[:1]:
+        with pylops_dispatch.disabled(), build(entry) as op:
+            x0, _ = start(entry, op, direction)
+            x0 = x0.astype(OTHER_DTYPE[x0.dtype.name])
+            expected = apply(op, direction, x0)
+        with build(entry) as op, forbid_executions():
+            y = apply(op, direction, to_dask(x0, random_chunks(x0.shape, 12)))
+        assert_same(y, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("first", ["forward", "adjoint"])
 def test_memoize_operator_remembers(first):
     """PyLops compares each input with all that it kept: it reads their values."""
@@ -343,6 +377,17 @@ def test_memoize_operator_is_lazy():
     assert op.neval == 2
     for result, v0 in zip(results, [x0, z0, x0, x0], strict=True):
         assert_same(result, reference @ v0)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_memoize_operator_forgets_the_oldest(direction):
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12), max_neval=2)
+    vectors = [to_dask(rand(12, seed=seed), 5) for seed in range(3)]
+    evaluations = []
+    for v in [*vectors, vectors[2], vectors[1], vectors[0]]:
+        apply(op, direction, v)
+        evaluations.append(op.neval)
+    assert evaluations == [1, 2, 3, 3, 3, 4]
 
 
 def test_operator_counts_its_applications():

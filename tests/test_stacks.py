@@ -1,5 +1,7 @@
 """Stacks of operators: one task for each operator where each reads one block."""
 
+from itertools import combinations
+
 import cloudpickle
 import dask.array as da
 import numpy as np
@@ -8,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .helpers import assert_same, forbid_executions, graph_of, rand, to_dask
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.rules.stacks import _block_of
+
+from .helpers import assert_same, chunks_for, forbid_executions, graph_of, rand, to_dask
 
 DIMS = (4, 5)
 N = 20
@@ -57,10 +62,11 @@ def test_a_stack_equals_numpy_whatever_its_operators_read(stack, parts, dtype, d
         assert_same(y, one @ x)
 
 
+@pytest.mark.parametrize("as_coefficient", [np.asarray, da.from_array], ids=["numpy", "dask"])
 @pytest.mark.parametrize("count", [2, 9, 40])
 @pytest.mark.parametrize("stack", STACKS)
-def test_operators_on_one_block_each_are_one_task_each(stack, count):
-    op = STACKS[stack]([pylops.MatrixMult(rand((N, N), seed=i)) for i in range(count)])
+def test_operators_on_one_block_each_are_one_task_each(stack, count, as_coefficient):
+    op = STACKS[stack]([matrix(as_coefficient, "float64", seed) for seed in range(count)])
     for applied, n in ((op, op.shape[1]), (op.H, op.shape[0])):
         x = da.from_array(rand(n), chunks=N)
         tasks = [k for k in graph_of(applied @ x) if isinstance(k, tuple) and "matvec" in k[0]]
@@ -79,6 +85,47 @@ def test_an_operator_on_many_blocks_keeps_them():
     y = op @ da.from_array(x, chunks=12)
     assert_same(y, op @ x)
     assert y.numblocks == (8,)
+
+
+@given(data=st.data())
+def test_what_an_operator_reads_is_its_part_of_the_vector(data):
+    shapes = data.draw(st.lists(st.sampled_from([(6,), (4, 3), (2, 2, 3)]), min_size=1, max_size=3))
+    chunks = [data.draw(chunks_for(shape)) for shape in shapes]
+    if data.draw(st.booleans()):  # cut along the first axis alone
+        chunks = [(c[0], *((n,) for n in s[1:])) for c, s in zip(chunks, shapes, strict=True)]
+    arrays = [rand(shape, seed=i) for i, shape in enumerate(shapes)]
+    pieces = [to_dask(a, c) for a, c in zip(arrays, chunks, strict=True)]
+    box = DispatchArray(pieces, (sum(p.size for p in pieces),))
+    values = np.concatenate([a.ravel() for a in arrays])
+    # where the blocks begin that lie one after another in the vector
+    edges = {0}
+    for p in pieces:
+        is_cut = any(n > 1 for n in p.numblocks[1:])
+        rows = [0, p.shape[0]] if is_cut else np.cumsum((0, *p.chunks[0]))
+        edges |= {max(edges) + int(n) * p.size // p.shape[0] for n in rows}
+    within = data.draw(st.integers(1, box.size - 1))
+    for start, stop in combinations(sorted(edges | {within}), 2):
+        read = _block_of(box, start, stop)
+        is_one_block = not any(start < edge < stop for edge in edges)
+        if read is None:
+            assert not is_one_block or any(n > 1 for p in pieces for n in p.numblocks[1:])
+            continue
+        block = read.array.blocks[read.key[1:]].compute(scheduler="synchronous")
+        found = block.ravel()[read.where or slice(None)]
+        np.testing.assert_array_equal(found, values[start:stop])
+
+
+@pytest.mark.parametrize("chunks", [(5, N), (5, 5)], ids=str)
+@pytest.mark.parametrize("stack", STACKS)
+def test_matrices_of_many_blocks_are_not_gathered(stack, chunks):
+    matrices = [rand((N, N), seed=seed) for seed in range(2)]
+    lazy = STACKS[stack]([pylops.MatrixMult(da.from_array(a, chunks=chunks)) for a in matrices])
+    op = STACKS[stack]([pylops.MatrixMult(a) for a in matrices])
+    for one, other, n in ((op, lazy, op.shape[1]), (op.H, lazy.H, op.shape[0])):
+        x = rand(n)
+        y = other @ da.from_array(x, chunks=N)
+        assert_same(y, one @ x)
+        assert len([key for key in graph_of(y) if "MatrixMult" in str(key[0])]) >= 8
 
 
 def test_operators_of_a_stack_count_their_applications():

@@ -68,7 +68,7 @@ def test_at_the_end_of_a_step_no_vector_of_the_step_before_is_held(workers, monk
     op, y = problem()
     x = pylops.cgls(op, lazy(y), niter=6, tol=0)[0]
     assert len(held) >= 6
-    assert max(held[-5:]) < 5.1  # x, c, s, q, and the data
+    assert max(held) < 5.1  # x, c, s, q, and the data
     assert_close(x.compute(), pylops.cgls(op, y, niter=6, tol=0)[0], rtol=1e-10)
 
 

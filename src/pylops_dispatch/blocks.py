@@ -251,21 +251,12 @@ def apply_local(
 def with_halos(
     arrays: Sequence[DaskArray], depth: Sequence[int]
 ) -> tuple[list[Any], list[list[int]]]:
-    """Return arguments of blockwise for arrays and their halos, and what :func:`laid_out` needs.
-
-    Axes of length one of all but the first array have no halo.
-    """
+    """Return arguments of blockwise for arrays and their halos, and what :func:`laid_out` needs."""
     axes = tuple(range(arrays[0].ndim))
     arguments: list[Any] = []
     layout = []
     for array in arrays:
-        faces = halo_faces(
-            array,
-            [
-                d if n > 1 or array is arrays[0] else 0
-                for d, n in zip(depth, array.shape, strict=True)
-            ],
-        )
+        faces = halo_faces(array, depth)
         layout.append([axis for axis, _, _ in faces])
         for item in (array, *(f for _, *pair in faces for f in pair)):
             arguments += [item, axes]

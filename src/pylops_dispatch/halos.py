@@ -112,7 +112,7 @@ def _part(block: Any, where: Slices) -> Any:
 
 def _join_parts(axis: int, spans: list[slice], blocks: list[Any]) -> Any:
     parts = [b[_along(b.ndim, axis, s)] for b, s in zip(blocks, spans, strict=True)]
-    return np.concatenate(parts, axis=axis)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
 
 def _along(ndim: int, axis: int, span: slice) -> Slices:
@@ -147,10 +147,7 @@ def gather(x: DaskArray, axis: int, spans: Sequence[Span]) -> DaskArray:
         key = (name, *index)
         found = sources[index[axis]]
         keys = [TaskRef((x.name, *index[:axis], b, *index[axis + 1 :])) for b, _ in found]
-        if len(keys) == 1:
-            graph[key] = Task(key, _part, keys[0], _along(x.ndim, axis, found[0][1]))
-        else:
-            graph[key] = Task(key, _join_parts, axis, [s for _, s in found], List(*keys))
+        graph[key] = Task(key, _join_parts, axis, [s for _, s in found], List(*keys))
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[x])
     return DaskArray(layers, name, chunks, meta=x._meta)
 
@@ -174,38 +171,22 @@ def fold(x: DaskArray, axis: int, spans: Sequence[Span], sizes: tuple[int, ...])
     dask.array.Array
         With the chunks `sizes` along `axis`.
     """
-    edges = [0, *np.cumsum(sizes).tolist()]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
     name = f"fold-{tokenize(x.name, axis, tuple(spans), sizes)}"
-    lows, highs = np.asarray(spans).T
-    ordered = bool(np.all(np.diff(lows) >= 0) and np.all(np.diff(highs) >= 0))
-    touched = []
-    for start, stop in itertools.pairwise(edges):
-        first, last = 0, len(spans)
-        if ordered:
-            first = int(np.searchsorted(highs, start, side="right"))
-            last = int(np.searchsorted(lows, stop, side="left"))
-        touched.append(
-            [
-                (
-                    block,
-                    slice(max(start - low, 0), min(stop, high) - low),
-                    slice(max(low - start, 0), min(stop, high) - start),
-                )
-                for block, (low, high) in enumerate(spans[first:last], first)
-                if low < stop and start < high
-            ]
-        )
+    found: list[list[tuple[int, slice, slice]]] = [[] for _ in sizes]
+    for block, ((low, _), reached) in enumerate(zip(spans, _sources(edges, spans), strict=True)):
+        for target, place in reached:
+            ahead = int(edges[target]) - low
+            part = slice(place.start + ahead, place.stop + ahead)
+            found[target].append((block, part, place))
     graph: dict[Any, Any] = {}
     chunks = tuple(sizes if a == axis else c for a, c in enumerate(x.chunks))
     for index in np.ndindex(*(len(c) for c in chunks)):
         key = (name, *index)
-        found = touched[index[axis]]
         shape = tuple(c[i] for c, i in zip(chunks, index, strict=True))
-        keys = [TaskRef((x.name, *index[:axis], b, *index[axis + 1 :])) for b, _, _ in found]
-        if len(found) == 1 and found[0][2] == slice(0, shape[axis]):
-            graph[key] = Task(key, _part, keys[0], _along(x.ndim, axis, found[0][1]))
-            continue
-        places = [(part, place) for _, part, place in found]
+        terms = found[index[axis]]
+        keys = [TaskRef((x.name, *index[:axis], b, *index[axis + 1 :])) for b, _, _ in terms]
+        places = [(part, place) for _, part, place in terms]
         graph[key] = Task(key, _add_parts, axis, shape, x.dtype, places, List(*keys))
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[x])
     return DaskArray(layers, name, chunks, meta=x._meta)
@@ -222,7 +203,8 @@ def _add_parts(
     if whole is None:
         out = np.zeros(shape, dtype)
     else:  # mostly one block spans it all, and its neighbours overlap the ends
-        out = parts.pop(whole)[1].copy()
+        out = parts.pop(whole)[1]
+        out = out.copy() if parts else out
     for place, values in parts:
         out[_along(len(shape), axis, place)] += values
     return out

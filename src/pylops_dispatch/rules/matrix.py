@@ -78,9 +78,12 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
     blocks = x.numblocks[0]
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
-        rows = x.chunks[0] if adjoint else A.chunks[0]
         if A.numblocks[1] > 1:
             return _tiled(A, x, adjoint, dtype)
+        rows = A.chunks[0]
+        if adjoint:
+            rows = max(rows, x.chunks[0], key=len)
+            x = x.rechunk({0: rows})
         matrix = A.rechunk((rows, -1))
     else:
         matrix = _wrap(A, (rows, (A.shape[1],)))
@@ -108,7 +111,10 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
 
 def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
     """Multiply by a matrix that is cut along both axes: products of blocks, added in a tree."""
-    matrix = A.rechunk((x.chunks[0], A.chunks[1]) if adjoint else (A.chunks[0], x.chunks[0]))
+    # a matrix that is cut finer than the vector is not gathered: it is mostly the larger
+    summed = max(A.chunks[0 if adjoint else 1], x.chunks[0], key=len)
+    x = x.rechunk({0: summed})
+    matrix = A.rechunk((summed, A.chunks[1]) if adjoint else (A.chunks[0], summed))
     i, j, *rest = range(x.ndim + 1)
     inner, outer = (i, j) if adjoint else (j, i)
     partial = da.blockwise(

@@ -113,6 +113,7 @@ def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
 
 
 def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> DaskArray:
+    """Apply the adjoint; the grid is cut along its first axis alone."""
     plan = _plan(op, grid)
     y = take(y, plan.order, 0)
     found = [k for k, part in enumerate(plan.operators) if part is not None]
@@ -125,7 +126,7 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
     for index in np.ndindex(*(len(c) for c in chunks)):
         key = (name, *index)
         shape = tuple(c[i] for c, i in zip(chunks, index, strict=True))
-        k = index[0] * len(grid[1]) + index[1]
+        k = index[0]
         if k in places:
             source = TaskRef((y.name, places[k], *index[2:]))
             graph[key] = Task(key, _grid_block, cls, plan.operators[k], shape, source)
@@ -133,10 +134,7 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
             graph[key] = Task(key, np.zeros, shape, dtype)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[y])
     x = DaskArray(layers, name, chunks, dtype=dtype)
-    for axis in range(2):
-        if len(grid[axis]) > 1:
-            x = fold(x, axis, plan.spans[axis], grid[axis])
-    return x
+    return fold(x, 0, plan.spans[0], grid[0])
 
 
 def _points_block(cls: type, op: Any, x: Any) -> Any:

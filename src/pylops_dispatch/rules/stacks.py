@@ -104,7 +104,7 @@ def _block_of(box: DispatchArray, start: int, stop: int) -> _Read | None:
             start, stop = start - n, stop - n
             continue
         # blocks that are cut along the first axis alone lie one after another
-        if isinstance(piece, Zeros) or stop > n or any(m > 1 for m in piece.numblocks[1:]):
+        if isinstance(piece, Zeros) or any(m > 1 for m in piece.numblocks[1:]):
             return None
         row = n // piece.shape[0]
         for number, length in enumerate(piece.chunks[0]):
