@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 
+# Numba compiles PyLops's loops in each worker: for arrays as small as these, not to be fast
+os.environ.setdefault("NUMBA_OPT", "0")
+
 import dask
 import distributed
 import pytest

@@ -1,7 +1,5 @@
 """Every operator of the catalogue on dask arrays, against NumPy."""
 
-import functools
-import itertools
 import warnings
 
 import cloudpickle
@@ -42,10 +40,9 @@ from .helpers import (
     to_dask,
     tolerance,
 )
+from .references import DIRECTIONS, apply, numpy_result, start
 
 WITH_ADJOINT = [case for case in CASES if case[0].adjoint]
-DIRECTIONS = ["forward", "adjoint"]
-COLUMNS = [(), (2,), (3,)]
 
 
 def cases(selected):
@@ -60,46 +57,6 @@ def only_the_expected_warnings(request):
         whole = "entry" in params and params["entry"].whole
         warnings.simplefilter("ignore" if whole else "error", PerformanceWarning)
         yield
-
-
-def start(entry, op, direction, extra=(), seed=1):
-    """The vector that an operator is applied to, and its shape in dimensions."""
-    if direction == "forward":
-        return model(entry, op, extra, seed), op.dims
-    return data(entry, op, extra, seed), op.dimsd
-
-
-def apply(op, direction, x):
-    return op @ x if direction == "forward" else adjoint(op, x)
-
-
-@functools.cache
-def numpy_results(entry):
-    """What PyLops alone gives, found all at once: to switch it takes longer than to apply it.
-
-    For each direction, shape and number of columns the input, and the output or the error.
-    """
-    results = {}
-    directions = DIRECTIONS if entry.adjoint else ["forward"]
-    with pylops_dispatch.disabled():
-        for direction, shaped, extra in itertools.product(directions, [False, True], COLUMNS):
-            with build(entry) as op:
-                x, dims = start(entry, op, direction, extra)
-                if shaped:
-                    x = x.reshape((*dims, *extra))
-                try:
-                    results[direction, shaped, extra] = x, apply(op, direction, x)
-                except Exception as error:
-                    results[direction, shaped, extra] = x, error
-    return results
-
-
-def numpy_result(entry, direction, shaped, extra=()):
-    """The input, and what PyLops alone gives for it, or the ValueError that it raises."""
-    x, found = numpy_results(entry)[direction, shaped, extra]
-    if isinstance(found, Exception) and not isinstance(found, ValueError):
-        raise found
-    return x, found
 
 
 def layouts(entry, shape, columns=False):

@@ -14,6 +14,7 @@ import scipy.sparse
 from distributed.protocol import pickle
 
 import pylops_dispatch
+from pylops_dispatch import solvers
 
 from .helpers import assert_close, rand
 
@@ -227,13 +228,13 @@ def test_vectors_of_a_solve_share_their_workers(client, monkeypatch):
 
 def test_threads_are_not_told_where_to_run(monkeypatch):
     found = []
-    original = dask.persist
+    original = solvers.persist
 
-    def noting(*arrays):
+    def noting(arrays):
         found.append(dask.get_annotations())
-        return original(*arrays)
+        return original(arrays)
 
-    monkeypatch.setattr(dask, "persist", noting)
+    monkeypatch.setattr(solvers, "persist", noting)
     with dask.config.set(scheduler="threads"):
         pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=2)
     assert found

@@ -1,0 +1,57 @@
+"""What PyLops alone makes of every entry of the catalogue, for dask arrays to be held against."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import pylops_dispatch
+
+from .catalogue import CATALOGUE, adjoint, build, data, model
+
+DIRECTIONS = ["forward", "adjoint"]
+COLUMNS = [(), (2,), (3,)]
+
+
+def start(entry, op, direction, extra=(), seed=1):
+    """The vector that an operator is applied to, and its shape in dimensions."""
+    if direction == "forward":
+        return model(entry, op, extra, seed), op.dims
+    return data(entry, op, extra, seed), op.dimsd
+
+
+def apply(op, direction, x):
+    return op @ x if direction == "forward" else adjoint(op, x)
+
+
+@functools.cache
+def numpy_results():
+    """What PyLops alone gives for all entries, found together: to switch it takes its time.
+
+    For each entry, direction, shape and number of columns the input, and the output or the error.
+    """
+    with pylops_dispatch.disabled():
+        return {
+            (entry.id, *how): numpy_attempt(entry, *how)
+            for entry in CATALOGUE
+            for how in itertools.product(DIRECTIONS, [False, True], COLUMNS)
+        }
+
+
+def numpy_attempt(entry, direction, shaped, extra):
+    x = None
+    try:
+        with build(entry) as op:
+            x, dims = start(entry, op, direction, extra)
+            x = x.reshape((*dims, *extra)) if shaped else x
+            return x, apply(op, direction, x)
+    except Exception as error:
+        return x, error
+
+
+def numpy_result(entry, direction, shaped, extra=()):
+    """The input, and what PyLops alone gives for it, or the ValueError that it raises."""
+    x, found = numpy_results()[entry.id, direction, shaped, extra]
+    if isinstance(found, Exception) and not isinstance(found, ValueError):
+        raise found
+    return x, found
