@@ -106,7 +106,8 @@ def one_after_another(graph, keys, **settings):
 
     Executions of the few small tasks of a solver's step take two thirds of the time.
     """
-    return dask.core.get(dict(graph.__dask_graph__()), keys)
+    graph = graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph
+    return dask.core.get(dict(graph), keys)
 
 
 def pytest_runtest_setup(item):
