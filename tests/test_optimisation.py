@@ -36,6 +36,9 @@ EXPRESSIONS = {
     "a comparison": lambda x, y, s: np.maximum(x, y) > 0.5 * x,
     "rows": lambda x, y, s: x * y[:1] + 1,
     "a function of elements": lambda x, y, s: x + (x + y).map_blocks(cube),
+    "an array in a task": lambda x, y, s: (
+        2 * (x + y).map_blocks(np.add, np.arange(x.shape[1]), dtype=x.dtype) - x
+    ),
     "a function of blocks": lambda x, y, s: 1 + 2 * (x - y).map_blocks(reversed_block),
     "one that is needed apart": lambda x, y, s: abs(x + y).map_blocks(reversed_block) + abs(x),
     "scalars alone": lambda x, y, s: s * 2 + 1,

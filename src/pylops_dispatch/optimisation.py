@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import dask
 import numpy as np
-from dask._task_spec import GraphNode, Task, TaskRef, _execute_subgraph
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.array.core import Array as DaskArray
 from dask.array.optimization import optimize
 from dask.core import flatten, toposort
@@ -128,9 +128,28 @@ _ELEMENTWISE: set[Any] = {
 def _is_elementwise(node: GraphNode) -> bool:
     if not isinstance(node, Task):
         return False
-    plain = all(isinstance(a, TaskRef) or not isinstance(a, GraphNode) for a in node.args)
     ufunc = isinstance(node.func, np.ufunc) and node.func.nout == 1 and not node.kwargs
-    return plain and (ufunc or node.func in _ELEMENTWISE)
+    if not ufunc and node.func not in _ELEMENTWISE:
+        return False
+    settings = node.kwargs.values()
+    return all(map(_is_block_or_number, node.args)) and not any(
+        isinstance(value, (GraphNode, TaskRef)) for value in settings
+    )
+
+
+def _is_block_or_number(argument: Any) -> bool:
+    if isinstance(argument, (TaskRef, Alias)):
+        return True
+    value = argument.value if isinstance(argument, DataNode) else argument
+    return not isinstance(value, GraphNode) and np.ndim(value) == 0
+
+
+def _value_of(argument: Any, known: dict[Any, Any]) -> Any:
+    if isinstance(argument, TaskRef):
+        return known[argument.key]
+    if isinstance(argument, Alias):  # dask 2025.1 refers to tasks by these
+        return known[argument.target]
+    return argument.value if isinstance(argument, DataNode) else argument
 
 
 def _run_program(program: _Program, inputs: Keys, *values: Any) -> Any:
@@ -178,7 +197,7 @@ def _in_tiles(tasks: tuple[Task, ...], known: dict[Any, Any]) -> Any:
 def _run_elementwise(tasks: tuple[Task, ...], known: dict[Any, Any], out: Any = None) -> Any:
     found = None
     for task in tasks:
-        args = [known[a.key] if isinstance(a, TaskRef) else a for a in task.args]
+        args = [_value_of(argument, known) for argument in task.args]
         if out is not None and task is tasks[-1]:
             if isinstance(task.func, np.ufunc):
                 return task.func(*args, out=out)
