@@ -1,5 +1,7 @@
 """How the graph of one execution in a solver is changed before it is handed over."""
 
+import itertools
+import operator
 import sys
 
 import dask
@@ -7,7 +9,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from dask._task_spec import _execute_subgraph
+from dask._task_spec import Task, TaskRef, _execute_subgraph
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +102,23 @@ def test_result_is_that_of_dask_to_the_bit(expression, rows, columns, cut, tile,
     result = done.compute()
     assert result.dtype == expected.dtype
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("order", itertools.permutations(["sum", "twice", "reversed", "result"]))
+def test_what_is_read_by_both_kinds_of_tasks_is_there_for_both(order):
+    tasks = {
+        "sum": Task("sum", operator.add, TaskRef("x"), TaskRef("y")),
+        "twice": Task("twice", operator.mul, TaskRef("sum"), 2),
+        "reversed": Task("reversed", reversed_block, TaskRef("sum")),
+        "result": Task("result", operator.add, TaskRef("twice"), TaskRef("reversed")),
+    }
+    fused = {key: tasks[key] for key in order}
+    task = Task(
+        "fused", _execute_subgraph, fused, "result", ("x", "y"), TaskRef("x0"), TaskRef("y0")
+    )
+    blocks = {"x0": rand(5), "y0": rand(5, seed=1)}
+    straight = optimisation._straightening()(task)
+    np.testing.assert_array_equal(straight(blocks), task(blocks))
 
 
 def test_element_wise_tasks_make_no_block_but_the_result(monkeypatch):

@@ -100,12 +100,13 @@ def _program(nodes: dict[Any, GraphNode]) -> _Program:
             end.insert(0, key)
         else:
             needed_by_others |= inner[key]
-    last_readers = {found: key for key in order for found in inner[key]}
-    first = [key for key in order if key not in set(end)]
     reads = frozenset().union(*(nodes[key].dependencies for key in end)) - set(end)
+    first = [key for key in order if key not in set(end)]
+    # what the element-wise ones read as well stays until they run
+    last_readers = {found: key for key in first for found in inner[key] - reads}
     return _Program(
         tuple(
-            (nodes[key], tuple(found for found in inner[key] if last_readers[found] == key))
+            (nodes[key], tuple(found for found in inner[key] if last_readers.get(found) == key))
             for key in first
         ),
         tuple(cast(Task, nodes[key]) for key in end),
