@@ -166,6 +166,16 @@ def _sampled(op: Any) -> Any:
     return blocks.filled(template, [np.zeros(a.shape, a.dtype) for a in arrays])
 
 
+def _result_dtype(
+    cls: type, op: Any, box: DispatchArray, adjoint: bool, sample: Callable[[], Any]
+) -> np.dtype[Any]:
+    """Return the dtype that a rule declares, or else that of a run on a few samples."""
+    declared = RULES[cls].dtype
+    if declared is not None:
+        return np.dtype(declared(op, box.dtype, adjoint))
+    return _found_once((cls, name_of(op), box.dtype, adjoint), sample)
+
+
 def _run_piece(
     cls: type, op: Any, need: LocalNeeds, piece: Piece, offset: int, total: int, adjoint: bool
 ) -> Piece:
@@ -231,13 +241,11 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     assert rule.axes is not None
     dims, dimsd = dims_of(op, False)
     axes = rule.axes(op)
-    if rule.dtype is not None:
-        dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
-    else:
-        dtype = _found_once(
-            (cls, name_of(op), box.dtype, adjoint),
-            lambda: _sampled_dtype(cls, op, dims, dimsd, axes, box, adjoint),
-        )
+
+    def sample() -> np.dtype[Any]:
+        return _sampled_dtype(cls, op, dims, dimsd, axes, box, adjoint)
+
+    dtype = _result_dtype(cls, op, box, adjoint, sample)
 
     def apply(x: DaskArray) -> DaskArray:
         return blocks.apply_along(cls, op, x, dims, dimsd, axes, adjoint, dtype, rule.fit)
@@ -267,13 +275,11 @@ def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
     rule = RULES[cls]
     terms = rule.terms(op) if rule.terms is not None else None
     assert terms is not None
-    if rule.dtype is not None:
-        dtype = np.dtype(rule.dtype(op, box.dtype, adjoint))
-    else:
-        dtype = _found_once(
-            (cls, name_of(op), box.dtype, adjoint),
-            lambda: sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint),
-        )
+
+    def sample() -> np.dtype[Any]:
+        return sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
+
+    dtype = _result_dtype(cls, op, box, adjoint, sample)
 
     def apply(x: DaskArray) -> DaskArray:
         return apply_terms(cls, op, x, terms, rule.fit, adjoint, dtype)
