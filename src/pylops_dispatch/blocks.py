@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.array as da
@@ -34,13 +34,17 @@ from pylops_dispatch.operators import (
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.placing import operator_on_cluster
 from pylops_dispatch.policy import announce_whole
-from pylops_dispatch.spectra import kept_spectra
+from pylops_dispatch.spectra import length_of_transform
+
+if TYPE_CHECKING:
+    from pylops_dispatch.rules.table import Rule
 
 Fit = Callable[[Any], None]
 
 # blocks are worked on in tiles of this size: temporaries stay in the cache, and smaller tiles
-# lose to the interpreter lock
+# lose to the interpreter lock; Fourier transforms have more temporaries
 _TILE_BYTES = 3 << 20
+_TRANSFORM_BYTES = 1 << 20
 
 
 # ---- an operator in a graph --------------------------------------------------------------
@@ -74,7 +78,7 @@ def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
     With `limit`, for one of several blocks, BLAS has one thread.
     """
     blas = one_blas_thread() if limit else nullcontext()
-    with blas, kept_spectra(), inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
+    with blas, inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
         return method_of(cls, op, adjoint)(x.ravel())
 
 
@@ -221,7 +225,7 @@ def apply_local(
     """
     axes = tuple(range(x.ndim))
     template, whole = taken_apart(template)
-    located = _is_placed(template)
+    located = _has(template, "_place")
     arguments, layout = with_halos((x, *coefficients), depth)
     if located:
         for axis in axes:
@@ -240,6 +244,7 @@ def apply_local(
         template=embed(template),
         layout=layout,
         located=located,
+        transformed=_has(template, "_tile"),
         depth=depth,
         whole_axes=tuple(whole_axes),
         adjoint=adjoint,
@@ -278,6 +283,7 @@ def _local_block(
     template: Any,
     layout: list[list[int]],
     located: bool,
+    transformed: bool,
     depth: Shape,
     whole_axes: Shape,
     adjoint: bool,
@@ -293,7 +299,7 @@ def _local_block(
         origin = tuple(int(next(remaining)[0]) - c.start for c in core)
     template = filled(template, [single(block) for block in remaining])
     block = x.parts[0][0]
-    lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes)
+    lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes, transformed)
     corners = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
     out = None
     for corner in itertools.product(*corners):
@@ -305,6 +311,10 @@ def _local_block(
             slice(max(t.start - d, 0), min(t.stop + d, n))
             for t, d, n in zip(tile, depth, x.shape, strict=True)
         )
+        inner = tuple(
+            d > 0 and d <= t.start and t.stop + d <= n
+            for t, d, n in zip(tile, depth, x.shape, strict=True)
+        )
         held = [
             a.window(
                 tuple(w if m > 1 else slice(0, m) for w, m in zip(where, a.shape, strict=True))
@@ -313,7 +323,8 @@ def _local_block(
         ]
         window = x.window(where)
         place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
-        y = run(cls, fitted(template, window.shape, held, place), window, adjoint, limit)
+        op = fitted(template, window.shape, held, place, inner)
+        y = run(cls, op, window, adjoint, limit)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y
@@ -328,24 +339,30 @@ def starts(sizes: tuple[int, ...]) -> DaskArray:
     return da.from_array(np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(int), chunks=1)
 
 
-def _is_placed(op: Any) -> bool:
-    return any("_place" in vars(part) for part in _all_parts(op))
+def _has(op: Any, attribute: str) -> bool:
+    return any(attribute in vars(part) for part in _all_parts(op))
 
 
 def tile_lengths(
-    shape: Shape, depth: Shape, itemsize: int, whole_axes: Collection[int] = ()
+    shape: Shape,
+    depth: Shape,
+    itemsize: int,
+    whole_axes: Collection[int] = (),
+    transformed: bool = False,
 ) -> Shape:
     """Return the shape of the tiles that a block is worked on in.
 
     Axes without a halo are cut first, then those with one, which are kept alike; the last axis,
     contiguous in memory, last of all if it has none. A tile is at least eight times as long as
-    the halo of an axis.
+    the halo of an axis. Tiles that are `transformed` are cut so that a tile with its halo has a
+    length that Fourier transforms are fast for.
     """
     lengths = list(shape)
     last = len(shape) - 1
+    room = min(_TRANSFORM_BYTES, _TILE_BYTES) if transformed else _TILE_BYTES
 
     def excess() -> float:
-        return math.prod(lengths) * itemsize / _TILE_BYTES
+        return math.prod(lengths) * itemsize / room
 
     if not any(depth) or excess() < 4 / 3:
         return shape
@@ -354,13 +371,17 @@ def tile_lengths(
             lengths[axis] = max(1, int(lengths[axis] / max(excess(), 1)))
     for group in ([a for a, d in enumerate(depth) if d], [last]):
         while excess() > 4 / 3:
-            room = [
+            long = [
                 a for a in group if a not in whole_axes and lengths[a] >= 2 * max(8 * depth[a], 1)
             ]
-            if not room:
+            if not long:
                 break
-            longest = max(room, key=lambda a: lengths[a] / max(depth[a], 1))
+            longest = max(long, key=lambda a: lengths[a] / max(depth[a], 1))
             lengths[longest] = -(-lengths[longest] // 2)
+    if transformed:
+        for axis, (length, d) in enumerate(zip(lengths, depth, strict=True)):
+            if d and length < shape[axis]:
+                lengths[axis] = length_of_transform(length + 2 * d) - 2 * d
     return tuple(lengths)
 
 
@@ -372,16 +393,21 @@ def leaves(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Iterator[tuple[A
         yield from leaves(part, names)
 
 
-def stripped(op: Any, names: Callable[[Any], tuple[str, ...]], place: Callable[[Any], Any]) -> Any:
+def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
     """Return a copy of a tree of operators with a placeholder for each coefficient.
 
-    `place` tells what a copy for a block has to learn about where the block lies.
+    What a copy for a tile has to learn about where it lies is noted in it.
     """
-    new = rebuilt(op, lambda part: stripped(part, names, place))
-    for name in names(op):
+    new = rebuilt(op, lambda part: stripped(part, rule))
+    found = rule(op)
+    if found is None:
+        return new
+    for name in found.coefficients:
         setattr(new, name, Coefficient(name))
-    if place(op) is not None:
-        new._place = place(op)
+    if found.place is not None:
+        new._place = found.place
+    if found.tile is not None:
+        new._tile = found.tile
     return new
 
 
@@ -399,14 +425,20 @@ class Coefficient(_Placeholder):
     """Stands where a block's own part of a coefficient goes."""
 
 
-def fitted(template: Any, dims: Shape, coefficients: Sequence[Any], starts: Shape) -> Any:
-    """Return a copy of a tree of local operators for a block of shape `dims` at `starts`."""
+def fitted(
+    template: Any, dims: Shape, coefficients: Sequence[Any], starts: Shape, inner: Sequence[bool]
+) -> Any:
+    """Return a copy of a tree of local operators for a tile of shape `dims` at `starts`.
+
+    Along `inner` axes both its ends are halo.
+    """
 
     def copy(op: Any) -> Any:
         new = resized(op, dims, dims)
-        place = vars(new).pop("_place", None)
-        if place is not None:
-            place(new, starts)
+        for note, value in (("_place", starts), ("_tile", inner)):
+            tell = vars(new).pop(note, None)
+            if tell is not None:
+                tell(new, value)
         return new
 
     return _refilled(template, copy, coefficients, Coefficient)

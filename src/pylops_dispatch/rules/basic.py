@@ -30,6 +30,7 @@ from pylops_dispatch.rules.table import (
     parallel_sum,
     whole,
 )
+from pylops_dispatch.spectra import convolve_1d_in_tile, convolve_nd_in_tile
 
 # Samples needed forward and adjoint. PyLops's adjoints leave out the rows at the ends of an
 # axis, so that a block needs the samples of those rows too, beyond the reach of the stencil.
@@ -199,8 +200,8 @@ RULES.update(
         basic.Imag: alone(),
         basic.Conj: alone(),
         basic.Smoothing1D: halo(_filter_of_part),
-        basic.Smoothing2D: halo(_filter),
-        basic.SmoothingND: halo(_filter),
+        basic.Smoothing2D: halo(_filter, tile=convolve_nd_in_tile),
+        basic.SmoothingND: halo(_filter, tile=convolve_nd_in_tile),
         basic.CausalIntegration: Rule(
             "whole_axis",
             "along a cut axis the totals of the blocks are added up",
@@ -215,9 +216,11 @@ RULES.update(
         basic.SecondDirectionalDerivative: Rule("halo", _DIRECTIONAL, run=_directional),
         basic.ToCupy: compose("block by block", run=_to_cupy),
         sp.Convolve1D: halo(_filter_of_part),
-        sp.Convolve2D: halo(_filter),
-        sp.ConvolveND: halo(_filter),
-        convolve1d._Convolve1Dshort: Rule("halo", depth=_filter, terms=_filters_apart),
+        sp.Convolve2D: halo(_filter, tile=convolve_nd_in_tile),
+        sp.ConvolveND: halo(_filter, tile=convolve_nd_in_tile),
+        convolve1d._Convolve1Dshort: Rule(
+            "halo", depth=_filter, tile=convolve_1d_in_tile, terms=_filters_apart
+        ),
         convolve1d._Convolve1Dlong: Rule("whole_axis", terms=_long_filter),
         pylops.JaxOperator: whole("jax.jit traces PyLops's code on arrays of its own"),
         pylops.LinearOperator: compose("SciPy's matrices run by blocks", run=matrix.run_scipy),

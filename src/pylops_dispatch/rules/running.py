@@ -156,7 +156,7 @@ def _probe(
     ]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        op = blocks.fitted(template, dims, samples, (0,) * len(dims))
+        op = blocks.fitted(template, dims, samples, (0,) * len(dims), (False,) * len(dims))
         return blocks.run(cls, op, np.zeros(dims, x.dtype), adjoint).dtype
 
 
@@ -182,15 +182,14 @@ def _run_piece(
     dims = piece.shape
     depth = need.depth or (0,) * len(dims)
 
+    def rule(part: Any) -> Rule | None:
+        return _rule(part, op, cls)
+
     def names(part: Any) -> tuple[str, ...]:
-        rule = _rule(part, op, cls)
-        return () if rule is None else rule.coefficients
+        found = rule(part)
+        return () if found is None else found.coefficients
 
-    def place(part: Any) -> Any:
-        rule = _rule(part, op, cls)
-        return None if rule is None else rule.place
-
-    template = blocks.stripped(op, names, place)
+    template = blocks.stripped(op, rule)
     held = [getattr(owner, name) for owner, name in blocks.leaves(op, names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]

@@ -16,6 +16,7 @@ Dtype = Callable[[Any, Any, bool], Any]
 Run = Callable[[type, Any, Any, bool], Any]
 Fit = Callable[[Any], None]
 Place = Callable[[Any, tuple[int, ...]], None]
+Tile = Callable[[Any, tuple[bool, ...]], None]
 Kernel = Callable[[Any, Any, bool], Any]
 
 
@@ -58,6 +59,9 @@ class Rule:
         ``fit(op)`` sets what else follows from the dims of a copy for a block.
     place : callable, optional
         ``place(op, starts)`` tells a copy for a block where in the operator's dims it lies.
+    tile : callable, optional
+        ``tile(op, inner)`` tells a copy for a tile along which axes both its ends are halo,
+        whose samples are thrown away.
     terms : callable, optional
         ``terms(op)`` returns the names of the axes of an operator that is a sum of terms, or
         None if this one is not.
@@ -76,6 +80,7 @@ class Rule:
     dtype: Dtype | None = field(default=None, repr=False)
     fit: Fit | None = field(default=None, repr=False)
     place: Place | None = field(default=None, repr=False)
+    tile: Tile | None = field(default=None, repr=False)
     terms: Callable[[Any], Terms | None] | None = field(default=None, repr=False)
     run: Run | None = field(default=None, repr=False)
     inverse: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
@@ -103,6 +108,7 @@ def halo(
     note: str = "",
     axes: Axes | None = None,
     place: Place | None = None,
+    tile: Tile | None = None,
 ) -> Rule:
     """Rule for an operator that needs `depth` neighbouring samples on either side.
 
@@ -121,6 +127,8 @@ def halo(
     place : callable, optional
         ``place(op, starts)`` tells a copy of an operator for a block where the block lies, for
         operators that count samples from the start of an axis.
+    tile : callable, optional
+        ``tile(op, inner)`` tells a copy for a tile along which axes both its ends are halo.
     """
     given = depth
     if not callable(given):
@@ -129,7 +137,7 @@ def halo(
         def given(op: Any) -> tuple[int | tuple[int, int], ...]:
             return (size,) * len(op.dims) if isinstance(size, int) else tuple(size)
 
-    return Rule("halo", note, given, coefficients, axes, place=place)
+    return Rule("halo", note, given, coefficients, axes, place=place, tile=tile)
 
 
 def whole_axis(
