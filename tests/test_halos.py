@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylops_dispatch.halos import extended, fold, gather, halo_faces
+from pylops_dispatch.halos import extended, fold, gather, halo_faces, surroundings
 
 from .helpers import assert_same, chunks_for, rand, to_dask
 
@@ -80,17 +80,41 @@ def test_a_block_and_its_faces_are_the_samples_around_it(shape, choice):
         block, *around = dask.compute(
             x.blocks[index], *(f.blocks[index] for f in pairs), scheduler="synchronous"
         )
-        whole = extended(block, cut, around)
-        reached = tuple(
-            slice(max(s.start - d, 0), min(s.stop + d, n))
-            for s, d, n in zip(where, depth, shape, strict=True)
-        )
-        wanted = x0[reached]
-        assert whole.shape == wanted.shape
-        for part in (
-            tuple(slice(0, n) for n in whole.shape),
-            tuple(slice(n // 3, n - n // 3) for n in whole.shape),
-            whole.parts[0][1],
-        ):
-            np.testing.assert_array_equal(whole.window(part), wanted[part])
-        np.testing.assert_array_equal(whole.window(whole.parts[0][1]), x0[where])
+        assert_laid_out(extended(block, cut, around), x0, where, depth)
+
+
+def assert_laid_out(whole, x0, where, depth):
+    """A block at `where` of an array lies with its halo as it does in that array."""
+    reached = tuple(
+        slice(max(s.start - d, 0), min(s.stop + d, n))
+        for s, d, n in zip(where, depth, x0.shape, strict=True)
+    )
+    wanted = x0[reached]
+    assert whole.shape == wanted.shape
+    for part in (
+        tuple(slice(0, n) for n in whole.shape),
+        tuple(slice(n // 3, n - n // 3) for n in whole.shape),
+        whole.parts[0][1],
+    ):
+        np.testing.assert_array_equal(whole.window(part), wanted[part])
+    np.testing.assert_array_equal(whole.window(whole.parts[0][1]), x0[where])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@given(choice=st.data())
+def test_a_block_among_its_neighbours_is_what_lies_around_it(shape, choice):
+    depth = choice.draw(st.tuples(*(st.integers(0, 4) for _ in shape)))
+    x0, chunks = rand(shape), choice.draw(chunks_for(shape))
+    x = to_dask(x0, chunks)
+    held = dict(x.persist(scheduler="sync").dask).items()
+    blocks = {key: getattr(node, "value", node) for key, node in held}
+    found = list(surroundings(x, depth, x.numblocks))
+    for (keys, how), where in zip(found, slices_of(chunks).values(), strict=True):
+        assert_laid_out(how.filled([blocks[ref.key] for ref in keys]), x0, where, depth)
+        assert len(set(keys)) == len(keys)
+
+
+def test_the_only_block_of_an_axis_is_that_of_all_blocks():
+    x = to_dask(rand((1, 6)), ((1,), (3, 3)))
+    keys = [[ref.key[1:] for ref in keys] for keys, _ in surroundings(x, (2, 1), (2, 2))]
+    assert keys == [[(0, 0), (0, 1)], [(0, 1), (0, 0)]] * 2

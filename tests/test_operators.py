@@ -29,6 +29,7 @@ from .catalogue import (
 )
 from .helpers import (
     COEFFICIENTS,
+    as_dask_coefficient,
     assert_close,
     assert_same,
     chunks_for,
@@ -506,6 +507,19 @@ def test_blocks_worked_on_in_small_tiles(entry, direction, monkeypatch):
         assert_same(
             apply(op, direction, to_dask(x0, random_chunks(x0.shape, 3, parts=1))), expected
         )
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("entry", IN_TILES, ids=case_id)
+def test_blocks_that_are_read_by_their_neighbours(entry, direction, monkeypatch):
+    # as in the steps of a solver, where dask runs in this process
+    monkeypatch.setattr("pylops_dispatch.blocks.runs_here_at_once", lambda: True)
+    x0, expected = numpy_result(entry, direction, True)
+    with build(entry, as_dask_coefficient) as op:
+        x = to_dask(x0, random_chunks(x0.shape, 4, parts=3))
+        y = apply(op, direction, x)
+        assert not any("halo-" in str(name) for name in y.dask.layers)
+        assert_same(y, expected)
 
 
 @pytest.mark.parametrize("coefficient", COEFFICIENTS)

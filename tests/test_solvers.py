@@ -606,7 +606,7 @@ def test_a_thousand_steps_cost_what_the_first_cost():
     def after(x):
         sizes.append(executions.runs[-1].size)
         executions.runs.clear()
-        if len(sizes) in (200, 1000):
+        if len(sizes) in (600, 1000):  # before, a thread may still have its first task
             gc.collect()
             kept[len(sizes)] = len(gc.get_objects())
 
@@ -614,7 +614,7 @@ def test_a_thousand_steps_cost_what_the_first_cost():
         pylops.cgls(op, to_dask(rand(4000), 2000), niter=1000, tol=0.0, callback=after)
     assert len(sizes) == 1000
     assert len(set(sizes[3:])) == 1
-    assert kept[1000] - kept[200] < 100
+    assert kept[1000] - kept[600] < 100
 
 
 @pytest.mark.parametrize(("solver", "make"), LONG)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
+import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,14 +15,22 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, List, Task, TaskRef
+from dask._task_spec import DataNode, List, Task, TaskRef, _execute_subgraph
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch.array import source
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.halos import Extended, extended, halo_faces, shifted
+from pylops_dispatch.halos import (
+    Extended,
+    Surroundings,
+    extended,
+    halo_faces,
+    shifted,
+    surroundings,
+)
 from pylops_dispatch.namespace import inside_block
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
@@ -32,7 +43,7 @@ from pylops_dispatch.operators import (
     without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape
-from pylops_dispatch.placing import operator_on_cluster
+from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.spectra import length_of_transform
 
@@ -45,6 +56,10 @@ Fit = Callable[[Any], None]
 # lose to the interpreter lock; Fourier transforms have more temporaries
 _TILE_BYTES = 3 << 20
 _TRANSFORM_BYTES = 1 << 20
+
+# in one process, tasks read neighbouring blocks up to this size whole: larger ones, if they are
+# not kept anyway, would wait in memory for the last of their neighbours
+_SURROUNDED_BYTES = 4 << 20
 
 
 # ---- an operator in a graph --------------------------------------------------------------
@@ -191,7 +206,7 @@ def apply_local(
     coefficients: Sequence[DaskArray],
     adjoint: bool,
     dtype: np.dtype[Any],
-    token: Any,
+    named: tuple[str, str],
     whole_axes: Collection[int] = (),
 ) -> DaskArray:
     """Apply an operator that needs a halo of `depth` on each block of `x`.
@@ -213,8 +228,8 @@ def apply_local(
         Whether to apply the adjoint.
     dtype : dtype
         Of the result.
-    token : object
-        What the result is named after.
+    named : tuple of str
+        Names of the operator, and of `template`.
     whole_axes : collection of int, optional
         Axes that are one block, and stay whole in the tiles that a block is worked on in.
 
@@ -225,32 +240,105 @@ def apply_local(
     """
     axes = tuple(range(x.ndim))
     template, whole = taken_apart(template)
-    located = _has(template, "_place")
-    arguments, layout = with_halos((x, *coefficients), depth)
-    if located:
+    arrays = (x, *coefficients)
+    settings = {
+        "cls": cls,
+        "located": _has(template, "_place"),
+        "transformed": _has(template, "_tile"),
+        "depth": depth,
+        "whole_axes": tuple(whole_axes),
+        "adjoint": adjoint,
+        "out_dtype": dtype,
+        "limit": x.npartitions > 1,
+    }
+    embedded = embed(template)
+    if embedded is template and not settings["located"] and not whole and not coefficients:
+        settings["remembered"] = f"{_PROCESS}-{named[1]}"
+    key = tokenize(named[0], adjoint, x.name, [c.name for c in coefficients], depth)
+    name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    if any(depth) and runs_here_at_once() and _largest_block(arrays) <= _SURROUNDED_BYTES:
+        return _apply_among_neighbours(name, embedded, arrays, whole, settings)
+    arguments, layout = with_halos(arrays, depth)
+    if settings["located"]:
         for axis in axes:
             arguments += [starts(x.chunks[axis]), (axis,)]
     arguments += whole_arguments(whole, x.ndim)
-    key = tokenize(token, adjoint, x.name, [c.name for c in coefficients], depth)
     return da.blockwise(
         _local_block,
         axes,
         *arguments,
-        name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
+        name=name,
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
-        cls=cls,
-        template=embed(template),
+        template=embedded,
         layout=layout,
-        located=located,
-        transformed=_has(template, "_tile"),
-        depth=depth,
-        whole_axes=tuple(whole_axes),
-        adjoint=adjoint,
-        out_dtype=dtype,
-        limit=x.npartitions > 1,
+        **settings,
     )
+
+
+def _largest_block(arrays: Sequence[DaskArray]) -> int:
+    return max(a.itemsize * math.prod(max(c, default=0) for c in a.chunks) for a in arrays)
+
+
+def _apply_among_neighbours(
+    name: str,
+    template: Any,
+    arrays: Sequence[DaskArray],
+    whole: Sequence[DaskArray],
+    settings: dict[str, Any],
+) -> DaskArray:
+    """Apply a local operator in tasks that read whole neighbouring blocks."""
+    x = arrays[0]
+    dtype, depth = settings["out_dtype"], settings["depth"]
+    held = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
+    edges = [np.concatenate([[0], np.cumsum(c)]) for c in x.chunks]
+    dependencies: list[Any] = [*arrays, *whole]
+    if isinstance(template, Delayed):
+        dependencies.append(template)
+        template = TaskRef(template.key)
+    graph: dict[Any, Any] = {}
+    neighbours = (surroundings(a, depth, x.numblocks) for a in arrays)
+    for index, *around in zip(np.ndindex(*x.numblocks), *neighbours, strict=True):
+        key = (name, *index)
+        start = tuple(int(e[i]) for e, i in zip(edges, index, strict=True))
+        keys = [found for found, _ in around]
+        graph[key] = Task(
+            key, _block_among_neighbours, settings, [how for _, how in around], start, template,
+            *itertools.chain(*keys), *held,
+        )  # fmt: skip
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=dependencies)
+    meta = np.empty((0,) * x.ndim, dtype=dtype)
+    return DaskArray(layers, name, x.chunks, meta=meta)
+
+
+def _block_among_neighbours(
+    settings: dict[str, Any], around: list[Surroundings], start: Shape, template: Any, *blocks: Any
+) -> Any:
+    remaining = iter(blocks)
+    arrays = [how.filled(list(itertools.islice(remaining, len(how.places)))) for how in around]
+    template = filled(template, list(remaining))
+    return _in_tiles(arrays, template, start, **settings)
+
+
+def samples_of_neighbours(task: Any) -> dict[Any, int]:
+    """Return how many samples a task reads of blocks that are not its own, by their keys."""
+    if not isinstance(task, Task):
+        return {}
+    if task.func is _execute_subgraph:
+        inner = (samples_of_neighbours(part) for part in task.args[0].values())
+        return {key: n for part in inner for key, n in part.items()}
+    if task.func is not _block_among_neighbours:
+        return {}
+    _, around, _, _, *blocks = task.args
+    found: dict[Any, int] = {}
+    remaining = iter(blocks)
+    for how in around:
+        for number, (_, place) in enumerate(how.places):
+            key = next(remaining).key
+            if number:
+                found[key] = math.prod(s.stop - s.start for s in place)
+    return found
 
 
 def with_halos(
@@ -279,26 +367,36 @@ def laid_out(remaining: Iterator[Any], layout: list[list[int]]) -> list[Extended
 
 def _local_block(
     *blocks: Any,
-    cls: type,
     template: Any,
     layout: list[list[int]],
     located: bool,
+    **settings: Any,
+) -> Any:
+    remaining = iter(blocks)
+    arrays = laid_out(remaining, layout)
+    start = tuple(int(next(remaining)[0]) if located else 0 for _ in arrays[0].shape)
+    template = filled(template, [single(block) for block in remaining])
+    return _in_tiles(arrays, template, start, **settings)
+
+
+def _in_tiles(
+    arrays: list[Extended],
+    template: Any,
+    start: Shape,
+    cls: type,
     transformed: bool,
     depth: Shape,
     whole_axes: Shape,
     adjoint: bool,
     out_dtype: Any,
     limit: bool,
+    located: bool = False,
+    remembered: str | None = None,
 ) -> Any:
-    remaining = iter(blocks)
-    arrays = laid_out(remaining, layout)
+    """Run a local operator on a block that starts at `start`, tile by tile."""
     x = arrays[0]
-    core = x.parts[0][1]
-    origin = tuple(0 for _ in core)
-    if located:
-        origin = tuple(int(next(remaining)[0]) - c.start for c in core)
-    template = filled(template, [single(block) for block in remaining])
-    block = x.parts[0][0]
+    block, core = x.parts[0]
+    origin = tuple(s - c.start for s, c in zip(start, core, strict=True))
     lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes, transformed)
     corners = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
     out = None
@@ -323,7 +421,10 @@ def _local_block(
         ]
         window = x.window(where)
         place = tuple(o + w.start for o, w in zip(origin, where, strict=True))
-        op = fitted(template, window.shape, held, place, inner)
+        if remembered is None:
+            op = fitted(template, window.shape, held, place, inner)
+        else:
+            op = _fitted_once(remembered, template, window.shape, inner)
         y = run(cls, op, window, adjoint, limit)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
@@ -442,6 +543,21 @@ def fitted(
         return new
 
     return _refilled(template, copy, coefficients, Coefficient)
+
+
+_PROCESS = uuid.uuid4().hex  # names of operators are good within a process
+_fits = threading.local()  # an operator may note something in itself while it runs
+
+
+def _fitted_once(name: str, template: Any, dims: Shape, inner: tuple[bool, ...]) -> Any:
+    """Return a copy for a tile as :func:`fitted` does, or the same as for other tiles like it."""
+    known = vars(_fits).setdefault("known", OrderedDict())
+    key = name, dims, inner
+    if key not in known:
+        known[key] = fitted(template, dims, (), (0,) * len(dims), inner)
+        if len(known) > 256:
+            known.popitem(last=False)
+    return known[key]
 
 
 def _refilled(

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import dask
+import dask.threaded
 import numpy as np
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.array.core import Array as DaskArray
@@ -30,16 +31,34 @@ def persist(arrays: Sequence[DaskArray]) -> tuple[DaskArray, ...]:
         schedule = dask.base.get_scheduler(collections=arrays)
         if hasattr(getattr(schedule, "__self__", schedule), "persist"):  # a cluster's
             return tuple(dask.persist(*arrays))
-        graph = HighLevelGraph.merge(*(array.dask for array in arrays))
         keys = [list(flatten(array.__dask_keys__())) for array in arrays]
+        graph = HighLevelGraph.merge(*(array.dask for array in arrays))
         nodes = arrays[0].__dask_optimize__(graph, keys)
-        found = schedule(nodes, list(chain.from_iterable(keys)))
-    values = dict(zip(chain.from_iterable(keys), found, strict=True))
+        wanted = list(chain.from_iterable(keys))
+        found = schedule(nodes, wanted, **_batches(schedule, arrays, nodes))
+    values = dict(zip(wanted, found, strict=True))
     done = []
     for array, own in zip(arrays, keys, strict=True):
         rebuild, state = array.__dask_postpersist__()
         done.append(rebuild({key: values[key] for key in own}, *state))
     return tuple(done)
+
+
+_SMALL = 1 << 18  # bytes of a block
+_BATCH = 4
+
+
+def _batches(schedule: Any, arrays: Sequence[DaskArray], nodes: dict[Any, Any]) -> dict[str, int]:
+    """Return settings of dask's threads for many small tasks: some of them are handed out at once.
+
+    A thread takes about as long to be given a task as to work on a small block.
+    """
+    if schedule is not dask.threaded.get or len(nodes) < 64:
+        return {}
+    held = (node.value for node in nodes.values() if isinstance(node, DataNode))
+    largest = max((getattr(value, "nbytes", 0) for value in held), default=0)
+    made = max(a.itemsize * math.prod(max(c, default=0) for c in a.chunks) for a in arrays)
+    return {"chunksize": _BATCH} if max(largest, made) <= _SMALL else {}
 
 
 @contextmanager

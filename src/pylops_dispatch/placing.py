@@ -32,6 +32,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import session
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, is_safe
@@ -232,6 +233,11 @@ def _release(known: _Cluster, name: str) -> None:
     there = known.arrays.pop(name, None)
     for key in {} if there is None else there.dask:
         known.futures.pop(key, None)
+
+
+def runs_here_at_once() -> bool:
+    """Whether what is made now will be run at once, in this process: a step of a solver."""
+    return session.get() is not None and client_in_use() is None
 
 
 def client_in_use() -> Any:

@@ -22,6 +22,7 @@ from dask.order import order
 from dask.utils import format_bytes
 
 from pylops_dispatch.array import check
+from pylops_dispatch.blocks import samples_of_neighbours
 from pylops_dispatch.operators import dims_of
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.policy import PerformanceWarning, set_policy
@@ -261,11 +262,8 @@ class OptimisedGraph:
         priority = order(nodes)
         names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
 
-        def meant(key: Any) -> Any:
-            while key in names:
-                key = names[key]
-            return key
-
+        self._aliases = names
+        meant = self._meant
         # a task that was fused with others has a new name, and the old one is an alias
         known_as = {meant(alias): alias for alias in names}
         self._nodes = {
@@ -280,6 +278,11 @@ class OptimisedGraph:
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
             self._sizes[key] = self._size(key, known_as.get(key, key))
+
+    def _meant(self, key: Any) -> Any:
+        while key in self._aliases:
+            key = self._aliases[key]
+        return key
 
     @property
     def tasks(self) -> list[Any]:
@@ -302,6 +305,14 @@ class OptimisedGraph:
                 return math.prod(shape) * self._arrays[parent[0]][1]
         return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
 
+    def _halo(self, key: Any) -> dict[Any, int]:
+        """Return the bytes that a task reads of blocks around its own."""
+        found = {}
+        for neighbour, samples in samples_of_neighbours(self._nodes[key]).items():
+            if neighbour[0] in self._arrays:
+                found[self._meant(neighbour)] = samples * self._arrays[neighbour[0]][1]
+        return found
+
     def moved(self, sources: Collection[str]) -> dict[str, int]:
         """Return the bytes that tasks take from elsewhere, if each block has its own place.
 
@@ -313,10 +324,11 @@ class OptimisedGraph:
             if isinstance(key, tuple) and key[0] in sources:
                 places[key] = {key[1:]}
                 continue
+            halo = self._halo(key)
             here: Counter[Any] = Counter()
             for dependency in inputs:
                 for place in places.get(dependency, ()):
-                    here[place] += self._sizes[dependency]
+                    here[place] += halo.get(dependency, self._sizes[dependency])
             own = key[1:] if isinstance(key, tuple) else ()
             if not here:
                 if not isinstance(self._nodes[key], DataNode):
@@ -324,6 +336,10 @@ class OptimisedGraph:
                 continue
             chosen = max(here, key=lambda place: (here[place], place == own))
             for dependency in inputs:
+                if dependency in halo:
+                    if chosen not in places.get(dependency, ()):
+                        moved["halo"] += halo[dependency]
+                    continue
                 known = dependency in places
                 if chosen not in places.setdefault(dependency, set()):
                     places[dependency].add(chosen)

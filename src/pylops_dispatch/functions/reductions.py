@@ -19,6 +19,7 @@ from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros, real_dtype
+from pylops_dispatch.placing import runs_here_at_once
 
 _FAN_IN = 32  # numbers that one task adds
 
@@ -86,19 +87,33 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     """Reduce each block to one number by `function`, and add the numbers in a tree."""
     axes = tuple(range(arrays[0].ndim))
     token = tokenize(function.__name__, [array.name for array in arrays])
-    partial = da.blockwise(
-        function,
-        axes,
-        *(item for array in arrays for item in (array, axes)),
-        name=f"{function.__name__.strip('_')}-{token}",
-        adjust_chunks=dict.fromkeys(axes, 1),
-        align_arrays=False,
-        meta=np.empty((0,) * len(axes), dtype=dtype),
-    )
     name = f"add-{token}"
-    keys: list[Any] = [(partial.name, *index) for index in np.ndindex(*partial.numblocks)]
     graph: dict[Any, Any] = {}
     level = 0
+    together = _blocks_together(arrays[0])
+    if together > 1:
+        indices = list(np.ndindex(*arrays[0].numblocks))
+        keys: list[Any] = []
+        for i in range(0, len(indices), together):
+            blocks = [
+                List(*(TaskRef((a.name, *index)) for a in arrays))
+                for index in indices[i : i + together]
+            ]
+            keys.append((f"{name}-blocks", len(keys)))
+            graph[keys[-1]] = Task(keys[-1], _sum_of_blocks, function, List(*blocks))
+        sources: list[Any] = list(arrays)
+    else:
+        partial = da.blockwise(
+            function,
+            axes,
+            *(item for array in arrays for item in (array, axes)),
+            name=f"{function.__name__.strip('_')}-{token}",
+            adjust_chunks=dict.fromkeys(axes, 1),
+            align_arrays=False,
+            meta=np.empty((0,) * len(axes), dtype=dtype),
+        )
+        keys = [(partial.name, *index) for index in np.ndindex(*partial.numblocks)]
+        sources = [partial]
     while len(keys) > 1 or not level:
         groups = [keys[i : i + _FAN_IN] for i in range(0, len(keys), _FAN_IN)]
         last = len(groups) == 1
@@ -106,8 +121,22 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
         for key, group in zip(keys, groups, strict=True):
             graph[key] = Task(key, _add_blocks, List(*(TaskRef(k) for k in group)))
         level += 1
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[partial])
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=sources)
     return DaskArray(layers, name, (), dtype=dtype)
+
+
+_TOGETHER = 1 << 20  # bytes of small blocks that one task reduces
+
+
+def _blocks_together(x: DaskArray) -> int:
+    """Return how many blocks of an array one task reduces: several small ones, in one process."""
+    if not runs_here_at_once():
+        return 1
+    return _TOGETHER // max(1, x.nbytes // max(1, x.npartitions))
+
+
+def _sum_of_blocks(function: Callable[..., Any], blocks: list[list[Any]]) -> Any:
+    return _add_blocks([function(*block) for block in blocks])
 
 
 def _add_blocks(parts: list[Any]) -> Any:

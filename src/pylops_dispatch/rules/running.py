@@ -190,22 +190,30 @@ def _run_piece(
         return () if found is None else found.coefficients
 
     template = blocks.stripped(op, rule)
+    bare = name_of(template)
     held = [getattr(owner, name) for owner, name in blocks.leaves(op, names)]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
-        return Zeros(dims, _dtype_of(cls, template, need, cheap, piece, adjoint))
+        return Zeros(dims, _dtype_of(cls, bare, template, need, cheap, piece, adjoint))
     x = piece.rechunk(dict.fromkeys(need.axes, -1))
     coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
-    dtype = _dtype_of(cls, template, need, coefficients, piece, adjoint)
+    dtype = _dtype_of(cls, bare, template, need, coefficients, piece, adjoint)
+    names_of_both = name_of(op), bare
     return blocks.apply_local(
-        cls, template, x, depth, coefficients, adjoint, dtype, name_of(op), need.axes
+        cls, template, x, depth, coefficients, adjoint, dtype, names_of_both, need.axes
     )
 
 
 def _dtype_of(
-    cls: type, template: Any, need: LocalNeeds, held: Sequence[Any], x: Any, adjoint: bool
+    cls: type,
+    name: str,
+    template: Any,
+    need: LocalNeeds,
+    held: Sequence[Any],
+    x: Any,
+    adjoint: bool,
 ) -> np.dtype[Any]:
-    key = (cls, name_of(template), x.dtype, tuple(c.dtype for c in held), adjoint)
+    key = (cls, name, x.dtype, tuple(c.dtype for c in held), adjoint)
     return _found_once(key, lambda: _probe(cls, template, need, held, x, adjoint))
 
 
