@@ -92,13 +92,15 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
         yield stack.enter_context(distributed.Client(cluster, **known))
 
 
-# glibc's malloc in workers: distributed sets its trim threshold, and with it switches off that
-# the others adapt; each temporary of a block would then be zeroed by the system anew
+# glibc's malloc in workers: distributed sets its trim threshold to 64 kB, and with it switches off
+# that the others adapt; each block would then be given to the system, and zeroed by it anew
 _MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": 4 << 20,  # blocks go back to the system, temporaries do not
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,  # as far as glibc would go by itself
+    "MALLOC_TRIM_THRESHOLD_": 64 << 20,
     "MALLOC_TOP_PAD_": 16 << 20,
     "MALLOC_ARENA_MAX": 2,
 }
+_TRIM_OF_DISTRIBUTED = 1 << 16  # distributed.yaml
 
 
 @contextmanager
@@ -106,7 +108,10 @@ def _memory_of_workers() -> Iterator[None]:
     """Set how workers that are started in this context allocate memory; what is set, stays."""
     name = "distributed.nanny.pre-spawn-environ"
     new = {key for key in _MALLOC if key not in os.environ}
-    with dask.config.set({name: {**_MALLOC, **(dask.config.get(name, None) or {})}}):
+    given = dict(dask.config.get(name, None) or {})
+    if given.get("MALLOC_TRIM_THRESHOLD_") == _TRIM_OF_DISTRIBUTED:
+        del given["MALLOC_TRIM_THRESHOLD_"]
+    with dask.config.set({name: {**_MALLOC, **given}}):
         try:
             yield
         finally:
