@@ -167,10 +167,10 @@ FUNCTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "pylops.signalprocessing.interp": {"Interp": {"inspected": ("iava",)}},
     "pylops.waveeqprocessing.blending": {"BlendingGroup": {}, "BlendingHalf": {}},
     # wav's namespace makes matrices; isinstance(vsvp, ncp.ndarray)
-    "pylops.avo.poststack": {"PoststackLinearModelling": {"everything": True}},
+    "pylops.avo.poststack": {"PoststackLinearModelling": {}},
     "pylops.avo.prestack": {
         "PrestackLinearModelling": {"everything": True},
-        "PrestackWaveletModelling": {"everything": True},
+        "PrestackWaveletModelling": {},
     },
     "pylops.waveeqprocessing.mdd": {"MDC": {}},
 }

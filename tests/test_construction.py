@@ -1,0 +1,126 @@
+"""Operators are built of NumPy and dask arrays side by side, whichever of them are lazy."""
+
+import itertools
+
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from pylops import avo
+from pylops import signalprocessing as sp
+
+import pylops_dispatch
+from pylops_dispatch.rules.table import whole_axis
+
+from .helpers import assert_same, forbid_executions, rand, to_dask
+
+NT = 9
+WAVELET, THETA, VSVP = np.array([0.2, 1.0, 0.3]), np.linspace(5, 30, 4), np.linspace(0.4, 0.6, NT)
+MAKE = {
+    "AVOLinearModelling": (
+        lambda w, theta, vsvp: avo.AVOLinearModelling(theta, vsvp=vsvp, nt0=NT)
+    ),
+    **{
+        f"PrestackLinearModelling, explicit {explicit}": (
+            lambda w, theta, vsvp, explicit=explicit: avo.PrestackLinearModelling(
+                w, theta, vsvp=vsvp, nt0=NT, explicit=explicit
+            )
+        )
+        for explicit in (False, True)
+    },
+    "PrestackWaveletModelling": (
+        lambda w, theta, vsvp: avo.PrestackWaveletModelling(
+            np.outer(VSVP, w), theta, nwav=5, wavc=2, vsvp=vsvp
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lazy", itertools.product([False, True], repeat=3), ids=str)
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_modelling_with_some_of_its_arrays_lazy(make, lazy):
+    with pylops_dispatch.disabled():
+        expected_op = make(WAVELET, THETA, VSVP)
+        x, y = rand(expected_op.shape[1]), rand(expected_op.shape[0])
+        expected = expected_op @ x, expected_op.H @ y
+    arrays = [
+        da.from_array(a, chunks=3) if chosen else a
+        for a, chosen in zip((WAVELET, THETA, VSVP), lazy, strict=True)
+    ]
+    with forbid_executions():
+        op = make(*arrays)
+        found = op @ to_dask(x, 5), op.H @ to_dask(y, 7)
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other, rtol=1e-10)
+
+
+POINTS = np.array([[0.4, 2.3, 4.0, 1.1], [0.2, 3.9, 1.5, 2.2]])
+SINGLE = {
+    "Bilinear": lambda: sp.Bilinear(POINTS.astype("float32"), (6, 5), dtype="float32"),
+    **{
+        f"Sliding1D, one operator for all windows {together}, tapers {tapers}": (
+            lambda together=together, tapers=tapers: sp.Sliding1D(
+                pylops.Identity((9, 8) if together else 8, dtype="float32"),
+                dim=8 * 9, dimd=40, nwin=8, nover=4, tapertype=tapers,
+            )
+        )
+        for together in (False, True)
+        for tapers in (None, "hanning")
+    },
+    "Real": lambda: pylops.Real((6, 5), dtype="complex64"),
+    "FFT": lambda: sp.FFT((6, 8), axis=1, real=True, dtype="float32"),
+    "Fredholm1": lambda: sp.Fredholm1(rand((3, 4, 5), "float32"), nz=2, dtype="float32"),
+}  # fmt: skip
+
+
+class Turned(pylops.LinearOperator):
+    """Complex forward, real in the adjoint, along the last axis."""
+
+    def _matvec(self, x):
+        return (x * (1 + 2j)).astype("complex64")
+
+    def _rmatvec(self, x):
+        return (x * (1 - 2j)).real.astype("float32")
+
+
+def turned():
+    pylops_dispatch.register_rule(Turned, whole_axis(lambda op: (1,)))
+    return Turned(dims=(6, 5), dimsd=(6, 5), dtype="complex64")
+
+
+SINGLE["an operator of a user"] = turned
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["forward-first", "adjoint-first"])
+@pytest.mark.parametrize("x_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", SINGLE.values(), ids=SINGLE)
+def test_each_direction_has_its_own_dtype(make, x_dtype, first):
+    """What is found for one direction is not taken for the other."""
+    op = make()
+    for adjoint in (first, not first):
+        # each takes what the other gives
+        complex_forward = isinstance(op, (pylops.Real, Turned))
+        complex_input = np.dtype(op.dtype).kind == "c" and (adjoint or complex_forward)
+        dtype = np.result_type(x_dtype, np.complex64) if complex_input else x_dtype
+        x = rand(op.shape[0 if adjoint else 1], dtype)
+        with pylops_dispatch.disabled():
+            expected = (op.rmatvec if adjoint else op.matvec)(x)
+        assert_same((op.rmatvec if adjoint else op.matvec)(to_dask(x, 7)), expected, rtol=1e-5)
+
+
+def test_windows_of_a_block_are_put_where_they_start():
+    """Chunks of the data begin where the first window of each block of windows does."""
+    op = sp.Sliding1D(pylops.Identity(4), dim=4 * 9, dimd=20, nwin=4, nover=2, tapertype=None)
+    y = op @ to_dask(rand((9, 4)), ((2, 4, 3), (4,)))
+    assert y.chunks == ((4, 8, 8),)
+
+
+def test_a_kernel_is_read_from_one_layout_only():
+    """The transpose that ``saveGt`` keeps is not read forward, nor the kernel in the adjoint."""
+    kernel = rand((3, 4, 5))
+    op = sp.Fredholm1(kernel, nz=2, saveGt=True)
+    forward = (op @ to_dask(rand(op.shape[1]), 10)).dask.layers
+    backward = (op.H @ to_dask(rand(op.shape[0]), 8)).dask.layers
+    held = [{name for name in layers if "coefficient" in name} for layers in (forward, backward)]
+    assert [len(names) for names in held] == [1, 1]
+    assert held[0] != held[1]
