@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
     operator: Callable[[tuple[int, ...]], pylops.LinearOperator]
     size: int
-    chunk: int
+    chunks: tuple[int, int, int]
     targets: dict[str, float]
 
 
@@ -88,8 +88,8 @@ def blur(dims: tuple[int, ...]) -> pylops.LinearOperator:
 
 
 PROBLEMS = {
-    "laplacian": Problem(laplacian, 256, 64, {"cgls": 4.0}),
-    "deblurring": Problem(blur, 292, 73, {"lsqr": 2.5, "fista": 2.5}),
+    "laplacian": Problem(laplacian, 256, (64, 64, 256), {"cgls": 4.0}),
+    "deblurring": Problem(blur, 292, (73, 146, 146), {"lsqr": 2.5, "fista": 2.5}),
 }
 
 
@@ -178,7 +178,7 @@ def main() -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--problem", choices=PROBLEMS, default="laplacian", help="(%(default)s)")
     parser.add_argument("--size", type=int, help="of each axis (the problem's)")
-    parser.add_argument("--chunk", type=int, help="along axes 0 and 1 (the problem's)")
+    parser.add_argument("--chunks", type=int, nargs=3, help="along each axis (the problem's)")
     parser.add_argument("--steps", type=int, default=10, help="of each solver (%(default)s)")
     parser.add_argument(
         "--only",
@@ -190,8 +190,8 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="run all cases")
     options = parser.parse_args()
     problem = PROBLEMS[options.problem]
-    size, chunk = options.size or problem.size, options.chunk or problem.chunk
-    dims, chunks = (size,) * 3, (chunk, chunk, size)
+    size = options.size or problem.size
+    dims, chunks = (size,) * 3, tuple(options.chunks or problem.chunks)
     names = CASES if options.all else options.only or problem.targets
     with threads(options.workers) as scheduler:
         found = [
