@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -321,40 +322,60 @@ def surroundings(
         yield [refs[number] for number in numbers], how
 
 
-@functools.lru_cache(maxsize=32)  # the steps of a solver ask for the same few
+@functools.lru_cache(maxsize=8)  # the steps of a solver ask for the same few
 def _surroundings(
     chunks: Chunks, depth: Shape, numblocks: Shape
 ) -> list[tuple[list[int], Surroundings]]:
-    along = []
-    for sizes, width in zip(chunks, depth, strict=True):
-        edges = np.concatenate([[0], np.cumsum(sizes)])
-        n = int(edges[-1])
-        spans = [
-            (max(int(start) - width, 0), min(int(stop) + width, n))
-            for start, stop in itertools.pairwise(edges)
-        ]
-        found = []
-        for own, ((low, high), sources) in enumerate(
-            zip(spans, _sources(edges, spans), strict=True)
-        ):
-            placed = [
-                (b, part, slice(int(edges[b]) + part.start - low, int(edges[b]) + part.stop - low))
-                for b, part in sources
-            ]
-            placed.sort(key=lambda item: item[0] != own)
-            found.append((high - low, placed or [(own, slice(0, 0), slice(0, 0))]))
-        along.append(found)
-    own_blocks = tuple(len(sizes) for sizes in chunks)
+    """Return numbers of blocks, in C order, and how they lie; blocks alike share the latter."""
+    along = [_around(sizes, width) for sizes, width in zip(chunks, depth, strict=True)]
+    strides = [math.prod(len(sizes) for sizes in chunks[axis + 1 :]) for axis in range(len(chunks))]
+    known: dict[Any, Surroundings] = {}
     result = []
     for index in np.ndindex(*numblocks):
         axes = [found[min(i, len(found) - 1)] for found, i in zip(along, index, strict=True)]
-        numbers, places = [], []
-        for parts in itertools.product(*(placed for _, placed in axes)):
-            at = tuple(block for block, _, _ in parts)
-            numbers.append(int(np.ravel_multi_index(at, own_blocks)) if at else 0)
-            places.append((tuple(part for _, part, _ in parts), tuple(at for _, _, at in parts)))
-        result.append((numbers, Surroundings(tuple(n for n, _ in axes), places)))
+        numbers = [
+            sum(block * stride for block, stride in zip(blocks, strides, strict=True))
+            for blocks in itertools.product(*(blocks for blocks, _, _ in axes))
+        ]
+        alike = tuple((n, places) for _, n, places in axes)
+        if alike not in known:
+            known[alike] = Surroundings(
+                tuple(n for n, _ in alike),
+                [
+                    (
+                        tuple(slice(*part) for part, _ in found),
+                        tuple(slice(*place) for _, place in found),
+                    )
+                    for found in itertools.product(*(places for _, places in alike))
+                ],
+            )
+        result.append((numbers, known[alike]))
     return result
+
+
+def _around(
+    sizes: tuple[int, ...], width: int
+) -> list[tuple[list[int], int, tuple[tuple[Span, Span], ...]]]:
+    """Return, for each block of an axis, which blocks its halo is in, itself first, and how.
+
+    Their numbers, the samples of all, and for each block which of its samples and where.
+    """
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    n = int(edges[-1])
+    spans = [
+        (max(int(start) - width, 0), min(int(stop) + width, n))
+        for start, stop in itertools.pairwise(edges)
+    ]
+    found = []
+    for own, ((low, high), sources) in enumerate(zip(spans, _sources(edges, spans), strict=True)):
+        sources = sorted(sources, key=lambda source: source[0] != own) or [(own, slice(0, 0))]
+        ahead = [int(edges[block]) - low for block, _ in sources]
+        places = tuple(
+            ((part.start, part.stop), (part.start + a, part.stop + a))
+            for (_, part), a in zip(sources, ahead, strict=True)
+        )
+        found.append(([block for block, _ in sources], high - low, places))
+    return found
 
 
 def everything(shape: Shape) -> Slices:
