@@ -38,6 +38,53 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "among neighbours, a halo one sample too small before a block", "halos.py",
+        "(max(int(start) - width, 0), min(int(stop) + width, n))",
+        "(min(max(int(start) - width, 0) + 1, int(start)), min(int(stop) + width, n))",
+        OPERATORS, "read_by_their_neighbours and FirstDerivative",
+    ),
+    Fault(
+        "among neighbours, blocks numbered along the wrong axis", "halos.py",
+        "for sizes in chunks[axis + 1 :])", "for sizes in chunks[:axis])",
+        OPERATORS, "read_by_their_neighbours and FirstDerivative",
+    ),
+    Fault(
+        "among neighbours, where a block lies in its array", "blocks.py",
+        "start = tuple(int(e[i]) for e, i in zip(edges, index, strict=True))",
+        "start = tuple(0 for _ in index)",
+        OPERATORS, "read_by_their_neighbours and NonStationary",
+    ),
+    Fault(
+        "small blocks that are reduced together, but for the last", "functions/reductions.py",
+        "for index in indices[i : i + together]", "for index in indices[i : i + together - 1]",
+        "tests/test_solvers.py", "iterates",
+    ),
+    Fault(
+        "a tile's ends meet in its transform where they are the array's", "spectra.py",
+        "n if inner[axis] else n + taps // 2", "n",
+        f"{TILES} tests/test_spectra.py", "Convolve or as_with_scipy",
+    ),
+    Fault(
+        "ends of a tile that are halo, where there is too little of it", "blocks.py",
+        "d > 0 and d <= t.start and t.stop + d <= n", "d > 0",
+        f"{TILES} tests/test_spectra.py", "Convolve or products",
+    ),
+    Fault(
+        "middle of a filter one sample off", "spectra.py",
+        "-((h.shape[axis] - 1) // 2)", "-(h.shape[axis] // 2 - 1)",
+        "tests/test_spectra.py", "as_with_scipy",
+    ),
+    Fault(
+        "a dtype found for one direction is taken for the other", "rules/running.py",
+        "tuple(c.dtype for c in held), adjoint)", "tuple(c.dtype for c in held))",
+        "tests/test_construction.py", "dtype",
+    ),
+    Fault(
+        "chunks of windows' data that start where windows end", "rules/windows.py",
+        "*(start for start, _ in spans[1:])", "*(end for _, end in spans[:-1])",
+        "tests/test_construction.py", "windows",
+    ),
+    Fault(
         "vectors before a step that are let go", "solvers.py",
         "if self.before is not None and any(", "if False and any(",
         "tests/test_undoing.py", "step_before_is_held",
