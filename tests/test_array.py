@@ -1,5 +1,6 @@
 """DispatchArray: one NumPy face over dask pieces, mutable by rebinding."""
 
+import contextlib
 import operator
 import re
 from itertools import combinations
@@ -16,6 +17,7 @@ import pylops_dispatch
 from pylops_dispatch import NotDispatchedError
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, lift, lower
+from pylops_dispatch.functions import reductions
 
 from .helpers import (
     assert_close,
@@ -1074,3 +1076,34 @@ def test_writing_through_a_view_of_three_permuted_axes():
     expected = values.transpose(2, 0, 1).copy()
     expected.transpose(2, 0, 1)[1:] *= 2
     check(x, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize(
+    "layout", [np.asarray, np.asfortranarray, lambda a: a[::2], lambda a: a[:, :0], np.transpose]
+)
+def test_products_of_blocks_whatever_lies_in_memory(dtype, layout):
+    a, b = (layout(rand((12, 10), dtype, seed)) for seed in range(2))
+    wide = np.result_type(dtype, np.float64)
+    rtol = {"float16": 1e-2}.get(dtype, 1e-5)
+    for found, expected in [
+        (reductions._block_dot(a, b), np.sum(a.astype(wide) * b)),
+        (reductions._block_dot(a, np.asfortranarray(b)), np.sum(a.astype(wide) * b)),
+        (reductions._block_square_norm(a), np.sum(np.abs(a.astype(wide)) ** 2)),
+    ]:
+        assert found.shape == (1, 1)
+        np.testing.assert_allclose(found.item(), expected, rtol=rtol, atol=rtol)
+
+
+def test_blas_has_one_thread_for_the_norm_of_one_of_several_blocks(monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def one_thread():
+        entered.append(1)
+        yield
+
+    monkeypatch.setattr(reductions, "one_blas_thread", one_thread)
+    for size, times in [(10_000, 0), (10_001, 1)]:
+        reductions._block_square_norm(np.ones(size))
+        assert len(entered) == times
