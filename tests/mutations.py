@@ -57,7 +57,7 @@ FAULTS = [
     Fault(
         "small blocks that are reduced together, but for the last", "functions/reductions.py",
         "for index in indices[i : i + together]", "for index in indices[i : i + together - 1]",
-        "tests/test_solvers.py", "iterates",
+        ARRAY, "one_task_reduces",
     ),
     Fault(
         "a tile's ends meet in its transform where they are the array's", "spectra.py",

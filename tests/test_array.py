@@ -1107,3 +1107,14 @@ def test_blas_has_one_thread_for_the_norm_of_one_of_several_blocks(monkeypatch):
     for size, times in [(10_000, 0), (10_001, 1)]:
         reductions._block_square_norm(np.ones(size))
         assert len(entered) == times
+
+
+@pytest.mark.parametrize("together", [1, 40, 80, 120, 200, 10_000])
+@pytest.mark.parametrize("chunks", [5, (5, 1, 9, 2, 3), 20])
+def test_blocks_that_one_task_reduces_are_all_of_them(monkeypatch, together, chunks):
+    monkeypatch.setattr(reductions, "_TOGETHER", together)
+    monkeypatch.setattr(reductions, "runs_here_at_once", lambda: True)
+    a, b = rand(20), rand(20, seed=1)
+    x, y = DispatchArray(to_dask(a, chunks)), DispatchArray(to_dask(b, chunks))
+    assert_close(np.linalg.norm(x).dask().compute(), np.linalg.norm(a))
+    assert_close(np.dot(x, y).dask().compute(), np.dot(a, b))

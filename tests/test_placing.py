@@ -15,6 +15,7 @@ from distributed.protocol import pickle
 
 import pylops_dispatch
 from pylops_dispatch import solvers
+from pylops_dispatch.placing import vectors_together
 
 from .helpers import assert_close, rand
 
@@ -239,3 +240,17 @@ def test_threads_are_not_told_where_to_run(monkeypatch):
         pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=2)
     assert found
     assert not any(found)
+
+
+@pytest.mark.parametrize("kernel", [0, 1 << 10, 1 << 20])
+def test_small_vectors_are_worked_out_where_large_kernels_lie(client, kernel):
+    x = da.zeros((8, 16), chunks=(2, 16))  # 256 bytes in a block
+    with vectors_together([x], kernel):
+        home = dask.get_annotations()["workers"]
+        chosen = [home((x.name, number, 0)) for number in range(4)]
+    everywhere = sorted(client.nthreads())
+    if kernel <= 16 * 256:
+        assert all(len(workers) == 1 for workers in chosen)
+        assert sorted(set(map(tuple, chosen))) == [(worker,) for worker in everywhere]
+    else:
+        assert all(sorted(set(workers)) == everywhere for workers in chosen)

@@ -180,8 +180,11 @@ def _sent(client: Any, array: DaskArray) -> DaskArray:
     return cut([there]).get(name, there)
 
 
+_MUCH_LESS = 16
+
+
 @contextmanager
-def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
+def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[None]:
     """Let a cluster work out the same blocks of all vectors of a solve on the same worker.
 
     The scheduler takes a worker that holds any input of a task, be it a slice for a halo, and
@@ -192,6 +195,9 @@ def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
     ----------
     arrays : sequence of dask.array.Array
         What is persisted in the context.
+    kernel : int, optional
+        Bytes of a block of what the operator holds on the cluster. Vectors of much smaller blocks
+        are left to the scheduler, which has them worked out where that lies.
     """
     client = client_in_use()
     threads = {} if client is None else client.nthreads()
@@ -199,10 +205,15 @@ def vectors_together(arrays: Sequence[DaskArray]) -> Iterator[None]:
         yield
         return
     workers = [address for address in sorted(threads) for _ in range(threads[address])]
-    numblocks = {array.name: array.numblocks for array in arrays}
+    numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
     home = functools.partial(_home, numblocks, workers)
     with dask.annotate(workers=home, allow_other_workers=True):
         yield
+
+
+def bytes_of_block(array: DaskArray) -> int:
+    """Return the bytes of a block of middling size."""
+    return int(array.nbytes) // max(1, array.npartitions)
 
 
 def _home(numblocks: dict[str, pc.Shape], workers: list[str], key: Any) -> list[str]:

@@ -36,7 +36,7 @@ from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
 from pylops_dispatch.optimisation import elementwise, persist
-from pylops_dispatch.placing import vectors_together
+from pylops_dispatch.placing import bytes_of_block, vectors_together
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
@@ -55,6 +55,7 @@ class Session:
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
         self._coefficients: dict[str, DaskArray] = {}  # lazy arrays of operators, by name
+        self._kernel = 0  # bytes of the largest block of an operator's dask array
         self._leaves: dict[str, DispatchArray] = {}  # those of them that were needed so far
         self._norms: dict[str, DispatchArray] = {}
         self._last: set[str] = set()  # what the last execution brought into memory
@@ -120,7 +121,9 @@ class Session:
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
         for op in found(values, lambda value: isinstance(value, LinearOperator)):
-            lazy = (array for array in arrays_of(op) if not pc.in_memory(array))
+            held = list(arrays_of(op))
+            self._kernel = max([self._kernel, *map(bytes_of_block, held)])
+            lazy = (array for array in held if not pc.in_memory(array))
             self._coefficients.update((array.name, array) for array in lazy)
 
     def leaf(self, array: DaskArray) -> DaskArray:
@@ -226,7 +229,7 @@ class Session:
 
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
-        with vectors_together(arrays):
+        with vectors_together(arrays, self._kernel):
             return persist(arrays)
 
     def values(self, scalars: list[DaskArray]) -> list[Any]:
