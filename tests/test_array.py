@@ -1095,6 +1095,15 @@ def test_products_of_blocks_whatever_lies_in_memory(dtype, layout):
         np.testing.assert_allclose(found.item(), expected, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("value", [np.inf, complex(np.inf, 0), complex(0, -np.inf), np.nan])
+def test_norms_of_what_is_infinite_are_those_of_numpy(value):
+    a = np.full((3, 4), value) * np.array([[1], [0.5], [2]])
+    a[0, 0] = 1
+    found = reductions._block_square_norm(np.ascontiguousarray(a)).item()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.sqrt(found), np.linalg.norm(a.ravel()))
+
+
 def test_blas_has_one_thread_for_the_norm_of_one_of_several_blocks(monkeypatch):
     entered = []
 

@@ -614,7 +614,7 @@ def test_a_thousand_steps_cost_what_the_first_cost():
         pylops.cgls(op, to_dask(rand(4000), 2000), niter=1000, tol=0.0, callback=after)
     assert len(sizes) == 1000
     assert len(set(sizes[3:])) == 1
-    assert kept[1000] - kept[600] < 100
+    assert kept[1000] - kept[600] < 400  # less than one object for each step
 
 
 @pytest.mark.parametrize(("solver", "make"), LONG)

@@ -86,9 +86,9 @@ def _block_square_norm(a: Any) -> Any:
     if a.dtype.kind != "c":
         return _block_dot(a, a)
     if _are_for_blas(a, a):
-        flat = a.ravel("K")
-        with _one_thread_for(a):
-            return np.vdot(flat, flat).real.reshape((1,) * a.ndim)
+        # as real numbers: a complex product of infinite ones, as IRLS begins with, is not a number
+        parts = a.ravel("K").view(real_dtype(a.dtype))
+        return _block_dot(parts, parts).reshape((1,) * a.ndim)
     return _block_dot(a.real, a.real) + _block_dot(a.imag, a.imag)
 
 
