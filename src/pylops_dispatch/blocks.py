@@ -42,7 +42,7 @@ from pylops_dispatch.operators import (
     resized,
     without_pools,
 )
-from pylops_dispatch.pieces import Chunks, Shape
+from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.spectra import length_of_transform
@@ -256,7 +256,7 @@ def apply_local(
         settings["remembered"] = f"{_PROCESS}-{named[1]}"
     key = tokenize(named[0], adjoint, x.name, [c.name for c in coefficients], depth)
     name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
-    if any(depth) and runs_here_at_once() and _largest_block(arrays) <= _SURROUNDED_BYTES:
+    if any(depth) and runs_here_at_once() and max(map(largest_block, arrays)) <= _SURROUNDED_BYTES:
         return _apply_among_neighbours(name, embedded, arrays, whole, settings)
     arguments, layout = with_halos(arrays, depth)
     if settings["located"]:
@@ -275,10 +275,6 @@ def apply_local(
         layout=layout,
         **settings,
     )
-
-
-def _largest_block(arrays: Sequence[DaskArray]) -> int:
-    return max(a.itemsize * math.prod(max(c, default=0) for c in a.chunks) for a in arrays)
 
 
 def _apply_among_neighbours(

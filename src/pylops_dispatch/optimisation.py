@@ -18,6 +18,8 @@ from dask.array.optimization import optimize
 from dask.core import flatten, toposort
 from dask.highlevelgraph import HighLevelGraph
 
+from pylops_dispatch.pieces import largest_block
+
 Keys = tuple[Any, ...]
 
 
@@ -57,7 +59,7 @@ def _batches(schedule: Any, arrays: Sequence[DaskArray], nodes: dict[Any, Any]) 
         return {}
     held = (node.value for node in nodes.values() if isinstance(node, DataNode))
     largest = max((getattr(value, "nbytes", 0) for value in held), default=0)
-    made = max(a.itemsize * math.prod(max(c, default=0) for c in a.chunks) for a in arrays)
+    made = max(map(largest_block, arrays))
     return {"chunksize": _BATCH} if max(largest, made) <= _SMALL else {}
 
 

@@ -238,3 +238,8 @@ def element(piece: DaskArray, index: int) -> DaskArray:
     """Return the 0-d dask array at flat position `index` of `piece`."""
     where = np.unravel_index(operator.index(index), piece.shape)
     return piece[tuple(int(i) for i in where)]
+
+
+def largest_block(x: DaskArray) -> int:
+    """Return the bytes of the largest block of an array."""
+    return math.prod(max(axis, default=0) for axis in x.chunks) * int(x.dtype.itemsize)

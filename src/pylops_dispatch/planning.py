@@ -24,7 +24,7 @@ from dask.utils import format_bytes
 from pylops_dispatch.array import check
 from pylops_dispatch.blocks import samples_of_neighbours
 from pylops_dispatch.operators import dims_of
-from pylops_dispatch.pieces import Chunks, Shape
+from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.policy import PerformanceWarning, set_policy
 from pylops_dispatch.suggesting import costs_of_axes
 
@@ -188,7 +188,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         output_chunks=y.chunks,
         input_bytes=int(x.nbytes),
         output_bytes=int(y.nbytes),
-        largest_block=max(_largest(x), _largest(y)),
+        largest_block=max(largest_block(x), largest_block(y)),
         tasks=len(graph.tasks),
         threads=threads,
         peak_bytes=graph.peak(threads),
@@ -197,10 +197,6 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         advice=tuple(_advice(Op, x, adjoint, moved, fallbacks)),
         result=y,
     )
-
-
-def _largest(x: DaskArray) -> int:
-    return math.prod(max(axis, default=0) for axis in x.chunks) * x.dtype.itemsize
 
 
 def stand_in(x: DaskArray, name: str | None = None, value: Any = 1) -> DaskArray:
@@ -398,7 +394,7 @@ def _advice(
     elif moved and cut and free:
         axes = " or ".join(str(a) for a in free)
         yield f"chunk along axis {axes} instead of {', '.join(map(str, cut))}: no data moves"
-    if _largest(x) > 256 << 20:
+    if largest_block(x) > 256 << 20:
         yield "blocks are large: see pylops_dispatch.suggest_chunks"
-    elif _largest(x) < 1 << 20 and math.prod(x.numblocks) > 64:
+    elif largest_block(x) < 1 << 20 and math.prod(x.numblocks) > 64:
         yield "blocks are small, tasks cost more than the work: see pylops_dispatch.suggest_chunks"
