@@ -68,6 +68,16 @@ def test_wrong_number_of_dimensions(method, shape):
         getattr(op, method)(da.ones(shape))
 
 
+@pytest.mark.parametrize("method", ["matmat", "rmatmat"])
+def test_a_matrix_without_columns(method):
+    for op in (pylops.FirstDerivative(DIMS), pylops.MatrixMult(np.ones((30, 30)))):
+        with pytest.raises(ValueError) as numpy_error:
+            getattr(op, method)(np.ones((30, 0)))
+        with forbid_executions(), pytest.raises(ValueError) as dask_error:
+            getattr(op, method)(da.ones((30, 0)))
+        assert str(dask_error.value) == str(numpy_error.value)
+
+
 def unknown_chunks(n=30):
     x = da.ones(n, chunks=7)
     return x[x > 0]

@@ -411,6 +411,55 @@ def test_methods_that_are_set_on_the_object_are_the_ones_that_run(direction):
         assert_same(y, apply(outer, direction, x0))
 
 
+class Reversing(pylops.FirstDerivative):
+    """Sets methods that read the whole vector, where its class reads neighbours."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self._matvec = self._rmatvec = np.flip
+
+
+class ReversingBack(pylops.FirstDerivative):
+    """Replaces one of the two methods of its class by one that reads the whole vector."""
+
+    def _rmatvec(self, x):
+        return np.flip(x)
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("through", ["class", "object", "one method"])
+def test_the_halo_of_a_class_is_not_that_of_other_methods(direction, through):
+    op = {"class": Reversing, "one method": ReversingBack}.get(through, pylops.FirstDerivative)(12)
+    if through == "object":
+        op._matvec = op._rmatvec = np.flip
+    x0 = rand(12)
+    for outer in (op, 3 * op, op + pylops.Identity(12), op.H, op.H + op):
+        assert_same(apply(outer, direction, to_dask(x0, 5)), apply(outer, direction, x0))
+
+
+class Wrapping(pylops.LinearOperator):
+    """Has no methods of its own, but other dimensions than the operator it is made of."""
+
+    def __init__(self, op):
+        super().__init__(Op=op, dims=(3, 4), dimsd=(4, 3))
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("inside", ["matrix", "derivative", "scipy"])
+def test_a_subclass_that_only_wraps_an_operator(inside, direction):
+    matrix = rand((12, 12))
+    op = Wrapping(
+        {
+            "matrix": lambda: pylops.MatrixMult(matrix),
+            "derivative": lambda: pylops.FirstDerivative((2, 6)),
+            "scipy": lambda: scipy.sparse.linalg.aslinearoperator(matrix),
+        }[inside]()
+    )
+    x0 = rand(12)
+    for outer in (op, pylops.LinearOperator(op) + pylops.Identity(12)):
+        assert_same(apply(outer, direction, to_dask(x0, 5)), apply(outer, direction, x0))
+
+
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])
 def test_an_operator_of_scipys_without_a_matrix(direction):
     a = rand((6, 6))

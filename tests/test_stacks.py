@@ -7,13 +7,24 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+import scipy.interpolate
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pylops_dispatch
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.rules.stacks import _block_of
+from pylops_dispatch.whole import copied
 
-from .helpers import assert_same, chunks_for, forbid_executions, graph_of, rand, to_dask
+from .helpers import (
+    as_dask_coefficient,
+    assert_same,
+    chunks_for,
+    forbid_executions,
+    graph_of,
+    rand,
+    to_dask,
+)
 
 DIMS = (4, 5)
 N = 20
@@ -160,3 +171,48 @@ def test_a_stack_in_a_graph_can_be_pickled():
     op = pylops.VStack([matrix(np.asarray, "float64", seed) for seed in range(3)])
     y = op @ to_dask(rand(N), (N,))
     assert_same(cloudpickle.loads(cloudpickle.dumps(y)), y.compute())
+
+
+class Holding(pylops.LinearOperator):
+    """A user's operator that PyLops's code cannot run lazily, with a stack inside."""
+
+    def __init__(self, op):
+        self.stack = op
+        super().__init__(dtype=op.dtype, dims=op.dims, dimsd=op.dimsd)
+
+    def _matvec(self, x):
+        return 2 * self.stack.matvec(scipy.interpolate.interp1d(x, x)(x))
+
+
+@pytest.mark.parametrize("kind", ["multiproc", "multithread"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_tasks_have_no_pool_of_processes_or_threads(kind, lazy):
+    """A pool cannot be pickled, and may be closed before a task runs."""
+    alone, parts = (
+        [matrix(coefficient, "float64", seed) for seed in range(3)]
+        for coefficient in (np.asarray, as_dask_coefficient if lazy else np.asarray)
+    )
+    alone = pylops.VStack(alone)
+    pooled = pylops.VStack(parts, nproc=2, parallel_kind=kind)
+    columns, x = rand((N, 2)), rand(N)
+    try:
+        with pylops_dispatch.set_policy(whole_array="allow"):
+            results = {
+                "vector": pooled @ to_dask(x, 7),
+                "columns": pooled @ to_dask(columns, (N, 1)),
+                "within": Holding(pooled) @ to_dask(x, 7),
+                "product": pylops.Kronecker(pooled, pylops.Identity(2)) @ to_dask(rand(2 * N), 7),
+            }
+            held = copied([pooled], lambda value: value)
+        cloudpickle.dumps(held)
+        assert pooled.pool is not None, "the user's operator keeps its pool"
+    finally:
+        pooled.close()
+    expected = {
+        "vector": alone @ x,
+        "columns": alone @ columns,
+        "within": Holding(alone) @ x,
+        "product": pylops.Kronecker(alone, pylops.Identity(2)) @ rand(2 * N),
+    }
+    for name, y in results.items():
+        assert_same(cloudpickle.loads(cloudpickle.dumps(y)), expected[name])

@@ -22,7 +22,7 @@ from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.pieces import Chunks, Zeros
 from pylops_dispatch.placing import coefficient, on_cluster
-from pylops_dispatch.rules.running import run_local, run_whole
+from pylops_dispatch.rules.running import run_whole
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
@@ -38,8 +38,6 @@ def run_scipy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return product(inner.A, box, (), adjoint)
     if isinstance(inner, ScipyOperator):
         return run_whole(cls, op, box, adjoint, "SciPy's operators want NumPy arrays")
-    if type(op) is cls and inner is not None:
-        return run_local(cls, op, box, adjoint)
     return NotImplemented
 
 
