@@ -404,7 +404,7 @@ def tests_fail(folder: Path, tests: list[str]) -> str:
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         [*command, *tests],
-        cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300,
+        cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     if done.returncode not in (0, 1):
         raise RuntimeError(f"the tests {tests} do not run:\n{done.stdout}{done.stderr}")

@@ -622,8 +622,9 @@ def test_no_task_runs_twice(solver, make):
     op, _, y = long_problem(make)
     _, _, executions = run(solver, op, y, 12)
     repeated = [key for key, n in Counter(executions.tasks).items() if n > 1]
-    # a norm of vectors that are in memory may be taken again
-    assert [key for key in repeated if not str(key).startswith("('sum-")] == []
+    # a norm of vectors that are in memory may be taken again, and a view of them
+    again = ("('sum-", "('reshape-")
+    assert [key for key in repeated if not str(key).startswith(again)] == []
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode, List, Task, TaskRef, _execute_subgraph
+from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.delayed import Delayed
@@ -42,6 +42,7 @@ from pylops_dispatch.operators import (
     resized,
     without_pools,
 )
+from pylops_dispatch.optimisation import fused_tasks
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
@@ -319,12 +320,11 @@ def _block_among_neighbours(
 
 def samples_of_neighbours(task: Any) -> dict[Any, int]:
     """Return how many samples a task reads of blocks that are not its own, by their keys."""
-    if not isinstance(task, Task):
-        return {}
-    if task.func is _execute_subgraph:
-        inner = (samples_of_neighbours(part) for part in task.args[0].values())
-        return {key: n for part in inner for key, n in part.items()}
-    if task.func is not _block_among_neighbours:
+    inner, keys = fused_tasks(task)
+    if inner:
+        read = [(k, n) for part in inner for k, n in samples_of_neighbours(part).items()]
+        return {keys.get(key, key): n for key, n in read}
+    if not isinstance(task, Task) or task.func is not _block_among_neighbours:
         return {}
     _, around, _, _, *blocks = task.args
     found: dict[Any, int] = {}

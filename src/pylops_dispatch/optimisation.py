@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise, product
 from typing import Any, NamedTuple, cast
 
 import dask
 import dask.threaded
 import numpy as np
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
+from dask._task_spec import (
+    Alias,
+    DataNode,
+    GraphNode,
+    Task,
+    TaskRef,
+    _execute_subgraph,
+    convert_legacy_graph,
+    cull,
+)
 from dask.array.core import Array as DaskArray
-from dask.array.optimization import optimize
+from dask.array.optimization import GETTERS, optimize
+from dask.blockwise import Blockwise, blockwise_token, optimize_blockwise
 from dask.core import flatten, toposort
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, Layer
 
 from pylops_dispatch.pieces import largest_block
 
@@ -79,9 +90,132 @@ def straight_tasks() -> Iterator[None]:
 
 
 def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
-    nodes = dict(optimize(graph, keys, **kwargs))
+    """Return what ``dask.array.optimize`` does, found with less work for the blocks of a layer."""
+    wanted = set(flatten(keys))
     straighten = _straightening()
-    return {key: straighten(node) for key, node in nodes.items()}
+    if isinstance(graph, HighLevelGraph):
+        fused = optimize_blockwise(graph, keys=list(wanted))
+        tasks: dict[Any, Any] = {}
+        for layer in fused.layers.values():
+            tasks.update(_tasks_of_blocks(layer, straighten))
+        nodes = cull(convert_legacy_graph(tasks), wanted)
+    if not isinstance(graph, HighLevelGraph) or any(map(_is_getter, nodes.values())):
+        # slices of files are fused into one
+        nodes = dict(optimize(graph, keys, **kwargs))
+    return _joined({key: straighten(node) for key, node in nodes.items()}, wanted)
+
+
+def _is_getter(node: Any) -> bool:
+    """Whether a task, or one that is fused into it, reads what is no array (``da.from_array``)."""
+    inner, _ = fused_tasks(node)
+    getter = isinstance(node, Task) and node.func in GETTERS and node.func is not operator.getitem
+    return getter or any(map(_is_getter, inner))
+
+
+def fused_tasks(node: Any) -> tuple[list[Any], dict[Any, Any]]:
+    """Return the tasks that are fused into one, and the keys that stand for their inputs."""
+    if not isinstance(node, Task) or node.func not in (_execute_subgraph, _run_program):
+        return [], {}
+    if node.func is _execute_subgraph:
+        inner, _, inputs, *values = node.args
+        tasks = list(inner.values())
+    else:
+        program, inputs, *values = node.args
+        tasks = [*(part for part, _ in program.tasks), *program.elementwise]
+    given = zip(inputs, values, strict=True)
+    return tasks, {own: value.key for own, value in given if isinstance(value, (TaskRef, Alias))}
+
+
+def _tasks_of_blocks(
+    layer: Layer, straighten: Callable[[GraphNode], GraphNode]
+) -> Mapping[Any, Any]:
+    """Return the tasks of a layer; those of blocks that lie one on another in one go.
+
+    ``Blockwise`` itself puts each key into a task in a step of its own.
+    """
+    if not isinstance(layer, Blockwise) or layer.is_materialized() or layer.io_deps:
+        return layer
+    place = {index: number for number, index in enumerate(layer.output_indices)}
+    task: GraphNode = layer.task
+    inputs: dict[Any, _Input] = {}
+    for number, (name, indices) in enumerate(layer.indices):
+        token = blockwise_token(number)
+        if indices is None:
+            node: Any = name
+            if not isinstance(node, (GraphNode, TaskRef)):
+                node = DataNode(None, node)
+            task = task.substitute({token: node})
+        elif place.keys() >= set(indices):
+            counts = zip(indices, layer.numblocks[str(name)], strict=True)
+            inputs[token] = _Input(name, [None if n == 1 else place[a] for a, n in counts])
+        else:
+            return layer
+    task = cast(Task, straighten(task))
+    found = [inputs.get(a.key) if isinstance(a, TaskRef) else None for a in task.args]
+    if len(task.dependencies & inputs.keys()) != len({id(read) for read in found if read}):
+        return layer  # some are read within other arguments
+    made = {}
+    for block in layer.output_blocks or product(*(range(layer.dims[a]) for a in place)):
+        args = [
+            argument if read is None else read.block(block)
+            for argument, read in zip(task.args, found, strict=True)
+        ]
+        key = (layer.output, *block)
+        made[key] = Task(key, task.func, *args, _data_producer=task.data_producer, **task.kwargs)
+    return made
+
+
+class _Input(NamedTuple):
+    """An array whose blocks a layer reads."""
+
+    name: Any
+    axes: list[int | None]  # of the output, which number its blocks; None where it has but one
+
+    def block(self, block: tuple[int, ...]) -> TaskRef:
+        """Return what stands for the block that a block of the output reads."""
+        return TaskRef((self.name, *(0 if axis is None else block[axis] for axis in self.axes)))
+
+
+def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
+    """Join tasks that can only run one after another: dask does, but for those that read data too.
+
+    Handing a task to a thread takes as long as to work on a small block, and dask leaves another
+    task, an alias, for the name of what it fused.
+    """
+    reads = {
+        key: [k for k in node.dependencies if not isinstance(nodes.get(k), DataNode)]
+        for key, node in nodes.items()
+        if not isinstance(node, DataNode)
+    }
+    readers = Counter(chain.from_iterable(reads.values()))
+    before = {
+        key: found[0]
+        for key, found in reads.items()
+        if len(found) == 1 and readers[found[0]] == 1 and found[0] in reads
+        if found[0] not in wanted and not nodes[found[0]].block_fusion
+    }
+    inside = set(before.values())
+    joined = {key: node for key, node in nodes.items() if key not in inside}
+    for last in before.keys() - inside:
+        keys = [last]
+        while keys[-1] in before:
+            keys.append(before[keys[-1]])
+        joined[last] = _chain([nodes[key] for key in reversed(keys)])
+    return joined
+
+
+def _chain(nodes: Sequence[GraphNode]) -> GraphNode:
+    """Return one task for some, of which each reads the one before it."""
+    first, last = nodes[0], nodes[-1]
+    producer = any(node.data_producer for node in nodes)
+    if len(nodes) == 2 and isinstance(first, Task) and isinstance(last, Alias):
+        return Task(last.key, first.func, *first.args, _data_producer=producer, **first.kwargs)
+    made = {node.key for node in nodes}
+    inputs = tuple(frozenset().union(*(node.dependencies for node in nodes)) - made)
+    then = ((node, (before.key,)) for before, node in pairwise(nodes))
+    program = _Program(((first, ()), *then), (), frozenset())
+    values = map(TaskRef, inputs)
+    return Task(last.key, _run_program, program, inputs, *values, _data_producer=producer)
 
 
 class _Program(NamedTuple):

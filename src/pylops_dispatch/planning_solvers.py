@@ -21,6 +21,7 @@ from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import is_dask, walk
+from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
 from pylops_dispatch.planning import (
     OptimisedGraph,
@@ -49,7 +50,7 @@ class Stage:
     executions : int
         Graphs that are handed to dask's scheduler.
     tasks : int
-        Tasks of these, as dask optimises them. Exact.
+        Tasks of these, without those that are fused into others. Exact.
     moved : dict
         Estimate of the bytes that come from another block, by what moves them.
     """
@@ -183,7 +184,8 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     held: set[str] = set()
 
     def executed(arrays: list[DaskArray]) -> _Execution:
-        graph = OptimisedGraph(arrays, known)
+        with straight_tasks():
+            graph = OptimisedGraph(arrays, known)
         return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads))
 
     class Planned(Session):

@@ -212,14 +212,22 @@ def _operators(ops: Sequence[Any], name: str) -> tuple[DaskArray, list[DaskArray
 
 
 def _blocks_of(items: Sequence[tuple[Any, Any]], token: str) -> DaskArray:
-    """Return an array whose blocks are those with the given keys, or the objects themselves."""
+    """Return an array whose blocks are those with the given keys, or the objects themselves.
+
+    What is in this process is given itself: another key for it would be a task in each step.
+    """
     name = f"operators-{token}"
     graph: dict[Any, Any] = {}
+    sources = []
     for number, (item, key) in enumerate(items):
         place = (name, number)
         lazy = isinstance(item, (Delayed, DaskArray))
-        graph[place] = Alias(place, key) if lazy else DataNode(place, item)
-    sources = [item for item, _ in items if isinstance(item, (Delayed, DaskArray))]
+        node = item.dask.get(key) if lazy else DataNode(place, item)
+        if type(node) is DataNode or isinstance(node, np.ndarray):
+            graph[place] = DataNode(place, getattr(node, "value", node))
+        else:
+            graph[place] = Alias(place, key)
+            sources.append(item)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=sources)
     return DaskArray(layers, name, ((1,) * len(items),), dtype=object)
 
