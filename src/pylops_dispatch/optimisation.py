@@ -17,6 +17,7 @@ from dask._task_spec import (
     Alias,
     DataNode,
     GraphNode,
+    List,
     Task,
     TaskRef,
     _execute_subgraph,
@@ -24,7 +25,8 @@ from dask._task_spec import (
     cull,
 )
 from dask.array.core import Array as DaskArray
-from dask.array.optimization import GETTERS, optimize
+from dask.array.core import getter, getter_inline, getter_nofancy
+from dask.array.optimization import optimize
 from dask.blockwise import Blockwise, blockwise_token, optimize_blockwise
 from dask.core import flatten, toposort
 from dask.highlevelgraph import HighLevelGraph, Layer
@@ -108,8 +110,10 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
 def _is_getter(node: Any) -> bool:
     """Whether a task, or one that is fused into it, reads what is no array (``da.from_array``)."""
     inner, _ = fused_tasks(node)
-    getter = isinstance(node, Task) and node.func in GETTERS and node.func is not operator.getitem
-    return getter or any(map(_is_getter, inner))
+    return getattr(node, "func", None) in _GETTERS or any(map(_is_getter, inner))
+
+
+_GETTERS = (getter, getter_inline, getter_nofancy)
 
 
 def fused_tasks(node: Any) -> tuple[list[Any], dict[Any, Any]]:
@@ -145,9 +149,10 @@ def _tasks_of_blocks(
             if not isinstance(node, (GraphNode, TaskRef)):
                 node = DataNode(None, node)
             task = task.substitute({token: node})
-        elif place.keys() >= set(indices):
+        elif all(a in place or (layer.dims[a] == 1 and not layer.concatenate) for a in indices):
             counts = zip(indices, layer.numblocks[str(name)], strict=True)
-            inputs[token] = _Input(name, [None if n == 1 else place[a] for a, n in counts])
+            axes = [None if n == 1 else place[a] for a, n in counts]
+            inputs[token] = _Input(name, axes, sum(a not in place for a in indices))
         else:
             return layer
     task = cast(Task, straighten(task))
@@ -171,9 +176,14 @@ class _Input(NamedTuple):
     name: Any
     axes: list[int | None]  # of the output, which number its blocks; None where it has but one
 
-    def block(self, block: tuple[int, ...]) -> TaskRef:
+    lists: int  # around a block: one for each axis that the output does not have
+
+    def block(self, block: tuple[int, ...]) -> Any:
         """Return what stands for the block that a block of the output reads."""
-        return TaskRef((self.name, *(0 if axis is None else block[axis] for axis in self.axes)))
+        found: Any = TaskRef((self.name, *(0 if a is None else block[a] for a in self.axes)))
+        for _ in range(self.lists):
+            found = List(found)
+        return found
 
 
 def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
