@@ -22,6 +22,7 @@ ARRAY = "tests/test_array.py"
 SELECTIONS = "tests/test_selections.py"
 TILES = "tests/test_tiles.py"
 STACKS = "tests/test_stacks.py"
+OPTIMISATION = "tests/test_optimisation.py"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,26 @@ class Fault:
 
 
 FAULTS = [
+    Fault(
+        "blocks of an axis that is summed over handed over without their list", "optimisation.py",
+        "for _ in range(self.lists):", "for _ in range(0):",
+        OPTIMISATION, "to_the_bit",
+    ),
+    Fault(
+        "the only block along an axis numbered like the others", "optimisation.py",
+        "[None if n == 1 else place[a] for a, n in counts]", "[place[a] for a, n in counts]",
+        OPTIMISATION, "to_the_bit",
+    ),
+    Fault(
+        "a task that is wanted joined to the one that reads it", "optimisation.py",
+        "if found[0] not in wanted and not nodes", "if not nodes",
+        OPTIMISATION, "persisted_together",
+    ),
+    Fault(
+        "what reads files not left to dask", "optimisation.py",
+        'return getattr(node, "func", None) in _GETTERS or', "return False and",
+        OPTIMISATION, "of_a_file",
+    ),
     Fault(
         "among neighbours, a halo one sample too small before a block", "halos.py",
         "(max(int(start) - width, 0), min(int(stop) + width, n))",

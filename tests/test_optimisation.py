@@ -3,13 +3,18 @@
 import itertools
 import operator
 import sys
+import weakref
+from collections import Counter
 
 import dask
 import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from dask._task_spec import Task, TaskRef, _execute_subgraph
+from dask._task_spec import DataNode, List, Task, TaskRef, _execute_subgraph
+from dask.blockwise import Blockwise, blockwise_token
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +50,44 @@ EXPRESSIONS = {
     "one that is needed apart": lambda x, y, s: abs(x + y).map_blocks(reversed_block) + abs(x),
     "scalars alone": lambda x, y, s: s * 2 + 1,
     "parts of complex numbers": lambda x, y, s: (x + 1j * y).real + 2 * y,
+    "other chunks": lambda x, y, s: (x + y).rechunk((3, 2)) * 2 + 1,
+    "parts": lambda x, y, s: (2 * x)[1:, ::2][:2] - y[:1, ::2],
+    "axes exchanged": lambda x, y, s: (x.T - 2 * y.T)[::-1],
+    "a product of matrices": lambda x, y, s: (x + 1) @ (2 * y).T,
+    "a product of columns in one block": lambda x, y, s: da.blockwise(
+        product_of_columns, "ij", x + 1, "ik", y[:1] - 1, "jk", dtype=x.dtype
+    ),
+    "a product of columns put together": lambda x, y, s: da.blockwise(
+        np.inner, "ij", x + 1, "ik", y[:1] - 1, "jk", dtype=x.dtype, concatenate=True
+    ),
+    "a product of rows in several blocks": lambda x, y, s: da.blockwise(
+        product_of_rows, "ij", x + 1, "ki", y - 1, "kj", dtype=x.dtype
+    ),
+    "sums of blocks": lambda x, y, s: (x - y).sum(axis=0) + s,
+    "one array after the other": lambda x, y, s: da.concatenate([x + y, 2 * x, y]) + 1,
+    "a new axis": lambda x, y, s: (x + y)[:, None] * x[None, :1],
+    "a keyword that is lazy": lambda x, y, s: (x + y).map_blocks(
+        shifted, by=dask.delayed(abs)(-3), dtype=x.dtype
+    ),
+    "the place of a block": lambda x, y, s: (x + y).map_blocks(numbered, dtype=x.dtype) - y,
 }
+
+
+def product_of_columns(first, second):
+    (first,), (second,) = first, second
+    return first @ second.T
+
+
+def product_of_rows(first, second):
+    return sum(a.T @ b for a, b in zip(first, second, strict=True))
+
+
+def shifted(block, by):
+    return block + by
+
+
+def numbered(block, block_info=None):
+    return block + block_info[0]["array-location"][0][0]
 
 
 def executed(array):
@@ -81,9 +123,9 @@ def test_arrays_that_are_persisted_together_stay_what_they_are():
 
 @pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)
 @given(
-    rows=st.integers(1, 7),
-    columns=st.integers(1, 5),
-    cut=st.integers(1, 7),
+    rows=st.sampled_from([5, 7, 2, 1]),
+    columns=st.sampled_from([3, 5, 1]),
+    cut=st.sampled_from([2, 3, 7, 1]),
     tile=st.sampled_from([8, 24, 64, 1 << 18]),
     dtype=st.sampled_from(["float32", "float64", "complex128"]),
     order=st.sampled_from("CF"),
@@ -94,14 +136,92 @@ def test_result_is_that_of_dask_to_the_bit(expression, rows, columns, cut, tile,
         x0, y0 = x0.real, y0.real
     x, y = (da.from_array(a, chunks=(cut, columns)).persist() for a in (x0, y0))
     z = expression(x, y, da.from_array(np.asarray(2.0, x0.dtype)).persist())
-    expected = z.compute()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimisation, "_TILE_BYTES", tile)
         tasks, done = executed(z)
+    expected = z.compute()  # after that: a layer keeps the tasks that dask makes of it
     assert not [task for task in tasks.values() if getattr(task, "func", 0) is _execute_subgraph]
+    assert not left_to_join(tasks, set(flatten(z.__dask_keys__())))
     result = done.compute()
     assert result.dtype == expected.dtype
     np.testing.assert_array_equal(result, expected)
+
+
+def left_to_join(tasks, wanted):
+    """Tasks that read nothing but one other, which only they read, and data."""
+    reads = {
+        key: [k for k in task.dependencies if not isinstance(tasks[k], DataNode)]
+        for key, task in tasks.items()
+        if not isinstance(task, DataNode)
+    }
+    readers = Counter(key for found in reads.values() for key in found)
+    return [
+        k for k, r in reads.items() if len(r) == 1 and readers[r[0]] == 1 and r[0] not in wanted
+    ]
+
+
+def test_a_product_with_a_matrix_is_one_task_with_what_makes_its_vector():
+    matrices = [to_dask(rand((3, 4), seed=seed), (3, 4)).persist() for seed in (1, 2)]
+    op = pylops.VStack([pylops.MatrixMult(matrix) for matrix in matrices])
+    x = da.from_array(rand(4)).persist()
+    tasks, done = executed(op @ (2 * x + 1))
+    assert_same(done, op @ (2 * x.compute() + 1))
+    made = [key for key, task in tasks.items() if not isinstance(task, DataNode)]
+    assert len(made) == 3  # the vector, and one for each matrix
+    tasks, done = executed(pylops.MatrixMult(matrices[0]) @ (2 * x + 1))
+    assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 1
+
+
+def test_a_block_that_is_read_within_a_list():
+    x = to_dask(rand((4, 3)), (2, 3)).persist()
+    task = Task("sums", sum, List(TaskRef(blockwise_token(0)), TaskRef(blockwise_token(1))))
+    layer = Blockwise(
+        "sums", ("i", "j"), task, [(x.name, ("i", "j")), (x.name, ("i", "j"))], {x.name: (2, 1)}
+    )
+    graph = HighLevelGraph.from_collections("sums", layer, dependencies=[x])
+    _, done = executed(da.Array(graph, "sums", x.chunks, dtype=x.dtype))
+    np.testing.assert_array_equal(done, 2 * x.compute())
+
+
+def test_a_block_is_let_go_once_the_task_after_it_has_read_it():
+    seen = []
+
+    def make():
+        block = rand(4)
+        seen.append(weakref.ref(block))
+        return block
+
+    def last(total):
+        assert seen[0]() is None
+        return total
+
+    nodes = [Task("a", make), Task("b", np.sum, TaskRef("a")), Task("c", last, TaskRef("b"))]
+    joined = optimisation._joined({node.key: node for node in nodes}, {"c"})
+    assert list(joined) == ["c"]
+    assert joined["c"]() == rand(4).sum()
+
+
+class File:
+    """What dask reads a part of at a time."""
+
+    shape, dtype, ndim = (12, 4), np.dtype(float), 2
+
+    def __init__(self):
+        self.read = []
+
+    def __getitem__(self, where):
+        values = np.arange(48.0).reshape(12, 4)[where]
+        self.read.append(values.shape)
+        return values
+
+
+def test_only_what_is_needed_of_a_file_is_read():
+    file = File()
+    x = da.from_array(file, chunks=(12, 4))
+    file.read.clear()  # dask has looked at the type of its values
+    _, done = executed(2 * x[7:11] + 1)
+    np.testing.assert_array_equal(done, 2 * np.arange(48.0).reshape(12, 4)[7:11] + 1)
+    assert file.read == [(4, 4)]
 
 
 @pytest.mark.parametrize("order", itertools.permutations(["sum", "twice", "reversed", "result"]))

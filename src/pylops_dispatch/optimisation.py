@@ -160,7 +160,7 @@ def _tasks_of_blocks(
     if len(task.dependencies & inputs.keys()) != len({id(read) for read in found if read}):
         return layer  # some are read within other arguments
     made = {}
-    for block in layer.output_blocks or product(*(range(layer.dims[a]) for a in place)):
+    for block in product(*(range(layer.dims[a]) for a in place)):
         args = [
             argument if read is None else read.block(block)
             for argument, read in zip(task.args, found, strict=True)
@@ -218,8 +218,6 @@ def _chain(nodes: Sequence[GraphNode]) -> GraphNode:
     """Return one task for some, of which each reads the one before it."""
     first, last = nodes[0], nodes[-1]
     producer = any(node.data_producer for node in nodes)
-    if len(nodes) == 2 and isinstance(first, Task) and isinstance(last, Alias):
-        return Task(last.key, first.func, *first.args, _data_producer=producer, **first.kwargs)
     made = {node.key for node in nodes}
     inputs = tuple(frozenset().union(*(node.dependencies for node in nodes)) - made)
     then = ((node, (before.key,)) for before, node in pairwise(nodes))
