@@ -35,6 +35,7 @@ from .helpers import (
     chunks_for,
     count_executions,
     forbid_executions,
+    graph_of,
     ones_chunks,
     rand,
     random_chunks,
@@ -107,6 +108,25 @@ def test_array_of_the_operators_dimensions(entry, coefficient, direction):
 def test_matrix_of_columns(entry, coefficient):
     for direction in DIRECTIONS:
         check_all_layouts(entry, coefficient, direction, shaped=False, extra=(3,))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("as_coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)
+def test_a_matrix_is_multiplied_by_a_matrix_in_blocks(as_coefficient, direction):
+    """The tasks are as many for two columns as for thirty."""
+    matrix = rand((12, 8), "complex128")
+    op, reference = (
+        pylops.MatrixMult(a, otherdims=(3,), dtype="complex128")
+        for a in (as_coefficient(matrix), matrix)
+    )
+    sizes = set()
+    for columns in (2, 30):
+        x0 = rand((36 if direction == "adjoint" else 24, columns), "complex128")
+        call = (lambda op, x: op.H @ x) if direction == "adjoint" else (lambda op, x: op @ x)
+        y = call(op, to_dask(x0, (x0.shape[0] // 2, columns)))
+        assert_same(y, call(reference, x0))
+        sizes.add(len(graph_of(y)))
+    assert len(sizes) == 1
 
 
 @pytest.mark.parametrize(

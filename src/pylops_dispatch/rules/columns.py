@@ -15,6 +15,9 @@ from pylops_dispatch.blocks import embed
 from pylops_dispatch.operators import counters, lazy_arrays, name_of
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.rules import matrix
+from pylops_dispatch.rules.running import rule_of
+from pylops_dispatch.rules.table import RULES
 
 # a task holds at least one column, and up to this many bytes of them
 _BYTES = 1 << 27
@@ -23,14 +26,17 @@ _BYTES = 1 << 27
 def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap ``LinearOperator._matmat`` or ``_rmatmat``, which apply an operator to each column.
 
-    Where whole columns fit into a task, the unmodified operator is applied to some of them in
-    each; else, or where the operator's own arrays are lazy, to one column after another.
+    A matrix is multiplied by blocks. Where whole columns fit into a task, another unmodified
+    operator is applied to some of them in each; else, or where its own arrays are lazy, to one
+    column after another.
     """
     adjoint = name == "_rmatmat"
 
     def wrapper(self: Any, X: Any) -> Any:
         if not isinstance(X, DispatchArray) or X.size == 0:
             return original(self, X)
+        if rule_of(self) is RULES[pylops.MatrixMult]:
+            return matrix.run_columns(self, X, adjoint)
         if (
             X.shape[0] * X.itemsize > _BYTES
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change

@@ -31,6 +31,13 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     return product(op.A, box, rest, adjoint)
 
 
+def run_columns(op: Any, X: DispatchArray, adjoint: bool) -> DispatchArray:
+    """Apply ``MatrixMult`` to the columns of a matrix: as a product of matrices."""
+    rest = tuple(int(n) for n in op.otherdims) if op.reshape else ()
+    y = product(op.A, X.reshape(-1), (*rest, X.shape[1]), adjoint)
+    return y.reshape(-1, X.shape[1])
+
+
 def run_scipy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Apply a SciPy operator that PyLops has wrapped (``LinearOperator._matvec``)."""
     inner = getattr(op, "Op", None)
