@@ -1,6 +1,6 @@
 """Run PyLops's tests on NumPy and on dask arrays, and compare.
 
-``python -m tests.pylops_suite [--on vectors] [--source FOLDER] [--workers 2] [test_file ...]``
+``python -m tests.pylops_suite [--on vectors] [--source FOLDER] [-k WORDS] [test_file ...]``
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(source: Path, name: str, on: str, options: argparse.Namespace) -> dict[s
         # in the order of the file, with the plugin's seed: both runs see the same numbers
         command += ["-p", "no:randomly", "-n", str(options.workers)]
         command += ["--tb", "no", "--on", on, "--outcomes", str(outcomes)]
-        command += ["--limit", str(options.limit)]
+        command += ["--limit", str(options.limit), "-k", options.k]
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
         output = ""
@@ -87,9 +87,10 @@ def compare(
         failed = {t: line for t, line in outcomes.items() if line["outcome"] != "passed"}
         row[on] = len(passing) - len(failed)
         row[f"{on} excepted"] = sum(reason_for(test, on) is not None for test in failed)
-        missing = sum(line["outcome"] == "not run" for line in failed.values())
+        missing = [test for test, line in failed.items() if line["outcome"] == "not run"]
         if missing:
-            problems.append(f"{name} [{on}]: {missing} tests were not reached")
+            names = ", ".join(test.rpartition("::")[2] for test in missing)
+            problems.append(f"{name} [{on}]: {len(missing)} tests did not end in time: {names}")
         for test, line in failed.items():
             if reason_for(test, on) is None and line["outcome"] != "not run":
                 what = line.get("error", "").replace("\n", " ")[:300] or line["outcome"]
@@ -102,6 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="test files; all of them by default")
     parser.add_argument("--on", action="append", choices=["vectors", "arrays"], default=None)
+    parser.add_argument("-k", default="", help="of the tests only those with these words")
     parser.add_argument("--source", type=Path, help="folder with PyLops's sdist, unpacked")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one file")
     parser.add_argument("--limit", type=int, default=0, help="seconds for one test; 0: no limit")
