@@ -236,16 +236,16 @@ class _Program(NamedTuple):
 
 def _straightening() -> Callable[[GraphNode], GraphNode]:
     """Return what replaces fused tasks; the blocks of a layer share their program."""
-    programs: dict[int, _Program] = {}
+    programs: dict[int, tuple[Any, _Program]] = {}  # with what has the number, so that it stays
 
     def straighten(node: GraphNode) -> GraphNode:
         if not (isinstance(node, Task) and node.func is _execute_subgraph):
             return node
         fused, _, inputs, *values = node.args
-        program = programs.get(id(fused))
-        if program is None:
+        if id(fused) not in programs:
             straight = {key: straighten(part) for key, part in fused.items()}
-            program = programs[id(fused)] = _program(straight)
+            programs[id(fused)] = fused, _program(straight)
+        _, program = programs[id(fused)]
         return Task(
             node.key, _run_program, program, inputs, *values, _data_producer=node.data_producer
         )
