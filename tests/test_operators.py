@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import pylops_dispatch
 from pylops_dispatch import PerformanceWarning
+from pylops_dispatch.rules import columns
 
 from .catalogue import (
     CASES,
@@ -110,23 +111,43 @@ def test_matrix_of_columns(entry, coefficient):
         check_all_layouts(entry, coefficient, direction, shaped=False, extra=(3,))
 
 
+OF_ARRAYS = {
+    "a matrix": lambda c: pylops.MatrixMult(
+        c(rand((12, 8), "complex128")), otherdims=(3,), dtype="complex128"
+    ),
+    "a diagonal": lambda c: 2 * pylops.Diagonal(c(rand(24))),
+    "a stack": lambda c: pylops.VStack([pylops.Diagonal(c(rand(24, seed=i))) for i in (1, 2)]),
+    "a product of matrices": lambda c: pylops.Kronecker(
+        pylops.MatrixMult(c(rand((3, 4)))), pylops.MatrixMult(c(rand((5, 6), seed=1)))
+    ),
+}
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("as_coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)
-def test_a_matrix_is_multiplied_by_a_matrix_in_blocks(as_coefficient, direction):
-    """The tasks are as many for two columns as for thirty."""
-    matrix = rand((12, 8), "complex128")
-    op, reference = (
-        pylops.MatrixMult(a, otherdims=(3,), dtype="complex128")
-        for a in (as_coefficient(matrix), matrix)
-    )
+@pytest.mark.parametrize("make", OF_ARRAYS.values(), ids=OF_ARRAYS)
+def test_tasks_are_as_many_for_two_columns_as_for_thirty(make, as_coefficient, direction):
+    op, reference = make(as_coefficient), make(np.asarray)
+    if direction == "adjoint":
+        op, reference = op.H, reference.H
+    n = op.shape[1]
     sizes = set()
-    for columns in (2, 30):
-        x0 = rand((36 if direction == "adjoint" else 24, columns), "complex128")
-        call = (lambda op, x: op.H @ x) if direction == "adjoint" else (lambda op, x: op @ x)
-        y = call(op, to_dask(x0, (x0.shape[0] // 2, columns)))
-        assert_same(y, call(reference, x0))
+    for count in (2, 30):
+        x0 = rand((n, count), op.dtype)
+        y = op @ to_dask(x0, (n // 2, count))
+        assert_same(y, reference @ x0)
         sizes.add(len(graph_of(y)))
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("as_coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)
+def test_columns_and_arrays_that_no_task_can_hold_keep_their_chunks(as_coefficient, monkeypatch):
+    monkeypatch.setattr(columns, "_BYTES", 100)
+    op = pylops.Diagonal(as_coefficient(rand(24)))
+    x0 = rand((24, 3))
+    y = op @ to_dask(x0, (8, 3))
+    assert_same(y, op @ x0)
+    assert y.numblocks == (3, 3)
 
 
 @pytest.mark.parametrize(

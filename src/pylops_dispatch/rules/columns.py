@@ -11,7 +11,7 @@ import pylops
 from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.blocks import embed
+from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
 from pylops_dispatch.operators import counters, lazy_arrays, name_of
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
@@ -19,16 +19,16 @@ from pylops_dispatch.rules import matrix
 from pylops_dispatch.rules.running import rule_of
 from pylops_dispatch.rules.table import RULES
 
-# a task holds at least one column, and up to this many bytes of them
+# a task holds at least one column, up to this many bytes of them, and as many of other arrays
 _BYTES = 1 << 27
 
 
 def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap ``LinearOperator._matmat`` or ``_rmatmat``, which apply an operator to each column.
 
-    A matrix is multiplied by blocks. Where whole columns fit into a task, another unmodified
-    operator is applied to some of them in each; else, or where its own arrays are lazy, to one
-    column after another.
+    A matrix is multiplied by blocks. Where whole columns and the operator's lazy arrays fit into
+    a task, another unmodified operator is applied to some columns in each; else to one column
+    after another.
     """
     adjoint = name == "_rmatmat"
 
@@ -37,12 +37,13 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             return original(self, X)
         if rule_of(self) is RULES[pylops.MatrixMult]:
             return matrix.run_columns(self, X, adjoint)
+        held = sum(lazy.nbytes for _, _, lazy in lazy_arrays(self))
         if (
-            X.shape[0] * X.itemsize > _BYTES
+            max(X.shape[0] * X.itemsize, held) > _BYTES
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
-            or next(lazy_arrays(self), None) is not None
         ):
             return original(self, X)
+        template, whole = taken_apart(self)
         dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
         array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
         rows = self.shape[1 if adjoint else 0]
@@ -52,11 +53,12 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             (0, 1),
             array,
             (0, 1),
+            *whole_arguments(whole, 2),
             name=f"{type(self).__name__.strip('_')}-{name.strip('_')}-{key}",
             adjust_chunks={0: rows},
             dtype=dtype,
             meta=np.empty((0, 0), dtype=dtype),
-            op=embed(self),
+            op=embed(template),
             adjoint=adjoint,
         )
         return DispatchArray(y)
@@ -72,5 +74,6 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
     return dtype
 
 
-def _columns(block: Any, *, op: Any, adjoint: bool) -> Any:
+def _columns(block: Any, *arrays: Any, op: Any, adjoint: bool) -> Any:
+    op = filled(op, [single(array) for array in arrays])
     return op._rmatmat(block) if adjoint else op._matmat(block)
