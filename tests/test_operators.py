@@ -389,15 +389,29 @@ def test_memoize_operator_forgets_the_oldest(direction):
     assert evaluations == [1, 2, 3, 3, 3, 4]
 
 
-def test_operator_counts_its_applications():
-    op = pylops.FirstDerivative(12)
-    x = to_dask(rand(12), 5)
-    op @ x
-    op @ x
-    op.H @ x
-    assert (op.matvec_count, op.matmat_count) == (2, 0)
-    op.matmat(to_dask(rand((12, 3)), (5, 2)))
-    assert op.matmat_count == 1
+COUNTED = {
+    "a stencil": lambda c: pylops.FirstDerivative(12),
+    "a matrix": lambda c: pylops.MatrixMult(c(rand((9, 12)))),
+    "a diagonal": lambda c: pylops.Diagonal(c(rand(12))),
+    "a sum": lambda c: pylops.Diagonal(c(rand(12))) + 2 * pylops.FirstDerivative(12),
+}
+COUNTS = ("matvec_count", "rmatvec_count", "matmat_count", "rmatmat_count")
+
+
+@pytest.mark.parametrize("make", COUNTED.values(), ids=COUNTED)
+@pytest.mark.parametrize("as_coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)
+def test_operator_counts_its_applications_as_for_numpy(make, as_coefficient):
+    def applied(op, convert):
+        for method, n in (("matvec", 1), ("rmatvec", 0), ("matvec", 1)):
+            getattr(op, method)(convert(rand(op.shape[n])))
+        for method, n in (("matmat", 1), ("rmatmat", 0), ("rmatmat", 0)):
+            getattr(op, method)(convert(rand((op.shape[n], 3))))
+        return [getattr(op, name) for name in COUNTS]
+
+    def cut(x):
+        return to_dask(x, (5, 2)[: x.ndim])
+
+    assert applied(make(as_coefficient), cut) == applied(make(np.asarray), np.asarray)
 
 
 def test_isinstance_and_attributes_stay_pylops():

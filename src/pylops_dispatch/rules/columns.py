@@ -36,6 +36,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         if not isinstance(X, DispatchArray) or X.size == 0:
             return original(self, X)
         if rule_of(self) is RULES[pylops.MatrixMult]:
+            _count(self, adjoint, X.shape[1])
             return matrix.run_columns(self, X, adjoint)
         held = sum(lazy.nbytes for _, _, lazy in lazy_arrays(self))
         if (
@@ -43,6 +44,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
         ):
             return original(self, X)
+        _count(self, adjoint, X.shape[1])
         template, whole = taken_apart(self)
         dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
         array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
@@ -64,6 +66,12 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         return DispatchArray(y)
 
     return wrapper
+
+
+def _count(op: Any, adjoint: bool, columns: int) -> None:
+    """Count the columns as applications: ``decorators.count`` takes them off again."""
+    name = "rmatvec_count" if adjoint else "matvec_count"
+    setattr(op, name, getattr(op, name) + columns)
 
 
 def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
