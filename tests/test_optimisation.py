@@ -18,11 +18,12 @@ from dask.highlevelgraph import HighLevelGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylops_dispatch import optimisation
+from pylops_dispatch import optimisation, programs
 from pylops_dispatch.array import lift, lower
 from pylops_dispatch.liveness import unreachable
-from pylops_dispatch.optimisation import elementwise, persist, straight_tasks
+from pylops_dispatch.optimisation import persist, straight_tasks
 from pylops_dispatch.pieces import in_memory
+from pylops_dispatch.programs import elementwise
 
 from .helpers import assert_same, graph_of, rand, to_dask
 
@@ -137,7 +138,7 @@ def test_result_is_that_of_dask_to_the_bit(expression, rows, columns, cut, tile,
     x, y = (da.from_array(a, chunks=(cut, columns)).persist() for a in (x0, y0))
     z = expression(x, y, da.from_array(np.asarray(2.0, x0.dtype)).persist())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimisation, "_TILE_BYTES", tile)
+        patch.setattr(programs, "_TILE_BYTES", tile)
         tasks, done = executed(z)
     expected = z.compute()  # after that: a layer keeps the tasks that dask makes of it
     assert not [task for task in tasks.values() if getattr(task, "func", 0) is _execute_subgraph]
@@ -237,12 +238,12 @@ def test_what_is_read_by_both_kinds_of_tasks_is_there_for_both(order):
         "fused", _execute_subgraph, fused, "result", ("x", "y"), TaskRef("x0"), TaskRef("y0")
     )
     blocks = {"x0": rand(5), "y0": rand(5, seed=1)}
-    straight = optimisation._straightening()(task)
+    straight = programs.straightening()(task)
     np.testing.assert_array_equal(straight(blocks), task(blocks))
 
 
 def test_element_wise_tasks_make_no_block_but_the_result(monkeypatch):
-    monkeypatch.setattr(optimisation, "_TILE_BYTES", 80)
+    monkeypatch.setattr(programs, "_TILE_BYTES", 80)
     sizes = []
 
     @elementwise

@@ -42,10 +42,10 @@ from pylops_dispatch.operators import (
     resized,
     without_pools,
 )
-from pylops_dispatch.optimisation import fused_tasks
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
+from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
 
 if TYPE_CHECKING:

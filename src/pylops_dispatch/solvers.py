@@ -35,9 +35,10 @@ from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
-from pylops_dispatch.optimisation import elementwise, persist
+from pylops_dispatch.optimisation import persist
 from pylops_dispatch.placing import bytes_of_block, vectors_together
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.programs import elementwise
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
