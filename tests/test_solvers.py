@@ -6,6 +6,7 @@ import hashlib
 import numbers
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import dask
 import dask.array as da
@@ -16,7 +17,8 @@ from pylops.optimization.callback import Callbacks, MetricsCallback
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
 
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, lift
+from pylops_dispatch.solvers import Session, in_session
 
 from .catalogue import UserDifference
 from .helpers import (
@@ -625,6 +627,26 @@ def test_no_task_runs_twice(solver, make):
     # a norm of vectors that are in memory may be taken again, and a view of them
     again = ("('sum-", "('reshape-")
     assert [key for key in repeated if not str(key).startswith(again)] == []
+
+
+def test_an_array_may_go_while_its_norm_is_asked_for():
+    """As the garbage collector has it: nothing but a cycle held it."""
+    x0, gone = rand(20), []
+
+    class Collecting(Session):
+        def norm(self, piece):
+            gone.clear()
+            return super().norm(piece)
+
+    session = Collecting()
+    session._with_norms = True
+    session.before = SimpleNamespace(let_go_of_finished=lambda wanted: None)
+    with in_session(session):
+        x = lift(to_dask(x0, 10))
+        gone.append(2 * x)
+        kept = 3 * x
+        assert float(kept.sum()) == pytest.approx(3 * x0.sum())
+        assert not gone
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

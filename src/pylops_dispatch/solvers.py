@@ -212,6 +212,8 @@ class Session:
             for vector in vectors:
                 self.norm(vector)
             lazy = self._lazy(wanted)
+            # the garbage collector may have found some in between
+            vectors = [vector for vector in vectors if vector.name in lazy]
         made = list(lazy.values())
         if self._leaves:
             made = [self._from_memory(array) for array in made]
