@@ -31,6 +31,7 @@ from .catalogue import (
 from .helpers import (
     COEFFICIENTS,
     as_dask_coefficient,
+    assert_bitwise,
     assert_close,
     assert_same,
     chunks_for,
@@ -138,6 +139,16 @@ def test_tasks_are_as_many_for_two_columns_as_for_thirty(make, as_coefficient, d
         assert_same(y, reference @ x0)
         sizes.add(len(graph_of(y)))
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("chunks", [(7, 2), (20, 3), (6, 1)])
+def test_equal_columns_stay_equal_to_the_bit(chunks):
+    matrix = rand((20, 20))
+    x = np.repeat(rand((20, 1), seed=1), 3, axis=1)
+    for op in (pylops.MatrixMult(matrix), pylops.MatrixMult(to_dask(matrix, (6, 20)))):
+        for turned in (op, op.H):
+            y = (turned @ to_dask(x, chunks)).compute()
+            assert_bitwise(y[:, 1:], np.repeat(y[:, :1], 2, axis=1))
 
 
 @pytest.mark.parametrize("as_coefficient", COEFFICIENTS.values(), ids=COEFFICIENTS)

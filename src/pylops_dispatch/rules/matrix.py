@@ -32,9 +32,13 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
 
 
 def run_columns(op: Any, X: DispatchArray, adjoint: bool) -> DispatchArray:
-    """Apply ``MatrixMult`` to the columns of a matrix: as a product of matrices."""
+    """Apply ``MatrixMult`` to the columns of a matrix: by blocks, all columns of one in a task.
+
+    Each is multiplied apart, as ``LinearOperator._matmat`` does, so that columns that are equal
+    stay equal to the bit: percentiles over all of them (``ista``) would tell them apart.
+    """
     rest = tuple(int(n) for n in op.otherdims) if op.reshape else ()
-    y = product(op.A, X.reshape(-1), (*rest, X.shape[1]), adjoint)
+    y = product(op.A, X.reshape(-1), (*rest, X.shape[1]), adjoint, apart=True)
     return y.reshape(-1, X.shape[1])
 
 
@@ -48,7 +52,9 @@ def run_scipy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     return NotImplemented
 
 
-def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) -> DispatchArray:
+def product(
+    A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool, apart: bool = False
+) -> DispatchArray:
     """Multiply a vector, seen as columns of shape `rest`, by a matrix or its adjoint.
 
     Parameters
@@ -61,6 +67,8 @@ def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) ->
         Axes of the vector that the matrix does not touch.
     adjoint : bool
         Whether to multiply by the conjugate transpose.
+    apart : bool, optional
+        Whether to multiply what the last axis numbers one after another, in each task.
 
     Returns
     -------
@@ -74,17 +82,17 @@ def product(A: Any, box: DispatchArray, rest: tuple[int, ...], adjoint: bool) ->
     piece = box.as_shape((n_in, *rest))
     if isinstance(piece, Zeros):
         return DispatchArray([Zeros((n_out, *rest), dtype)], (box.size // n_in * n_out,))
-    y = _product(A, piece, n_out, adjoint, dtype)
+    y = _product(A, piece, n_out, adjoint, dtype, apart)
     return DispatchArray([y], (box.size // n_in * n_out,))
 
 
-def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> DaskArray:
+def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:
     """Multiply by blocks of rows of the matrix, the same ones forward and adjoint."""
     blocks = x.numblocks[0]
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
         if A.numblocks[1] > 1:
-            return _tiled(A, x, adjoint, dtype)
+            return _tiled(A, x, adjoint, dtype, apart)
         rows = A.chunks[0]
         if adjoint:
             rows = max(rows, x.chunks[0], key=len)
@@ -100,13 +108,14 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
         (i, j),
         x,
         (i, *rest) if adjoint else (j, *rest),
-        name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint)}",
+        name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint, apart)}",
         adjust_chunks={i: 1} if adjoint else None,
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * (x.ndim + adjoint), dtype=dtype),
         adjoint=adjoint,
         limit=len(rows) * x.npartitions > 1,
+        apart=apart,
     )
     if not adjoint:
         return y
@@ -114,7 +123,7 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any) -> Das
     return y.rechunk({0: balanced(n_out, blocks)})
 
 
-def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
+def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:
     """Multiply by a matrix that is cut along both axes: products of blocks, added in a tree."""
     # a matrix that is cut finer than the vector is not gathered: it is mostly the larger
     summed = max(A.chunks[0 if adjoint else 1], x.chunks[0], key=len)
@@ -129,31 +138,42 @@ def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any) -> DaskArray:
         (i, j),
         x,
         (inner, *rest),
-        name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint)}",
+        name=f"MatrixMult-{tokenize(matrix.name, x.name, adjoint, apart)}",
         adjust_chunks={inner: 1},
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * (x.ndim + 1), dtype=dtype),
         adjoint=adjoint,
         limit=True,
+        apart=apart,
         partial=True,
     )
     return add_up(partial, (0,), dtype)
 
 
-def _block_product(a: Any, x: Any, *, adjoint: bool, limit: bool, partial: bool = False) -> Any:
+def _block_product(
+    a: Any, x: Any, *, adjoint: bool, limit: bool, apart: bool, partial: bool = False
+) -> Any:
     if isinstance(x, list):  # a block of whole rows meets all blocks of the vector
         a, x = a[0], np.concatenate(x) if len(x) > 1 else x[0]
-    columns = x.reshape(x.shape[0], -1)
     with one_blas_thread() if limit else nullcontext():
-        if not adjoint:
-            y = a @ columns
-        elif a.dtype.kind == "c":
-            y = (a.T @ columns.conj()).conj()
+        if apart and x.shape[-1]:
+            parts = (np.ascontiguousarray(x[..., i]) for i in range(x.shape[-1]))
+            y = np.stack([_multiplied(a, part, adjoint) for part in parts], axis=-1)
         else:
-            y = a.T @ columns
-    leading = (1,) if adjoint or partial else ()
-    return y.reshape(*leading, y.shape[0], *x.shape[1:])
+            y = _multiplied(a, x, adjoint)
+    return y[np.newaxis] if adjoint or partial else y
+
+
+def _multiplied(a: Any, x: Any, adjoint: bool) -> Any:
+    columns = x.reshape(x.shape[0], -1)
+    if not adjoint:
+        y = a @ columns
+    elif a.dtype.kind == "c":
+        y = (a.T @ columns.conj()).conj()
+    else:
+        y = a.T @ columns
+    return y.reshape(y.shape[0], *x.shape[1:])
 
 
 _sparse: dict[tuple[str, Chunks], dict[Any, Any]] = {}
