@@ -121,7 +121,7 @@ def test_a_solve_leaves_nothing_behind(several_workers):
 
 def eventually(condition):
     """Messages to the scheduler take a moment."""
-    for _ in range(400):
+    for _ in range(100):
         gc.collect()  # what refers to itself may have come since
         if condition():
             return True
