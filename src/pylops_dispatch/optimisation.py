@@ -89,13 +89,16 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
     """Return what ``dask.array.optimize`` does, found with less work for the blocks of a layer."""
     wanted = set(flatten(keys))
     straighten = straightening()
+    nodes: Mapping[Any, Any] | None = None
     if isinstance(graph, HighLevelGraph):
-        fused = optimize_blockwise(graph, keys=list(wanted))
-        tasks: dict[Any, Any] = {}
-        for layer in fused.layers.values():
-            tasks.update(_tasks_of_blocks(layer, straighten))
-        nodes = cull(convert_legacy_graph(tasks), wanted)
-    if not isinstance(graph, HighLevelGraph) or any(map(_is_getter, nodes.values())):
+        graph = optimize_blockwise(graph, keys=list(wanted))
+        layers = graph.layers.values()
+        if not any(isinstance(layer, Blockwise) and _is_getter(layer.task) for layer in layers):
+            tasks: dict[Any, Any] = {}
+            for layer in layers:
+                tasks.update(_tasks_of_blocks(layer, straighten))
+            nodes = cull(convert_legacy_graph(tasks), wanted)
+    if nodes is None or any(map(_is_getter, nodes.values())):
         # slices of files are fused into one
         nodes = dict(optimize(graph, keys, **kwargs))
     return _joined({key: straighten(node) for key, node in nodes.items()}, wanted)
