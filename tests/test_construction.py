@@ -36,7 +36,7 @@ MAKE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("lazy", itertools.product([False, True], repeat=3), ids=str)
+@pytest.mark.parametrize("lazy", list(itertools.product([False, True], repeat=3)), ids=str)
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_modelling_with_some_of_its_arrays_lazy(make, lazy):
     with pylops_dispatch.disabled():

@@ -225,7 +225,9 @@ def test_only_what_is_needed_of_a_file_is_read():
     assert file.read == [(4, 4)]
 
 
-@pytest.mark.parametrize("order", itertools.permutations(["sum", "twice", "reversed", "result"]))
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations(["sum", "twice", "reversed", "result"]))
+)
 def test_what_is_read_by_both_kinds_of_tasks_is_there_for_both(order):
     tasks = {
         "sum": Task("sum", operator.add, TaskRef("x"), TaskRef("y")),

@@ -265,7 +265,7 @@ def apply_local(
             arguments += [starts(x.chunks[axis]), (axis,)]
     arguments += whole_arguments(whole, x.ndim)
     return da.blockwise(
-        _local_block,
+        functools.partial(_local_block, layout=layout, **settings),
         axes,
         *arguments,
         name=name,
@@ -273,8 +273,6 @@ def apply_local(
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
         template=embedded,
-        layout=layout,
-        **settings,
     )
 
 
@@ -597,8 +595,12 @@ def apply_along(
     chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
     key = tokenize(name_of(op), adjoint, x.name)
     index = tuple(range(x.ndim))
+    function = functools.partial(
+        along_block, cls=cls, dims=dims, dimsd=dimsd, axes=tuple(whole), adjoint=adjoint, fit=fit,
+        limit=x.npartitions > 1,
+    )  # fmt: skip
     return da.blockwise(
-        along_block,
+        function,
         index,
         x,
         index,
@@ -607,14 +609,7 @@ def apply_along(
         adjust_chunks=dict(enumerate(chunks)),
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
-        cls=cls,
         op=embed(template),
-        dims=dims,
-        dimsd=dimsd,
-        axes=tuple(whole),
-        adjoint=adjoint,
-        fit=fit,
-        limit=x.npartitions > 1,
     )
 
 

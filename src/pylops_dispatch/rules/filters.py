@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ def _apply(
     template.inp = None
     result = (*axes, *range(len(axes), len(axes) + len(dims))) if adjoint else axes
     partial = da.blockwise(
-        _filters_block,
+        functools.partial(_filters_block, cls=cls, layout=layout, place=place, adjoint=adjoint),
         result,
         *arguments,
         name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
@@ -86,11 +87,7 @@ def _apply(
         align_arrays=False,
         dtype=op.dtype,
         meta=np.empty((0,) * len(result), dtype=op.dtype),
-        cls=cls,
         op=blocks.embed(template),
-        layout=layout,
-        place=place,
-        adjoint=adjoint,
     )
     return blocks.add_up(partial, axes, partial.dtype) if adjoint else partial
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,12 @@ def _prediction(predict: Callable[..., Any], slopes: Any) -> Callable[..., Any]:
         more, layout_of_slopes = blocks.with_halos((around,), (jump, 0))
         dtype = np.result_type(x.dtype)
         y = da.blockwise(
-            _predict_block,
+            functools.partial(
+                _predict_block,
+                predict=predict,
+                layout=[*layout, *layout_of_slopes],
+                settings=(dt, dx, repeat, backward, adj),
+            ),
             (0, 1),
             *arguments,
             *more,
@@ -75,9 +81,6 @@ def _prediction(predict: Callable[..., Any], slopes: Any) -> Callable[..., Any]:
             align_arrays=False,
             dtype=dtype,
             meta=np.empty((0, 0), dtype=dtype),
-            predict=predict,
-            layout=[*layout, *layout_of_slopes],
-            settings=(dt, dx, repeat, backward, adj),
         )
         return DispatchArray(y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Sequence
@@ -134,7 +135,7 @@ def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) ->
     for matrix in matrices:
         arguments += [matrix, (0,)]
     y = da.blockwise(
-        _apply,
+        functools.partial(_apply, adjoint=adjoint, leading=(1,) if added else (), out_dtype=dtype),
         (0, 1) if added else (0,),
         *arguments,
         name=name,
@@ -143,9 +144,6 @@ def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) ->
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0, 0) if added else 0, dtype),
-        adjoint=adjoint,
-        leading=(1,) if added else (),
-        out_dtype=dtype,
     )
     return blocks.add_up(y, (0,), dtype) if added else y
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
@@ -88,8 +89,18 @@ def apply_terms(
     key = tokenize(name_of(op), adjoint, x.name, [a.name for a in arguments[2::2]])
     result = tuple(index[label] for label in (*out, *summed))
     alone = {index[a]: sizes[a] for a in out if a not in into}
-    partial = da.blockwise(
+    function = functools.partial(
         _term,
+        cls=cls,
+        names=tuple(held),
+        terms=terms,
+        sizes={label: sizes[label][0] for label in index if len(sizes[label]) == 1},
+        n_summed=len(summed),
+        adjoint=adjoint,
+        fit=fit,
+    )
+    partial = da.blockwise(
+        function,
         result,
         *arguments,
         name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
@@ -98,14 +109,7 @@ def apply_terms(
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * len(result), dtype=dtype),
-        cls=cls,
         op=blocks.embed(template),
-        names=tuple(held),
-        terms=terms,
-        sizes={label: sizes[label][0] for label in index if len(sizes[label]) == 1},
-        n_summed=len(summed),
-        adjoint=adjoint,
-        fit=fit,
     )
     y = blocks.add_up(partial, tuple(range(len(out), len(result))), dtype)
     gathered = {a for a in _untouched(into, out, held) if len(sizes[a]) < len(given[a])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from typing import Any
@@ -96,7 +97,7 @@ def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
     x = gather(piece, 1, spans) if adjoint else piece.rechunk({2: -1})
     template, held = blocks.taken_apart(op)
     y = da.blockwise(
-        _blend_block,
+        functools.partial(_blend_block, cls=cls, sources=sources, spans=spans, adjoint=adjoint),
         (0, 1, 2) if adjoint else (1, 0),
         x,
         (1, 0) if adjoint else (0, 1, 2),
@@ -109,11 +110,7 @@ def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
         align_arrays=False,
         dtype=op.dtype,
         meta=np.empty((0,) * (3 if adjoint else 2), op.dtype),
-        cls=cls,
         op=blocks.embed(template),
-        sources=sources,
-        spans=spans,
-        adjoint=adjoint,
     )
     return y if adjoint else fold(y, 1, spans, _record_chunks(spans, dimsd[1]))
 

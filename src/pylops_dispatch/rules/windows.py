@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -106,7 +107,15 @@ def _apply(
     arguments += blocks.whole_arguments(held, first)
     shape = inner if adjoint else rest
     y = da.blockwise(
-        _windows_block,
+        functools.partial(
+            _windows_block,
+            cls=cls,
+            dims=dims,
+            inner=inner,
+            rest=rest,
+            with_tapers=tapers is not None,
+            adjoint=adjoint,
+        ),
         kept,
         x,
         index,
@@ -121,13 +130,7 @@ def _apply(
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * len(kept), dtype=dtype),
-        cls=cls,
         op=blocks.embed(template),
-        dims=dims,
-        inner=inner,
-        rest=rest,
-        with_tapers=tapers is not None,
-        adjoint=adjoint,
     )
     if not adjoint:
         for axis in range(n):
