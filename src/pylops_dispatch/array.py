@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
+from pylops_dispatch import memory_layout as layout
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import not_dispatched, report_implicit_compute
@@ -48,6 +49,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         "_held",
         "_recall",
         "_shape",
+        "_strides",
         "_value",
         "_version",
         "_view",
@@ -63,6 +65,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._held: list[Piece] = pieces
         self._shape: Shape = pieces[0].shape if shape is None else shape
         self._dtype: np.dtype[Any] = pieces[0].dtype if dtype is None else dtype
+        self._strides: layout.Strides | None = None  # in C order without gaps
         self._value: Any = None
         self._version = 0
         self._view: _View | None = None
@@ -88,11 +91,14 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
                 self._held, view.version = view.read(root)._pieces, root._version
         return self._held
 
-    def viewing(self, of: DispatchArray, read: _Read, write: _Write) -> DispatchArray:
+    def viewing(
+        self, of: DispatchArray, read: _Read, write: _Write, strides: layout.Strides | None
+    ) -> DispatchArray:
         """Make this box a view: `read` takes it of its owner, `write` puts it back.
 
         The owner is held weakly: when nothing else holds it, nobody can see a write to it.
         """
+        self._strides = strides
         outer = of._view
         root = None if outer is None else outer.root()
         if outer is None or root is None:
@@ -151,6 +157,18 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     def nbytes(self) -> int:
         """Bytes of all elements."""
         return self.size * self.itemsize
+
+    @property
+    def strides(self) -> layout.Strides:
+        """Bytes from one element to the next along each axis, as NumPy would have them.
+
+        No memory is laid out so; they tell which reshapes are views, and which are copies.
+        """
+        return self._strides or layout.in_c_order(self._shape, self.itemsize)
+
+    def memory(self) -> np.ndarray[Any, Any]:
+        """Return an array of this shape, dtype and strides that holds nothing."""
+        return layout.stand_in(self._shape, self._dtype, self.strides)
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -281,12 +299,21 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         from pylops_dispatch.functions import call_ufunc
 
-        return call_ufunc(ufunc, method, inputs, kwargs)
+        written = kwargs.get("out") is not None
+        result = call_ufunc(ufunc, method, inputs, kwargs)
+        if method == "__call__" and not written and not _are_in_c_order(inputs):
+            for box in result if isinstance(result, tuple) else (result,):
+                _lay_out(box, inputs)
+        return result
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         from pylops_dispatch.functions import call_function
 
-        return call_function(func, args, kwargs)
+        written = kwargs.get("out") is not None
+        result = call_function(func, args, kwargs)
+        if func in _KEEP_LAYOUT and not written and not _are_in_c_order(args):
+            _lay_out(result, args[:1] if func in _LIKE else args)
+        return result
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         from pylops_dispatch.namespace import dask_namespace
@@ -301,10 +328,17 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             raise not_dispatched(f"reshape(order={order!r})", "Only C order is lazy.")
         target = shape[0] if len(shape) == 1 and np.iterable(shape[0]) else shape
         wanted = _complete(tuple(int(n) for n in target), self.size, self._shape)
+        strides = None
+        if self._strides is not None:
+            memory = layout.reshaped(self.memory(), wanted)
+            if memory is None:
+                return self._reshaped(wanted)
+            strides = layout.strides_of(memory)
         return self._reshaped(wanted).viewing(
             self,
             lambda box: box._reshaped(wanted),
             lambda box, value: box.assign(value._reshaped(box.shape)),
+            strides,
         )
 
     def _reshaped(self, shape: Shape) -> DispatchArray:
@@ -314,10 +348,17 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         return box
 
     def ravel(self, order: str = "C") -> DispatchArray:
-        """Return the vector: the layout is remembered, nothing moves."""
-        return self.reshape(-1, order=order)
+        """Return the vector: the layout is remembered, nothing moves.
 
-    flatten = ravel
+        As in NumPy it is a copy where there are gaps, or another order; ``reshape(-1)`` is one
+        only where it must be.
+        """
+        vector = self.reshape(-1, order=order)
+        return vector if self._strides is None else vector.copy()
+
+    def flatten(self, order: str = "C") -> DispatchArray:
+        """Return the vector in a box of its own."""
+        return self.ravel(order).copy()
 
     def squeeze(self, axis: Any = None) -> DispatchArray:
         """Drop axes of length one."""
@@ -338,6 +379,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             self,
             lambda box: box._transposed(wanted),
             lambda box, value: box.assign(value._transposed(back)),
+            layout.strides_of(self.memory().transpose(wanted)) if self.ndim > 1 else self._strides,
         )
 
     def _transposed(self, axes: Shape) -> DispatchArray:
@@ -365,6 +407,8 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         """Return a box of its own on the same, immutable, pieces."""
         box = DispatchArray(list(self._pieces), self._shape, self._dtype)
         box._value = self._value
+        if order != "C" and self._strides is not None:
+            _lay_out(box, [self])
         return box
 
     __copy__ = copy
@@ -374,6 +418,12 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def map(self, func: Callable[[DaskArray], DaskArray], of_zeros: Any = None) -> DispatchArray:
         """Apply `func`, which keeps shapes, to each piece."""
+        box = self._mapped(func, of_zeros)
+        if self._strides is not None:
+            _lay_out(box, [self])
+        return box
+
+    def _mapped(self, func: Callable[[DaskArray], DaskArray], of_zeros: Any) -> DispatchArray:
         if of_zeros is not None and all(isinstance(p, Zeros) for p in self._pieces):
             dtype = np.dtype(of_zeros)
             return DispatchArray([Zeros(p.shape, dtype) for p in self._pieces], self._shape, dtype)
@@ -383,13 +433,13 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         """Convert the elements to `dtype`."""
         wanted = np.dtype(dtype)
         if wanted == self._dtype:
-            return self.copy()
+            return self.copy("K") if copy else self
         return self.map(lambda p: p.astype(wanted, **kwargs), of_zeros=wanted)
 
     def conj(self) -> DispatchArray:
-        """Complex conjugate."""
+        """Complex conjugate; of real numbers, as in NumPy, the array itself."""
         if self._dtype.kind != "c":
-            return self.copy()
+            return self
         box = self.map(lambda p: p.conj(), of_zeros=self._dtype)
         box._conjugated = self.names
         return box
@@ -408,6 +458,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             self,
             lambda box: box._part(lambda p: p.real),
             lambda box, value: box.assign(value + 1j * box._part(lambda p: p.imag)),
+            self.strides,
         )
 
     @real.setter
@@ -421,6 +472,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             self,
             lambda box: box._part(lambda p: p.imag),
             lambda box, value: box.assign(box._part(lambda p: p.real) + 1j * value),
+            self.strides,
         )
 
     @imag.setter
@@ -487,6 +539,27 @@ class _View:
     read: _Read
     write: _Write
     version: int
+
+
+# functions that lay out their result as their arguments are (order "K")
+_LIKE = {np.zeros_like, np.ones_like, np.empty_like, np.full_like}
+_KEEP_LAYOUT = {*_LIKE, np.copy, np.where, np.clip, np.nan_to_num, np.angle, np.round, np.around}
+
+
+def _are_in_c_order(values: Sequence[Any]) -> bool:
+    return all(
+        value._strides is None
+        if isinstance(value, DispatchArray)
+        else not isinstance(value, np.ndarray) or value.flags.c_contiguous
+        for value in values
+    )
+
+
+def _lay_out(result: Any, operands: Sequence[Any]) -> None:
+    """Give a result the strides that NumPy would give it."""
+    if isinstance(result, DispatchArray) and result.ndim > 1:
+        arrays = [a for a in operands if isinstance(a, (DispatchArray, np.ndarray))]
+        result._strides = layout.of_result(result._shape, result.itemsize, arrays)
 
 
 def _complete(shape: Shape, size: int, old: Shape) -> Shape:

@@ -84,11 +84,29 @@ class _DaskNamespace:
         if isinstance(a, (list, tuple)) and holds(a, is_lazy):
             stacked: Any = np.stack([as_box(self.asarray(part)) for part in a])
             return stacked if dtype is None else stacked.astype(dtype)
-        if isinstance(a, (DispatchArray, DaskArray)):
+        if isinstance(a, DaskArray):
             return a if dtype is None else a.astype(dtype)
+        if isinstance(a, DispatchArray):
+            return a if dtype is None else a.astype(dtype, copy=False)
         return np.asarray(a, dtype=dtype, **kwargs)
 
-    array = asanyarray = ascontiguousarray = asarray
+    asanyarray = asarray
+
+    def ascontiguousarray(self, a: Any, dtype: Any = None) -> Any:
+        """Return an array in C order: itself, if it is."""
+        found = self.asarray(a, dtype)
+        if isinstance(found, DispatchArray):
+            return found if found.memory().flags.c_contiguous else found.copy()
+        return found if is_dask(found) else np.ascontiguousarray(found)
+
+    def array(self, a: Any, dtype: Any = None, copy: bool | None = True, **kwargs: Any) -> Any:
+        """Return what ``asarray`` does, but an array of its own."""
+        if not is_lazy(a) and not (isinstance(a, (list, tuple)) and holds(a, is_lazy)):
+            return np.array(a, dtype=dtype, copy=copy, **kwargs)
+        found = self.asarray(a, dtype)
+        if copy and found is a:
+            return found.copy("K") if isinstance(found, DispatchArray) else found.copy()
+        return found
 
 
 dask_namespace = _DaskNamespace()

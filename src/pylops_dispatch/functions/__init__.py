@@ -16,6 +16,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, is_dask
 from pylops_dispatch.functions import (
+    axes,
     creation,
     fft,
     indexing,
@@ -31,7 +32,7 @@ from pylops_dispatch.policy import not_dispatched
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (creation, fft, indexing, linalg, reductions, searching, shaping)
+_MODULES = (axes, creation, fft, indexing, linalg, reductions, searching, shaping)
 
 _REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
+from pylops_dispatch.memory_layout import strides_of
 from pylops_dispatch.pieces import Chunks, Piece, Shape, Zeros
 from pylops_dispatch.policy import not_dispatched
 
@@ -70,12 +72,15 @@ def getitem(box: DispatchArray, index: Any) -> Any:
     """
     if _is_lazy_mask(index) and index.shape == box.shape and box.ndim:
         return select(box, as_box(index))
-    index = _positions(_to_index(_unwrap(index)))
+    index = _positions(_to_index(_unwrap(index)), box.shape)
     part = _taken(box, index)
     if not isinstance(part, DispatchArray) or not part.ndim or not _is_basic(index):
         return part
     return part.viewing(
-        box, lambda owner: _taken(owner, index), lambda owner, value: _put_at(owner, index, value)
+        box,
+        lambda owner: _taken(owner, index),
+        lambda owner, value: _put_at(owner, index, value),
+        strides_of(box.memory()[index]),
     )
 
 
@@ -84,13 +89,34 @@ def _is_basic(index: Any) -> bool:
     return all(isinstance(i, slice) or i is None or i is Ellipsis or _is_int(i) for i in entries)
 
 
-def _positions(index: Any) -> Any:
-    """Replace NumPy masks along one axis by positions."""
-    if isinstance(index, tuple):
-        return tuple(_positions(i) for i in index)
-    if isinstance(index, np.ndarray) and index.dtype == bool and index.ndim == 1:
-        return np.flatnonzero(index)
-    return index
+def _positions(index: Any, shape: Shape) -> Any:
+    """Replace NumPy masks along one axis by positions; other masks are looked at as well.
+
+    Raises
+    ------
+    IndexError
+        If a mask does not have the lengths of the axes that it stands for.
+    NotDispatchedError
+        If a single truth value is among the indices.
+    """
+    entries = list(index) if isinstance(index, tuple) else [index]
+    if any(isinstance(i, (bool, np.bool_)) for i in entries):
+        raise not_dispatched("indexing with a single truth value", "Use None, or a slice.")
+    takes = [0 if i is None else np.ndim(i) if _is_mask(i) else 1 for i in entries]
+    axis = 0
+    for number, (entry, count) in enumerate(zip(entries, takes, strict=True)):
+        if entry is Ellipsis:
+            axis = len(shape) - sum(takes[number + 1 :])
+            continue
+        if _is_mask(entry) and entry.shape != shape[axis : axis + count]:
+            raise IndexError(
+                f"boolean index of shape {entry.shape} does not match axes {axis} to "
+                f"{axis + count - 1} of an array of shape {shape}"
+            )
+        if isinstance(entry, np.ndarray) and _is_mask(entry) and count == 1:
+            entries[number] = np.flatnonzero(entry)
+        axis += count
+    return tuple(entries) if isinstance(index, tuple) else entries[0]
 
 
 def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
@@ -103,9 +129,25 @@ def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
         and all(isinstance(i, np.ndarray) or _is_int(i) for i in index)
         and any(isinstance(i, np.ndarray) for i in index)
     ):
-        arrays = [np.where(i < 0, i + n, i) for i, n in zip(index, shape, strict=True)]
-        return np.ravel_multi_index(tuple(np.broadcast_arrays(*arrays)), shape)
+        arrays = [not_negative(np.asarray(i), n) for i, n in zip(index, shape, strict=True)]
+        try:
+            return np.ravel_multi_index(tuple(np.broadcast_arrays(*arrays)), shape)
+        except ValueError as error:
+            raise IndexError(str(error)) from error
     return None
+
+
+def not_negative(positions: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
+    """Return positions along an axis of length `n` counted from its start.
+
+    Raises
+    ------
+    IndexError
+        If one lies outside.
+    """
+    if positions.size and (positions.min() < -n or positions.max() >= n):
+        raise IndexError(f"positions out of bounds for an axis of size {n}")
+    return np.where(positions < 0, positions + n, positions)
 
 
 def _taken(box: DispatchArray, index: Any) -> Any:
@@ -128,11 +170,11 @@ def _taken(box: DispatchArray, index: Any) -> Any:
     if all(isinstance(piece, Zeros) for piece in box.pieces):
         shape = np.broadcast_to(np.empty(()), box.shape)[index].shape
         return DispatchArray(Zeros(shape, box.dtype)) if shape else box.dtype.type(0)
-    full = _expand(index, box.ndim)
-    if sum(isinstance(i, np.ndarray) for i in full) == 1 and not any(i is None for i in full):
-        return DispatchArray(_gather(box.dask(), full))
+    full = _in_range(_expand(index, box.ndim), box.shape)
+    if sum(isinstance(i, np.ndarray) for i in full) == 1:
+        return DispatchArray(_gather(box.dask(), full, _comes_first(index)))
     try:
-        return DispatchArray(box.dask()[index])
+        return DispatchArray(box.dask()[full])
     except NotImplementedError as error:
         raise not_dispatched("indexing with several arrays", str(error)) from error
 
@@ -166,14 +208,57 @@ def _expand(index: Any, ndim: int) -> Index:
     return (*entries, *rest)
 
 
-def _gather(array: DaskArray, index: Index) -> DaskArray:
-    """Take positions along one axis, and slices or integers along the others."""
-    axis = next(a for a, i in enumerate(index) if isinstance(i, np.ndarray))
-    positions = index[axis]
-    others = tuple(slice(None) if a == axis else i for a, i in enumerate(index))
-    array = array[others]
-    axis -= sum(_is_int(i) for i in index[:axis])
-    return take(array, positions, axis)
+def _in_range(index: Index, shape: Shape) -> Index:
+    """Return slices that begin and end within their axis; dask's do not all do as NumPy's."""
+    lengths = iter(shape)
+    sized = [(i, 1 if i is None else next(lengths)) for i in index]
+    return tuple(_within_axis(i, n) if isinstance(i, slice) else i for i, n in sized)
+
+
+def _within_axis(index: slice, n: int) -> slice:
+    start, stop, step = index.indices(n)
+    if len(range(start, stop, step)) == 0:
+        return slice(0, 0)
+    return slice(start, None if stop < 0 else stop, step)
+
+
+def _gather(array: DaskArray, index: Index, first: bool) -> DaskArray:
+    """Take positions along one axis, and slices or integers along the others.
+
+    `first` puts the axes of the positions before all others.
+    """
+    entries = tuple(i for i in index if i is not None)
+    axis = next(a for a, i in enumerate(entries) if isinstance(i, np.ndarray))
+    positions = entries[axis]
+    others = tuple(slice(None) if a == axis else i for a, i in enumerate(entries))
+    axis -= sum(_is_int(i) for i in entries[:axis])
+    taken = take(array[others], positions, axis)
+    if first:
+        taken = da.moveaxis(taken, range(axis, axis + positions.ndim), range(positions.ndim))
+    new = tuple(None if index[place] is None else slice(None) for place in _order(index, first))
+    return taken[new] if None in new else taken
+
+
+def _comes_first(index: Any) -> bool:
+    """Whether the axes of an array in an index are the first of the result.
+
+    NumPy counts integers as arrays as well, and puts what they give first where anything else
+    lies between them, be it an ellipsis for no axis.
+    """
+    entries = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(i, np.ndarray) for i in entries):
+        return False
+    places = [place for place, i in enumerate(entries) if _is_int(i) or isinstance(i, np.ndarray)]
+    return places[-1] - places[0] >= len(places)
+
+
+def _order(index: Index, first: bool) -> list[int]:
+    """Return for each axis of a result the place in `index` that it comes from."""
+    ndims = [0 if _is_int(i) else i.ndim if isinstance(i, np.ndarray) else 1 for i in index]
+    places = [place for place, ndim in enumerate(ndims) for _ in range(ndim)]
+    if not first:
+        return places
+    return sorted(places, key=lambda place: not isinstance(index[place], np.ndarray))
 
 
 def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskArray:
@@ -185,9 +270,7 @@ def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskAr
     if positions.ndim != 1:
         taken = take(array, positions.ravel(), axis)
         return taken.reshape(array.shape[:axis] + positions.shape + array.shape[axis + 1 :])
-    if positions.size and (positions.min() < -n or positions.max() >= n):
-        raise IndexError(f"positions out of bounds for axis {axis} with size {n}")
-    positions = np.where(positions < 0, positions + n, positions)
+    positions = not_negative(positions, n)
     steps = np.diff(positions)
     where: list[Any] = [slice(None)] * array.ndim
     if positions.size and np.all(steps == 1):
@@ -220,19 +303,33 @@ def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskAr
 
 
 @implements(np.take)
-def _take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: Any = None) -> Any:
+def _take(
+    a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: str = "raise"
+) -> Any:
     if axis is None:
         a, axis = np.ravel(a), 0
+    box = as_box(a)
     if isinstance(indices, DispatchArray):
-        result = DispatchArray(da.take(as_box(a).dask(), indices.dask(), axis=axis))
+        if mode != "raise":
+            raise not_dispatched(f"np.take(mode={mode!r})", "Its indices are lazy.")
+        result = DispatchArray(da.take(box.dask(), indices.dask(), axis=axis))
     else:
-        where: list[Any] = [slice(None)] * np.ndim(a)
-        where[axis] = indices if np.ndim(indices) else operator.index(indices)
-        result = getitem(as_box(a), tuple(where))
+        where: list[Any] = [slice(None)] * box.ndim
+        where[axis] = _within(np.asarray(indices), box.shape[axis], mode)
+        result = getitem(box, tuple(where))
     if out is None:
         return result
     out.assign(result)
     return out
+
+
+def _within(positions: np.ndarray[Any, Any], n: int, mode: str) -> Any:
+    """Return positions as ``np.take`` wants them; one alone as an integer."""
+    if mode == "wrap":
+        positions = positions % n
+    elif mode == "clip":
+        positions = np.clip(positions, 0, n - 1)
+    return positions if positions.ndim else operator.index(positions)
 
 
 # ---- writing -----------------------------------------------------------------------------
@@ -245,7 +342,7 @@ def setitem(box: DispatchArray, index: Any, value: Any) -> None:
             raise not_dispatched("writing selected elements", "Write through the same mask.")
         put(box, as_box(index), value)
         return
-    _put_at(box, _positions(_to_index(_unwrap(index))), value)
+    _put_at(box, _positions(_to_index(_unwrap(index)), box.shape), value)
 
 
 def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
@@ -254,9 +351,10 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         return
     flat = _flat_positions(index, box.shape)
     if flat is not None:
-        vector = box.reshape(-1)
-        source = value if np.ndim(value) == 0 else np.reshape(value, -1)
+        vector = box.flatten()
+        source = value if np.ndim(value) == 0 else _broadcast(value, flat.shape).ravel()
         _put_at(vector, flat.ravel(), source)
+        box.assign(vector.reshape(box.shape))
         return
     if _is_mask(index):
         if np.ndim(value):
@@ -266,25 +364,28 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         _assign(box, np.where(mask, value, box))
         return
     if box.ndim == 1 and _is_int(index):
-        start = operator.index(index) % box.size
+        start = int(not_negative(np.asarray(operator.index(index)), box.size))
         index = slice(start, start + 1)
     found = _range(index, box.size) if box.ndim == 1 and isinstance(index, slice) else None
     if found is not None:
         _write_range(box, *found, value)
         return
-    where = _expand(index, box.ndim)
+    where = _in_range(_expand(index, box.ndim), box.shape)
     lazy = [axis for axis, i in enumerate(where) if _is_lazy_positions(i)]
-    others = [i for i in where if not _is_lazy_positions(i)]
-    if len(lazy) == 1 and all(isinstance(i, slice) and i == slice(None) for i in others):
+    others = (axis for axis in range(box.ndim) if axis not in lazy)
+    if len(lazy) == 1 and len(where) == box.ndim and all(
+        _is_whole(where[axis], box.shape[axis]) for axis in others
+    ):
         _put_at_lazy(box, where[lazy[0]], lazy[0], value)
         return
-    if any(i is None for i in where):
-        part = np.broadcast_to(np.empty(()), box.shape)[where].shape
+    first = _comes_first(index)
+    if any(i is None for i in where) and sum(isinstance(i, np.ndarray) for i in where) < 2:
+        value = _broadcast(value, np.broadcast_to(np.empty((), bool), box.shape)[index].shape)
+        axes = zip(value.shape, _order(where, first), strict=True)
+        value = value.reshape(tuple(n for n, place in axes if where[place] is not None))
         where = tuple(i for i in where if i is not None)
-        inner = np.broadcast_to(np.empty(()), box.shape)[where].shape
-        value = np.reshape(np.broadcast_to(value, part), inner)
     piece = box.as_shape(box.shape)
-    box.rebind([write(piece, where, value, box.dtype)])
+    box.rebind([write(piece, where, value, box.dtype, first)])
 
 
 def _put_at_lazy(box: DispatchArray, positions: DaskArray, axis: int, value: Any) -> None:
@@ -333,15 +434,24 @@ def _put_block(block: Any, first: Any, positions: Any, values: Any, *, axis: int
 
 def _assign(box: DispatchArray, value: Any) -> None:
     source = as_box(value, box)
-    box.assign(source.reshape(box.shape) if source.size == box.size else source)
+    box.assign(source if source.shape == box.shape else _broadcast(source, box.shape))
+
+
+def _broadcast(value: Any, shape: Shape) -> DispatchArray:
+    """Return `value` in the shape of what it is written to; axes of one in front may go."""
+    source = as_box(value)
+    extra = source.ndim - len(shape)
+    if extra > 0 and all(n == 1 for n in source.shape[:extra]):
+        source = source.reshape(source.shape[extra:])
+    if source.shape == shape:
+        return source
+    if np.broadcast_shapes(source.shape, shape) != shape:
+        raise ValueError(f"cannot write an array of shape {source.shape} into one of {shape}")
+    return as_box(np.broadcast_to(source, shape))
 
 
 def _write_range(box: DispatchArray, start: int, stop: int, value: Any) -> None:
-    source = as_box(value)
-    if source.size == stop - start and source.ndim <= 1:
-        source = source.reshape(stop - start)
-    else:
-        source = as_box(np.broadcast_to(source, (stop - start,)))
+    source = _broadcast(value, (stop - start,))
     if source.dtype != box.dtype:
         source = source.astype(box.dtype)
     before = pc.take_range(box.pieces, 0, start)
@@ -355,7 +465,9 @@ def _write_range(box: DispatchArray, start: int, stop: int, value: Any) -> None:
     box.rebind(written)
 
 
-def write(piece: Piece, index: Index, value: Any, dtype: np.dtype[Any]) -> DaskArray:
+def write(
+    piece: Piece, index: Index, value: Any, dtype: np.dtype[Any], first: bool = False
+) -> DaskArray:
     """Return `piece` with `value` written at `index`.
 
     Parameters
@@ -368,6 +480,8 @@ def write(piece: Piece, index: Index, value: Any, dtype: np.dtype[Any]) -> DaskA
         Broadcasts to the part that is written.
     dtype : dtype
         Of the result.
+    first : bool, optional
+        Whether the axes of the positions are the first of the values.
 
     Raises
     ------
@@ -375,28 +489,43 @@ def write(piece: Piece, index: Index, value: Any, dtype: np.dtype[Any]) -> DaskA
         If the index has several arrays.
     """
     if any(i is None for i in index) or len(index) != len(piece.shape):
-        raise not_dispatched("writing with a new axis", "Reshape the values instead.")
+        raise not_dispatched("writing with new axes and several arrays", "Reshape the values.")
     arrays = [axis for axis, i in enumerate(index) if not isinstance(i, slice) and not _is_int(i)]
     if len(arrays) > 1 or (arrays and not isinstance(index[arrays[0]], np.ndarray)):
         raise not_dispatched(
             "writing with several arrays of positions, or a lazy one",
             "Write along one axis at a time, with positions as a NumPy array.",
         )
-    part = np.broadcast_to(np.empty(()), piece.shape)[index].shape
-    source = as_box(value)
-    if source.shape != part:
-        source = as_box(np.broadcast_to(source, part))
+    lengths = [_lengths(i, n) for i, n in zip(index, piece.shape, strict=True)]
+    if first:
+        (array,) = arrays
+        place, ndim = sum(map(len, lengths[:array])), len(lengths[array])
+        others = [n for axis, part in enumerate(lengths) if axis != array for n in part]
+        moved: Any = _broadcast(value, (*lengths[array], *others))
+        source = np.moveaxis(moved, range(ndim), range(place, place + ndim))
+    else:
+        source = _broadcast(value, tuple(n for part in lengths for n in part))
     # integers drop an axis: give it back, so that values and target have the same axes
-    kept = [1 if _is_int(i) else None for i in index]
-    sizes = iter(part)
-    source = source.reshape(tuple(n if n is not None else next(sizes) for n in kept))
+    source = source.reshape(tuple(math.prod(part) for part in lengths))
     if source.dtype != dtype:
         source = source.astype(dtype)
-    spans = tuple(
-        slice(i % n, i % n + 1) if _is_int(i) else i
-        for i, n in zip(index, piece.shape, strict=True)
-    )
+    spans = tuple(_span(i, n) for i, n in zip(index, piece.shape, strict=True))
     return _write_axes(piece, spans, source.as_shape(source.shape), 0)
+
+
+def _lengths(index: Any, n: int) -> Shape:
+    """Return the lengths of the axes that an index gives for an axis of length `n`."""
+    if isinstance(index, slice):
+        return (len(range(*index.indices(n))),)
+    return () if _is_int(index) else index.shape
+
+
+def _span(index: Any, n: int) -> Any:
+    """Return what is written along an axis: a slice, or positions in one row."""
+    if _is_int(index):
+        start = int(not_negative(np.asarray(operator.index(index)), n))
+        return slice(start, start + 1)
+    return index if isinstance(index, slice) else not_negative(index.ravel(), n)
 
 
 def _write_axes(piece: Piece, index: Index, value: Piece, axis: int) -> DaskArray:
@@ -560,10 +689,9 @@ def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None
         raise not_dispatched("np.add.at", "Only positions along one axis are lazy.")
     axis = axes[0]
     n = target.shape[axis]
-    positions = np.where(where[axis] < 0, where[axis] + n, where[axis])
+    positions = not_negative(where[axis], n)
     part = (*target.shape[:axis], positions.size, *target.shape[axis + 1 :])
-    source = as_box(values)
-    source = source if source.shape == part else as_box(np.broadcast_to(source, part))
+    source = _broadcast(values, part)
     piece = target.as_shape(target.shape)
     chunks = piece.chunks[axis] if isinstance(piece, DaskArray) else None
     added = scatter(source.dask(), positions, axis, n, accumulate=True, chunks=chunks)

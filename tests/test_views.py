@@ -1,0 +1,318 @@
+"""What is a view in NumPy is one in a box, what is a copy there is one here, and so are indices."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylops_dispatch import NotDispatchedError, memory_layout
+from pylops_dispatch.array import DispatchArray, lower
+from pylops_dispatch.namespace import dask_namespace
+
+from .helpers import assert_close, chunks_for, forbid_executions, rand, to_dask
+
+
+def values(box):
+    return np.asarray(dask.compute(lower(box), scheduler="synchronous")[0])
+
+
+# ------------------------------------------------------------------------ views and copies
+
+STEPS = {
+    "transposed": lambda a: a.T,
+    "swapped": lambda a: a.swapaxes(0, -1),
+    "axes moved": lambda a: np.moveaxis(a, 0, -1),
+    "axis rolled": lambda a: np.rollaxis(a, a.ndim - 1),
+    "flipped": lambda a: np.flip(a),
+    "flipped along one": lambda a: np.flip(a, -1),
+    "upside down": lambda a: np.flipud(a),
+    "left to right": lambda a: np.fliplr(a) if a.ndim > 1 else a[:],
+    "rotated": lambda a: np.rot90(a, 3) if a.ndim > 1 else a[:],
+    "matrices transposed": lambda a: np.matrix_transpose(a) if a.ndim > 1 else a[:],
+    "raveled": lambda a: a.ravel(),
+    "raveled by NumPy": lambda a: np.ravel(a),
+    "flattened": lambda a: a.flatten(),
+    "shape reversed": lambda a: a.reshape(a.shape[::-1]),
+    "last two merged": lambda a: a.reshape((*a.shape[:-2], -1)),
+    "first split": lambda a: a.reshape((1, *a.shape)),
+    "squeezed": lambda a: np.squeeze(a) if a.size > 1 else a[:],
+    "expanded": lambda a: np.expand_dims(a, 1),
+    "sliced": lambda a: a[1:] if a.shape[0] > 1 else a[...],
+    "every second": lambda a: a[..., ::2],
+    "backwards": lambda a: a[::-1],
+    "new axis": lambda a: a[None],
+    "halved": lambda a: np.array_split(a, 2)[0],
+    "three axes": lambda a: np.atleast_3d(a),
+    "copied": lambda a: a.copy(),
+    "copied by NumPy": lambda a: np.copy(a),
+    "multiplied": lambda a: a * 2,
+    "added to its mirror": lambda a: a + a[::-1],
+    "chosen": lambda a: np.where(a > 0, a, 1),
+    "conjugate": lambda a: a.conj(),
+    "conjugate by NumPy": lambda a: np.conj(a),
+    "real": lambda a: a.real,
+    "same type": lambda a: a.astype(a.dtype, copy=False),
+    "same type, copied": lambda a: a.astype(a.dtype),
+    "zeros": lambda a: np.zeros_like(a),
+}
+
+
+def run_steps(a, steps, writes):
+    """Take one array of another, then write into some of them."""
+    arrays = [a]
+    for step in steps:
+        arrays.append(STEPS[step](arrays[-1]))
+    for number, place in enumerate(writes):
+        target = arrays[place % len(arrays)]
+        target += 100 * (number + 1)
+    return arrays
+
+
+@settings(max_examples=150)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5),
+    writes=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_writes_reach_the_same_arrays_as_in_numpy(shape, steps, writes, data):
+    x = rand(shape)
+    box = DispatchArray(to_dask(x, data.draw(chunks_for(shape))))
+    expected = run_steps(x.copy(), steps, writes)
+    with forbid_executions():
+        found = run_steps(box, steps, writes)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert_close(values(one), other)
+        if other.size:
+            long = [axis for axis, n in enumerate(other.shape) if n > 1]
+            strides = zip(one.strides, other.strides, strict=True)
+            assert all(a == b for axis, (a, b) in enumerate(strides) if axis in long)
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_each_of_them_is_a_view_or_a_copy_as_in_numpy(step):
+    x = rand((4, 3))
+    for write in [[0], [1]]:
+        expected = run_steps(x.copy(), [step], write)
+        found = run_steps(DispatchArray(da.from_array(x, chunks=(3, 2))), [step], write)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(values(one), other)
+
+
+def test_parts_of_complex_numbers_are_views_that_reshape_to_copies():
+    x = rand((4, 3), complex)
+    box = DispatchArray(da.from_array(x, chunks=(3, 2)))
+    for a in (x, box):
+        flat = a.imag.ravel()
+        flat += 5
+        a.imag[1:] += 3
+        a.real.T[0] = 2
+    assert_close(values(box), x)
+
+
+def test_array_of_the_namespace_is_a_copy_and_asarray_is_none():
+    box = DispatchArray(da.arange(6, chunks=4))
+    copied, same = dask_namespace.array(box), dask_namespace.asarray(box)
+    copied += 1
+    assert same is box
+    assert dask_namespace.array(box, copy=None) is box
+    assert dask_namespace.asarray(box, dtype=box.dtype) is box
+    assert_close(values(box), np.arange(6))
+    assert_close(values(copied), np.arange(6) + 1)
+
+
+def test_ascontiguousarray_of_the_namespace_copies_what_has_another_order():
+    box = DispatchArray(da.ones((4, 3), chunks=2))
+    assert dask_namespace.ascontiguousarray(box) is box
+    other = dask_namespace.ascontiguousarray(box.T)
+    other += 1
+    assert other.memory().flags.c_contiguous
+    assert_close(values(box), np.ones((4, 3)))
+
+
+class ScaledInPlace(pylops.LinearOperator):
+    """Multiplies a copy of its input by its own weights, in place."""
+
+    def __init__(self, copy):
+        super().__init__(dtype=np.dtype(float), dims=(4, 3), dimsd=(4, 3))
+        self.copy = copy
+
+    def _matvec(self, x):
+        z = self.copy(x)
+        z *= np.arange(1.0, 13)
+        return z
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda x: x.flatten(),
+        lambda x: x.reshape(4, 3).T.reshape(3, 4).T.ravel(),
+        lambda x: np.concatenate([x[:5], x[5:]]),
+    ],
+    ids=["flatten", "ravel", "concatenate"],
+)
+def test_a_solver_keeps_its_vectors_when_an_operator_writes_into_copies(copy):
+    op, y = ScaledInPlace(copy), rand(12)
+    expected = pylops.cgls(op, y, niter=5)[0]
+    found = pylops.cgls(op, da.from_array(y, chunks=5), niter=5)[0]
+    assert_close(found.compute(scheduler="synchronous"), expected)
+
+
+@pytest.mark.parametrize("how", [np.add, np.subtract])
+@given(data=st.data())
+def test_results_are_laid_out_as_numpy_lays_them_out(how, data):
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple))
+    operands = []
+    for _ in range(2):
+        order = data.draw(st.permutations(range(len(shape))))
+        whole = np.zeros([2 * shape[axis] for axis in order]).transpose(np.argsort(order))
+        steps = [data.draw(st.sampled_from([1, 2])) for _ in shape]
+        operands.append(whole[tuple(slice(0, n * s, s) for n, s in zip(shape, steps, strict=True))])
+    expected = how(*operands)
+    found = memory_layout.of_result(shape, 8, operands)
+    strides = found or memory_layout.in_c_order(shape, 8)
+    long = [axis for axis, n in enumerate(shape) if n > 1]
+    assert [strides[axis] for axis in long] == [expected.strides[axis] for axis in long]
+
+
+# --------------------------------------------------------------------------------- indices
+
+
+@st.composite
+def indices(draw, shape):
+    """Slices, integers, positions, masks, new axes and an ellipsis: some of them wrong."""
+    entries = []
+    for n in shape[: draw(st.integers(0, len(shape)))]:
+        inside = st.integers(-n, n - 1)
+        bound = st.none() | st.integers(-n - 1, n + 1)
+        entries.append(
+            draw(
+                inside
+                | st.integers(-n - 1, n)
+                | st.builds(slice, bound, bound, st.sampled_from([None, 1, 2, -1, -2]))
+                | st.lists(inside, min_size=1, max_size=4).map(np.array)
+                | st.lists(st.booleans(), min_size=n, max_size=n).map(np.array)
+                | st.lists(st.booleans(), min_size=n + 1, max_size=n + 1).map(np.array)
+            )
+        )
+    for _ in range(draw(st.integers(0, 1))):
+        entries.insert(draw(st.integers(0, len(entries))), None)
+    if draw(st.booleans()):
+        entries.insert(draw(st.integers(0, len(entries))), Ellipsis)
+    return tuple(entries)
+
+
+def outcome(function):
+    """What a function gives, or the kind of error that it raises."""
+    try:
+        return function()
+    except (IndexError, ValueError) as error:
+        return type(error)
+
+
+def number_of_arrays(index):
+    return sum(isinstance(i, np.ndarray) for i in index)
+
+
+@settings(max_examples=200)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    transposed=st.booleans(),
+    data=st.data(),
+)
+def test_reading_and_writing_at_an_index_is_that_of_numpy(shape, transposed, data):
+    x = np.arange(float(np.prod(shape))).reshape(shape)
+    chunks = data.draw(chunks_for(shape))
+    index = data.draw(indices(shape[::-1] if transposed else shape))
+
+    def view(a):
+        return a.T if transposed else a
+
+    def read(a):
+        return view(a)[index]
+
+    def written(a, value):
+        view(a)[index] = value
+        return a
+
+    expected = outcome(lambda: read(x))
+    try:
+        with forbid_executions():
+            found = outcome(lambda: read(DispatchArray(to_dask(x, chunks))))
+    except NotDispatchedError:
+        assert number_of_arrays(index) > 1
+        return
+    if not isinstance(expected, (np.ndarray, np.generic)):
+        assert found is expected
+        return
+    assert np.shape(found) == expected.shape
+    assert_close(values(found) if isinstance(found, DispatchArray) else found, expected)
+
+    shapes = [expected.shape, (), (1, *expected.shape), tuple(n + 1 for n in expected.shape)]
+    shapes += [(1,) * expected.ndim, expected.shape[1:]]
+    part = data.draw(st.sampled_from(shapes))
+    value = 100 + np.arange(float(np.prod(part))).reshape(part)
+    if expected.ndim == 0 and part:
+        return  # NumPy's versions differ in what they take for a number
+    lazy = DispatchArray(da.from_array(value)) if data.draw(st.booleans()) else value
+    wanted = outcome(lambda: written(x.copy(), value))
+    try:
+        with forbid_executions():
+            result = outcome(lambda: written(DispatchArray(to_dask(x, chunks)), lazy))
+    except NotDispatchedError:
+        assert number_of_arrays(index) > 1 or (number_of_arrays(index) and value.ndim > 1)
+        return
+    if isinstance(wanted, np.ndarray):
+        assert_close(values(result), wanted)
+    else:
+        assert result is wanted
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y.__setitem__(30, 1),
+        lambda y: y.__setitem__(-13, 1),
+        lambda y: np.add.at(y, [30], 1.0),
+        lambda y: y.__setitem__(np.ones(5, bool), 0),
+        lambda y: y.reshape(4, 3).__setitem__((np.array([0, 9]), np.array([1, 1])), 0),
+    ],
+)
+def test_a_write_outside_raises_and_changes_nothing(write):
+    y = DispatchArray(da.ones(12, chunks=5))
+    with pytest.raises(IndexError):
+        write(y)
+    assert_close(values(y), np.ones(12))
+
+
+def test_a_write_of_another_shape_of_the_same_size_raises():
+    y = DispatchArray(da.zeros((4, 3), chunks=2))
+    for value in (np.ones((3, 4)), DispatchArray(da.ones((4, 3), chunks=2)).T):
+        with pytest.raises(ValueError, match=r"\(3, 4\)"):
+            y[:] = value
+        with pytest.raises(ValueError, match=r"\(3, 4\)"):
+            y[...] = value
+    assert_close(values(y), np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("mode", ["wrap", "clip"])
+def test_take_with_a_mode_finds_positions_outside(mode):
+    x = rand((3, 4))
+    box = DispatchArray(da.from_array(x, chunks=2))
+    positions = np.arange(-9, 9).reshape(3, 6)
+    for axis in (0, 1, None):
+        expected = np.take(x, positions, axis=axis, mode=mode)
+        assert_close(values(np.take(box, positions, axis=axis, mode=mode)), expected)
+
+
+def test_a_single_truth_value_as_index_is_refused():
+    box = DispatchArray(da.ones(4, chunks=2))
+    with pytest.raises(NotDispatchedError, match="truth value"):
+        box[True]
