@@ -180,10 +180,29 @@ def test_any_chunks(entry, coefficient, choice):
     with build(entry, COEFFICIENTS[coefficient]) as op:
         shaped = nd(op) and choice.draw(st.booleans())
         x0, expected = numpy_result(entry, direction, shaped)
-        x = to_dask(x0, choice.draw(chunks_for(x0.shape)))
+        chunks = choice.draw(chunks_for(x0.shape))
+        if choice.draw(st.booleans()):  # as a filter may leave them
+            chunks = tuple((0, *sizes) for sizes in chunks)
+        x = to_dask(x0, chunks)
         with forbid_executions():
             y = apply(op, direction, x)
     assert_same(y, expected)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        pylops.Diagonal(np.zeros(0)),
+        pylops.MatrixMult(np.zeros((3, 0))),
+        pylops.MatrixMult(np.zeros((0, 3))),
+        pylops.Identity(0),
+        pylops.FirstDerivative((0, 3), axis=1),
+    ],
+)
+def test_operators_of_no_samples(op):
+    for direction in (op, op.H):
+        x0 = np.ones(direction.shape[1])
+        assert_same(direction @ da.from_array(x0), direction @ x0)
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,23 @@ def test_tasks_have_no_pool_of_processes_or_threads(kind, lazy):
     }
     for name, y in results.items():
         assert_same(cloudpickle.loads(cloudpickle.dumps(y)), expected[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("model", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("cls", [pylops.VStack, pylops.HStack, pylops.BlockDiag])
+def test_a_pool_of_threads_gives_the_dtypes_that_it_gives_numpy_arrays(cls, model, dtype):
+    matrix = pylops.MatrixMult(np.full((4, 4), 2, dtype), dtype=dtype)
+    op = cls([pylops.FirstDerivative(4, dtype=dtype), matrix], nproc=2, parallel_kind="multithread")
+    for direction in (op, op.H):
+        x = rand(direction.shape[1], model)
+        try:
+            expected = direction @ x
+        except TypeError:  # complex numbers cannot be added to real ones in place
+            with pytest.raises(TypeError):
+                direction @ da.from_array(x, chunks=3)
+            continue
+        with forbid_executions():
+            found = direction @ da.from_array(x, chunks=3)
+        assert_same(found, expected)
+    op.close()

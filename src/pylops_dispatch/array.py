@@ -617,7 +617,7 @@ def source(x: Any) -> DaskArray:
         return x.dask()
     check(x, "a coefficient")
     current = session.get()
-    return x if current is None else current.leaf(x)
+    return without_empty_chunks(x if current is None else current.leaf(x))
 
 
 def values_of(x: Any) -> Any:
@@ -665,7 +665,14 @@ def lift(x: Any) -> Any:
     known = _flattened.get(id(array))
     if known is not None and known[0]() is array and known[1] == array.name:
         return DispatchArray(list(known[2]), array.shape)
-    return DispatchArray(array.copy())
+    return DispatchArray(without_empty_chunks(array).copy())
+
+
+def without_empty_chunks(x: DaskArray) -> DaskArray:
+    """Return an array whose chunks all have samples, as far as its axes have; others are kept."""
+    if all(0 not in sizes for sizes in x.chunks):
+        return x
+    return x.rechunk(tuple(tuple(n for n in sizes if n) or (0,) for sizes in x.chunks))
 
 
 def lower(box: DispatchArray) -> Any:

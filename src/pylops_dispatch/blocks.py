@@ -392,7 +392,7 @@ def _in_tiles(
     block, core = x.parts[0]
     origin = tuple(s - c.start for s, c in zip(start, core, strict=True))
     lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes, transformed)
-    corners = [range(c.start, c.stop, n) for c, n in zip(core, lengths, strict=True)]
+    corners = [range(c.start, c.stop, max(1, n)) for c, n in zip(core, lengths, strict=True)]
     out = None
     for corner in itertools.product(*corners):
         tile = tuple(

@@ -373,8 +373,10 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
     where = _in_range(_expand(index, box.ndim), box.shape)
     lazy = [axis for axis, i in enumerate(where) if _is_lazy_positions(i)]
     others = (axis for axis in range(box.ndim) if axis not in lazy)
-    if len(lazy) == 1 and len(where) == box.ndim and all(
-        _is_whole(where[axis], box.shape[axis]) for axis in others
+    if (
+        len(lazy) == 1
+        and len(where) == box.ndim
+        and all(_is_whole(where[axis], box.shape[axis]) for axis in others)
     ):
         _put_at_lazy(box, where[lazy[0]], lazy[0], value)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -78,12 +79,13 @@ def product(
     if is_lazy(A):
         A = source(A)
     n_in, n_out = A.shape if adjoint else A.shape[::-1]
+    size = n_out * math.prod(rest)
     dtype = np.result_type(A.dtype, box.dtype)
-    piece = box.as_shape((n_in, *rest))
+    piece = Zeros((n_in, *rest), box.dtype) if not size * n_in else box.as_shape((n_in, *rest))
     if isinstance(piece, Zeros):
-        return DispatchArray([Zeros((n_out, *rest), dtype)], (box.size // n_in * n_out,))
+        return DispatchArray([Zeros((n_out, *rest), dtype)], (size,))
     y = _product(A, piece, n_out, adjoint, dtype, apart)
-    return DispatchArray([y], (box.size // n_in * n_out,))
+    return DispatchArray([y], (size,))
 
 
 def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:

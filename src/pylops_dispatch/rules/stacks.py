@@ -46,6 +46,8 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     SciPy operator's own ``matvec`` asks for a NumPy array, so that a copy of the stack is run
     without either.
     """
+    if _pool_keeps_dtypes(op, box, adjoint):
+        return _as_in_a_pool(op, box, adjoint)
     if _are_one_task_each(op, box):
         if all(isinstance(piece, Zeros) for piece in box.pieces):
             return DispatchArray(Zeros((int(op.shape[1 if adjoint else 0]),), np.dtype(op.dtype)))
@@ -56,6 +58,30 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     serial.inoutengine = None
     serial.ops = [aslinearoperator(part) for part in op.ops]
     return serial._rmatvec_serial(box) if adjoint else serial._matvec_serial(box)
+
+
+def _pool_keeps_dtypes(op: Any, box: DispatchArray, adjoint: bool) -> bool:
+    """Whether a stack with a pool gives another dtype than it would without one.
+
+    Its processes or threads give arrays of their own, which ``np.hstack`` or ``np.sum`` puts
+    together; the serial code, and threads that add, write into one of the stack's dtype.
+    """
+    if getattr(op, "nproc", 1) == 1 or np.result_type(op.dtype, box.dtype) == op.dtype:
+        return False
+    return op.parallel_kind == "multiproc" or _bounds(op, adjoint) is not None
+
+
+def _as_in_a_pool(op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    bounds = _bounds(op, not adjoint)
+    ranges = [(0, box.size)] * len(op.ops) if bounds is None else pairwise(bounds)
+    name = "_rmatvec" if adjoint else "_matvec"
+    parts_of_result = [
+        getattr(part, name)(box[start:stop]).squeeze()
+        for part, (start, stop) in zip(op.ops, ranges, strict=True)
+    ]
+    if _bounds(op, adjoint) is None:
+        return functools.reduce(np.add, parts_of_result)
+    return np.hstack(parts_of_result)
 
 
 def _are_one_task_each(op: Any, box: DispatchArray) -> bool:
