@@ -31,6 +31,7 @@ _TESTED = "2.8"
 _APPLICATIONS = {
     "pylops.avo.poststack": ("PoststackInversion",),
     "pylops.avo.prestack": ("PrestackInversion",),
+    "pylops.utils.signalprocessing": ("slope_estimate", "dip_estimate"),  # gmax <= eps
     "pylops.waveeqprocessing.mdd": ("MDD",),
     "pylops.waveeqprocessing.oneway": ("Deghosting",),
     "pylops.waveeqprocessing.seismicinterpolation": ("SeismicInterpolation",),
@@ -194,6 +195,11 @@ def _change_functions() -> None:
     _functions.extend(
         _replacement(getattr(sparsity, name), solvers.threshold)
         for name in ("_softthreshold", "_hardthreshold", "_halfthreshold")
+    )
+    estimators = importlib.import_module("pylops.utils.estimators")
+    _functions.extend(
+        _replacement(getattr(estimators, name), functools.partial(entry.values_method, name=name))
+        for name in ("trace_hutchinson", "trace_hutchpp", "trace_nahutchpp")
     )
     dottest = importlib.import_module("pylops.utils.dottest").dottest
     _functions.append(_replacement(dottest, solvers.computing))

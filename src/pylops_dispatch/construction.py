@@ -11,6 +11,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pylops
 from dask.delayed import delayed
 
 from pylops_dispatch.array import (
@@ -28,6 +29,7 @@ from pylops_dispatch.array import (
 from pylops_dispatch.namespace import dask_namespace, with_namespace
 from pylops_dispatch.operators import made_lazy, parts
 from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
+from pylops_dispatch.rules.table import RULES
 
 
 def _is_array(x: Any) -> bool:
@@ -54,6 +56,7 @@ def built(
     namespace : bool, optional
         Whether the code calls ``np.asarray`` and its like, not its input's namespace.
     """
+    inspected += settings_of(original)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         outermost = holds((args, kwargs), is_dask)
@@ -78,6 +81,34 @@ def built(
         return result
 
     return wrapper
+
+
+def settled(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a constructor whose arrays may stay lazy, but for its settings."""
+    inspected = settings_of(original)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not holds((args, kwargs), is_lazy):
+            return original(*args, **kwargs)
+        given = named_arguments(original, args, kwargs)
+        for name in inspected:
+            given.update(inspect_values(original, name, given.get(name)))
+        return original(given.pop("self"), **given)
+
+    return wrapper
+
+
+def settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the parameters of a constructor that are never coefficients of the operator."""
+    return tuple(name for name in inspect.signature(function).parameters if name in _SETTINGS)
+
+
+# what PyLops makes integers, tuples and shapes of, wherever it is a parameter
+_SETTINGS = frozenset((
+    "dims", "dimsd", "dim", "dimd", "shape", "otherdims", "spatdims", "axis", "axes", "shift",
+    "pad", "offset", "sampling", "spacing", "nsmooth", "nwin", "nover", "nop", "nfft", "nffts",
+    "hsize", "hshape", "ih", "ihx", "ihy", "ihz", "level", "flims", "cols", "order", "ntaper",
+))  # fmt: skip
 
 
 def named_arguments(
@@ -137,6 +168,10 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
         first, array = next(iter(bound.arguments.items()))
         if not is_lazy(array):
             return original(*args, **kwargs)
+        if is_dask(array) and bound.arguments.get("sparse"):  # SciPy's matrix, of a user
+            bound.arguments.update(inspect_values(original, first, array))
+            return original(*bound.args, **bound.kwargs)
+        inside = is_box(array)
         bound.arguments["sparse"] = False
         array = array.dask() if is_box(array) else array
         with warnings.catch_warnings():
@@ -148,7 +183,21 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
         result = da.from_delayed(
             delayed(make, pure=True)(*bound.args, **bound.kwargs), model.shape, model.dtype
         )
-        return DispatchArray(result)
+        return DispatchArray(result) if inside else result
+
+    return wrapper
+
+
+def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function that makes NumPy arrays, of whatever it is given."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not holds((args, kwargs), is_dask):
+            return original(*args, **kwargs)
+        given = named_arguments(original, args, kwargs)
+        for name, value in given.items():
+            given[name] = inspect_values(original, name, value).get(name, value)
+        return original(**given)
 
     return wrapper
 
@@ -163,6 +212,11 @@ def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 FUNCTIONS: dict[str, dict[str, dict[str, Any]]] = {
     # Shift: np.asarray(shift), f * shift
     "pylops.signalprocessing.shift": {"Shift": {"everything": True}},
+    # loops over the samples of the axes that make the table of Spread
+    "pylops.signalprocessing.radon2d": {"Radon2D": {"inspected": ("taxis", "haxis", "pxaxis")}},
+    "pylops.signalprocessing.radon3d": {
+        "Radon3D": {"inspected": ("taxis", "hyaxis", "hxaxis", "pyaxis", "pxaxis")}
+    },
     # Interp: np.unique(iava), np.any(iava >= n)
     "pylops.signalprocessing.interp": {"Interp": {"inspected": ("iava",)}},
     "pylops.waveeqprocessing.blending": {"BlendingGroup": {}, "BlendingHalf": {}},
@@ -181,10 +235,14 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
     "pylops.basicoperators": {
         "Restriction": {"inspected": ("iava",)},
         "Spread": {"inspected": ("table",)},
+        "Laplacian": {"inspected": ("weights",)},  # numbers that scale operators
     },
     "pylops.signalprocessing": {
         "InterpCubicSpline": {"inspected": ("iava",)},  # np.asarray(iava)
         "Bilinear": {"inspected": ("iava",)},  # np.unique(iava)
+        # np.abs(haxis[1] - haxis[0]), a number of the step of the transform
+        "ChirpRadon2D": {"inspected": ("taxis", "haxis", "pmax")},
+        "ChirpRadon3D": {"inspected": ("taxis", "hyaxis", "hxaxis", "pmax")},
         "PWSprayer2D": {"namespace": True},  # np.ascontiguousarray(sigma)
         "PWSmoother2D": {},
         "Seislet": {},
@@ -204,20 +262,36 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# modules of functions that make NumPy arrays: loops over samples and frequencies
+_MAKERS = ("pylops.utils.seismicevents", "pylops.utils.wavelets")
+
+
 def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
-    """Yield functions that build operators, and what makes their replacements."""
+    """Yield functions that build operators or arrays, and what makes their replacements."""
     for module, names in FUNCTIONS.items():
         for name, settings in names.items():
             function = getattr(importlib.import_module(module), name)
             yield function, functools.partial(built, **settings)
-    matrices = importlib.import_module("pylops.utils.signalprocessing")
+    arrays = importlib.import_module("pylops.utils.signalprocessing")
     for name in ("convmtx", "nonstationary_convmtx"):
-        yield getattr(matrices, name), in_one_task
+        yield getattr(arrays, name), in_one_task
+    yield arrays.pwd_slope_estimate, inspecting  # Numba's kernels
+    for module in _MAKERS:
+        for name, function in vars(importlib.import_module(module)).items():
+            own = inspect.isfunction(function) and function.__module__ == module
+            if own and not name.startswith("_"):
+                yield function, inspecting
 
 
 def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
     """Yield constructors: class, method, and what makes its replacement."""
+    changed = set()
     for module, names in CLASSES.items():
         for name, settings in names.items():
             cls = getattr(importlib.import_module(module), name)
+            changed.add(cls)
             yield cls, "__init__", functools.partial(built, **settings)
+    for cls in RULES:
+        own = vars(cls).get("__init__")
+        if own and cls not in changed and cls is not pylops.LinearOperator and settings_of(own):
+            yield cls, "__init__", settled
