@@ -11,6 +11,7 @@ from dask.array.core import Array as DaskArray
 from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import real_dtype
@@ -51,10 +52,7 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
         result = dot(a, b)
     else:
         result = DispatchArray(da.dot(as_box(a).dask(), as_box(b).dask()))
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.dot", "no")
 
 
 @implements(np.linalg.cholesky)
@@ -166,12 +164,17 @@ def _vdot(a: Any, b: Any) -> Any:
     return dot(np.ravel(a), np.ravel(b), conjugate=True)
 
 
-def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> Any:
+def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
     """Run ``np.matmul`` and its kin, which are ufuncs but not element-wise."""
     name = ufunc.__name__
     a: Any
     b: Any
     a, b = inputs if len(inputs) == 2 else (None, None)
+    if name == "vecdot" and set(settings) == {"axis"}:
+        axis = settings.pop("axis")
+        a, b = np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1)
+    if settings:
+        raise not_dispatched(f"np.{name} with {', '.join(settings)}", "Leave it out.")
     if name == "matmul":
         if np.ndim(a) == 1 and np.ndim(b) == 1:
             return dot(a, b)

@@ -11,6 +11,7 @@ import numpy as np
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import elementwise
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched
@@ -98,10 +99,7 @@ def _clip(
     low, high = (None if bound is np._NoValue else bound for bound in (low, high))
     result = a if low is None else np.maximum(a, low)
     result = result if high is None else np.minimum(result, high)
-    if out is None:
-        return result.copy() if result is a else result
-    out.assign(result)
-    return out
+    return written(out, result.copy() if result is a else result, "np.clip")
 
 
 @implements(np.concatenate)
