@@ -3,7 +3,7 @@
 import dask.array as da
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylops_dispatch import NotDispatchedError
@@ -84,7 +84,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("of_loop", SETTINGS, ids=str)
 @given(
     ufunc=st.sampled_from([np.add, np.multiply, np.equal, np.maximum, np.true_divide]),
     first=st.sampled_from(DTYPES),
@@ -93,14 +93,14 @@ SETTINGS = [
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
-def test_a_ufunc_takes_the_settings_of_its_loop(settings, ufunc, first, second, chunks):
+def test_a_ufunc_takes_the_settings_of_its_loop(of_loop, ufunc, first, second, chunks):
     x, y = numbers(SHAPE, first), numbers(SHAPE, second, seed=1)
-    call = lambda a, b: ufunc(a, b, **settings)  # noqa: E731
+    call = lambda a, b: ufunc(a, b, **of_loop)  # noqa: E731
     assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
     assert_as_numpy(call, (x, y), (x, box(y, chunks)))
     assert_as_numpy(call, (x, y[0]), (box(x, chunks), box(y[0])))
     assert_as_numpy(call, (x.ravel(), y.ravel()), (vector(x, chunks), vector(y)))
-    assert_as_numpy(lambda a: ufunc(a, 2, **settings), (x,), (box(x, chunks),))
+    assert_as_numpy(lambda a: ufunc(a, 2, **of_loop), (x,), (box(x, chunks),))
 
 
 def test_the_sum_of_two_booleans_may_be_two():
@@ -113,10 +113,10 @@ def test_objects_are_refused():
         np.add(box(rand(5)), 1, dtype=object)
 
 
-@pytest.mark.parametrize("settings", [{"dtype": "float32"}, {"casting": "no"}], ids=str)
-def test_a_ufunc_with_two_results_takes_settings_or_is_refused(settings):
+@pytest.mark.parametrize("chosen", [{"dtype": "float32"}, {"casting": "no"}], ids=str)
+def test_a_ufunc_with_two_results_takes_settings_or_is_refused(chosen):
     x = rand(6)
-    assert_as_numpy_or_refused(lambda a: np.modf(a, **settings), (x,), (box(x),))
+    assert_as_numpy_or_refused(lambda a: np.modf(a, **chosen), (x,), (box(x),))
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (5,), (1,), (2, 4, 5)])
@@ -153,13 +153,13 @@ def test_a_mask_may_enlarge_a_result():
 
 @pytest.mark.parametrize("ufunc", [np.matmul, np.vecdot], ids=lambda ufunc: ufunc.__name__)
 @pytest.mark.parametrize(
-    "settings",
+    "chosen",
     [{}, {"dtype": complex}, {"axis": 0}, {"casting": "no"}, {"keepdims": True}],
     ids=str,
 )
-def test_products_take_settings_or_are_refused(ufunc, settings):
+def test_products_take_settings_or_are_refused(ufunc, chosen):
     x = rand((4, 4))
-    assert_as_numpy_or_refused(lambda a: ufunc(a, a, **settings), (x,), (box(x),))
+    assert_as_numpy_or_refused(lambda a: ufunc(a, a, **chosen), (x,), (box(x),))
 
 
 # ------------------------------------------------------------------- methods of ufuncs
@@ -306,3 +306,85 @@ def test_methods_that_have_no_lazy_form_are_refused(method):
     more = ([0, 2],) if method == "reduceat" else ()
     with forbid_executions(), pytest.raises(NotDispatchedError, match=f"hypot.{method}"):
         getattr(np.hypot, method)(box(rand(5)), *more)
+
+
+# ------------------------------------------------------------------------------ np.pad
+
+
+WIDTHS = [0, 1, 3, 11, (2, 0), [(1, 4), (0, 2)], ((0, 9), (7, 0)), [[1], [2]], {1: 3}, {0: (1, 2)}]
+ENDS = [0, 2, -1.5, (1, 2), [(3, 4), (5.5, 6)], [[1], [2]]]
+LENGTHS = [None, 1, 2, (1, 3), [(2, 1), (4, 50)]]
+PADDINGS = {
+    "constant": ("constant_values", ENDS), "linear_ramp": ("end_values", ENDS),
+    "maximum": ("stat_length", LENGTHS), "minimum": ("stat_length", LENGTHS),
+    "mean": ("stat_length", LENGTHS), "median": ("stat_length", LENGTHS),
+    "reflect": ("reflect_type", ["even", "odd"]), "symmetric": ("reflect_type", ["even", "odd"]),
+    "edge": None, "wrap": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@given(data=st.data(), chunks=chunks_for(SHAPE), dtype=st.sampled_from([*DTYPES, ">i4", ">f8"]))
+@settings(max_examples=40)
+def test_pad_is_that_of_numpy(mode, data, chunks, dtype):
+    x = numbers(SHAPE, dtype)
+    width = data.draw(st.sampled_from(WIDTHS))
+    keywords = {}
+    if PADDINGS[mode] is not None and data.draw(st.booleans()):
+        keyword, values = PADDINGS[mode]
+        keywords[keyword] = data.draw(st.sampled_from(values))
+    assert_as_numpy(lambda a: np.pad(a, width, mode, **keywords), (x,), (box(x, chunks),))
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("width", [1, (0, 3), (14, 3), 23])
+def test_pad_of_a_vector_by_more_than_it_has(mode, n, width):
+    x = rand(n)
+    assert_as_numpy(lambda a: np.pad(a, width, mode), (x,), (box(x),))
+    if mode in ("reflect", "symmetric"):
+        call = lambda a: np.pad(a, width, mode, reflect_type="odd")  # noqa: E731
+        assert_as_numpy(call, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@pytest.mark.parametrize("width", [1, ((0, 0), (1, 2)), ((1, 1), (0, 0))])
+def test_pad_of_no_elements(mode, width):
+    x = np.zeros((0, 3))
+    assert_as_numpy(lambda a: np.pad(a, width, mode), (x,), (box(x, ((0,), (2, 1))),))
+
+
+def test_pad_leaves_what_is_inside_where_the_rest_is_not_set():
+    x = rand(SHAPE)
+    result = np.pad(box(x), ((1, 2), (0, 3)), mode="empty")
+    assert result.shape == (7, 8)
+    assert_equal(result[1:5, :5], x)
+
+
+@pytest.mark.parametrize("width", [-1, 1.0, [1, -2], [1, 2, 3], "2"])
+def test_pad_by_no_width(width):
+    assert_as_numpy(lambda a: np.pad(a, width, "edge"), (rand(SHAPE),), (box(rand(SHAPE)),))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"mode": "nearest"},
+        {"mode": "edge", "stat_length": 1},
+        {"mode": "maximum", "stat_length": 0},
+        {"mode": "mean", "stat_length": -1},
+        {"mode": "constant", "constant_values": np.nan},
+    ],
+    ids=str,
+)
+def test_pad_raises_what_numpy_does(arguments):
+    x = np.arange(5)
+    assert_as_numpy(lambda a: np.pad(a, 2, **arguments), (x,), (box(x),))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"mode": "mean", "stat_length": 0}, {"mode": print}], ids=str
+)
+def test_pad_that_cannot_be_lazy_is_refused(arguments):
+    with forbid_executions(), pytest.raises(NotDispatchedError, match=r"np\.pad"):
+        np.pad(box(rand(5)), 2, **arguments)

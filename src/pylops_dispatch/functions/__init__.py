@@ -20,6 +20,7 @@ from pylops_dispatch.functions import (
     fft,
     indexing,
     linalg,
+    padding,
     reductions,
     searching,
     shaping,
@@ -33,7 +34,7 @@ from pylops_dispatch.policy import not_dispatched
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (creation, fft, indexing, linalg, reductions, searching, shaping)
+_MODULES = (creation, fft, indexing, linalg, padding, reductions, searching, shaping)
 
 # NumPy writes their results into any dtype
 _CAST_UNSAFELY = (np.cumsum, np.cumprod, np.trace, np.compress)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import dask.array as da
 import numpy as np
 
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import elementwise
 from pylops_dispatch.functions.outputs import written
@@ -204,16 +202,3 @@ def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
     # dask's roll cuts chunks in two; the layout of the input is put back
     array = a.dask()
     return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks))
-
-
-@implements(np.pad)
-def _pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
-    if math.prod(np.shape(pad_width)) and not np.any(pad_width):
-        return array.copy()
-    width = np.asarray(pad_width).tolist()
-    if array.size == 0 and mode == "constant" and not kwargs.get("constant_values", 0):
-        # dask cannot pad what has no chunks to go by
-        pairs = np.broadcast_to(width, (array.ndim, 2))
-        wanted = tuple(int(n + sum(p)) for n, p in zip(array.shape, pairs, strict=True))
-        return DispatchArray(Zeros(wanted, array.dtype))
-    return DispatchArray(da.pad(pc.realise(array.dask()), width, mode, **kwargs))
