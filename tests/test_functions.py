@@ -388,3 +388,85 @@ def test_pad_raises_what_numpy_does(arguments):
 def test_pad_that_cannot_be_lazy_is_refused(arguments):
     with forbid_executions(), pytest.raises(NotDispatchedError, match=r"np\.pad"):
         np.pad(box(rand(5)), 2, **arguments)
+
+
+# ------------------------------------------------------------------ dtypes, byte orders
+
+
+ORDERS = [None, 0, 1, 2, 3, -1, 0.5, np.inf, -np.inf, "fro", "nuc"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    chunks=chunks_for(SHAPE),
+    place=st.sampled_from([{}, {"axis": 0}, {"axis": 1, "keepdims": True}, {"axis": (0, 1)}]),
+)
+def test_norm_is_of_numpys_dtype(order, dtype, chunks, place):
+    x = numbers(SHAPE, dtype)
+    call = lambda a: np.linalg.norm(a, order, **place)  # noqa: E731
+    assert_as_numpy_or_refused(call, (x,), (box(x, chunks),))
+    if not place and order not in ("fro", "nuc"):
+        call = lambda a: np.linalg.norm(a.ravel(), order)  # noqa: E731
+        assert_as_numpy(call, (x,), (box(x, chunks),))
+
+
+JOINED = [{}, {"dtype": "float32"}, {"dtype": "int64"}, {"dtype": "int64", "casting": "unsafe"},
+          {"casting": "no"}, {"dtype": "complex128", "casting": "safe"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("keywords", JOINED, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1, None, 2])
+@given(first=st.sampled_from(DTYPES), second=st.sampled_from(DTYPES), chunks=chunks_for(SHAPE))
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_concatenate_takes_all_its_keywords(keywords, axis, first, second, chunks):
+    x, y = numbers(SHAPE, first), numbers(SHAPE, second, seed=1)
+    call = lambda a, b: np.concatenate([a, b], axis=axis, **keywords)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
+    assert_as_numpy(call, (x, y), (box(x, chunks), y))
+    call = lambda a, b: np.concatenate([a.ravel(), b[0]], axis=axis, **keywords)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
+
+
+@pytest.mark.parametrize("keywords", JOINED, ids=str)
+@pytest.mark.parametrize(
+    "function", [np.hstack, np.vstack, np.stack, np.dstack, np.column_stack, np.append]
+)
+def test_functions_that_join_take_keywords_or_are_refused(function, keywords):
+    x, y = numbers(SHAPE, "float64"), numbers(SHAPE, "int8", seed=1)
+    if function is np.append:
+        assert_as_numpy(lambda a, b: np.append(a, b), (x, y), (box(x), box(y)))
+        return
+    for part in [(), (0,)]:
+        call = lambda a, b: function([a[part], b[part]], **keywords)  # noqa: B023, E731
+        assert_as_numpy_or_refused(call, (x, y), (box(x), box(y)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+@pytest.mark.parametrize("keywords", [{}, {"casting": "unsafe"}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("n", [10, 11])
+def test_concatenate_writes_into_its_output(dtype, keywords, n):
+    def call(a):
+        out = np.zeros_like(a, dtype=dtype, shape=(n,))
+        assert np.concatenate([a, a], out=out, **keywords) is out
+        return out
+
+    assert_as_numpy(call, (rand(5),), (box(rand(5)),))
+
+
+BYTES = {
+    "pad": lambda a: np.pad(a, 1), "edge": lambda a: np.pad(a, 1, "edge"),
+    "fftshift": np.fft.fftshift, "ifftshift": np.fft.ifftshift, "round": np.round,
+    "roll": lambda a: np.roll(a, 1, 0), "tile": lambda a: np.tile(a, 2),
+    "repeat": lambda a: np.repeat(a, 2, axis=1), "delete": lambda a: np.delete(a, 1, axis=0),
+    "insert": lambda a: np.insert(a, 1, 0, axis=0), "max": np.max, "nanmin": np.nanmin,
+    "max of rows": lambda a: np.max(a, axis=1), "vector": lambda a: np.min(a.ravel()),
+    "concatenate": lambda a: np.concatenate([a, a]), "add": lambda a: a + a,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", BYTES.values(), ids=BYTES)
+@pytest.mark.parametrize("dtype", [">f8", ">i4", "<f4"])
+def test_the_byte_order_is_that_of_numpy(function, dtype):
+    x = numbers(SHAPE, dtype)
+    assert_as_numpy(function, (x,), (box(x),))

@@ -39,6 +39,9 @@ _MODULES = (creation, fft, indexing, linalg, padding, reductions, searching, sha
 # NumPy writes their results into any dtype
 _CAST_UNSAFELY = (np.cumsum, np.cumprod, np.trace, np.compress)
 
+# they move elements about, and have no out
+_OF_THE_SAME_DTYPE = (np.fft.fftshift, np.fft.ifftshift, np.repeat, np.delete, np.insert)
+
 
 def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a NumPy function on boxes (NEP 18)."""
@@ -50,8 +53,12 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         return shim(*args, **kwargs)
     out = kwargs.pop("out", None)
     result = _lazily(func, name, to_dask(args), to_dask(kwargs))
-    casting = "unsafe" if func in _CAST_UNSAFELY else "same_kind"
-    return written(out, from_dask(result, name), name, casting)
+    wrapped = from_dask(result, name)
+    if func in _OF_THE_SAME_DTYPE:  # dask joins blocks in native byte order
+        wrapped = wrapped.astype(args[0].dtype)
+    elif func in (np.round, np.around) and wrapped.dtype.kind in "fc":
+        wrapped = wrapped.astype(wrapped.dtype.newbyteorder("="))
+    return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
 
 
 def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:

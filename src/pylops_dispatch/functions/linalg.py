@@ -22,6 +22,8 @@ from pylops_dispatch.policy import announce_whole, not_dispatched
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """Norm of a vector piece by piece; PyLops's solvers read it in every step."""
     box: Any = as_box(x)
+    if box.dtype.kind in "biu":
+        box = box.astype(float)
     vector = axis is None and not keepdims and (box.ndim == 1 or ord is None)
     if vector and ord in (None, 2):
         return np.sqrt(square_norm(box))
@@ -32,9 +34,13 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if vector and ord == 0:
         return np.sum(box != 0).astype(real_dtype(box.dtype))
     array = box.dask()
-    if ord in (2, -2, "nuc") and axis is None:
+    if ord in (2, -2, "nuc") and (axis is None or np.size(axis) == 2):
         array = _in_strips(array)
-    return DispatchArray(da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims))
+    try:
+        found = da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims)
+    except NotImplementedError as error:
+        raise not_dispatched("numpy.linalg.norm", f"dask.array cannot do this: {error}") from error
+    return DispatchArray(found.astype(real_dtype(box.dtype)))
 
 
 def _in_strips(matrix: DaskArray) -> DaskArray:

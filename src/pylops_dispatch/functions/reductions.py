@@ -58,6 +58,7 @@ def _reduction(func: Any, reduce_piece: Any, merge: np.ufunc) -> None:
         else:
             axis = None if not box.ndim and axis in (0, -1) else axis  # as NumPy has it
             result = DispatchArray(reduce_piece(box.dask(), axis=axis, **kwargs))
+        result = result.astype(result.dtype.newbyteorder("="))  # dask's largest keeps the order
         if initial is not None and initial is not np._NoValue:
             result = merge(_as_dtype(initial, result.dtype), result)
         return written(out, result, name, "unsafe")

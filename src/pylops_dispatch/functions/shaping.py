@@ -101,30 +101,41 @@ def _clip(
 
 
 @implements(np.concatenate)
-def _concatenate(arrays: Any, axis: int | None = 0, out: Any = None, **kwargs: Any) -> Any:
-    model = next(a for a in arrays if isinstance(a, DispatchArray))
+def _concatenate(
+    arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype: Any = None,
+    casting: str = "same_kind",
+) -> Any:  # fmt: skip
+    model = next((a for a in arrays if isinstance(a, DispatchArray)), out)
     boxes = [as_box(a, model) for a in arrays]
-    if axis is None or all(b.ndim == 1 for b in boxes):
-        dtype = np.result_type(*(b.dtype for b in boxes))
-        pieces = [p for b in boxes for p in b.astype(dtype).pieces]
-        result = DispatchArray(pieces, (sum(b.size for b in boxes),), dtype)
+    if out is not None and dtype is not None:
+        raise TypeError("concatenate() takes either `out` or `dtype`, not both")
+    wanted = np.result_type(*(b.dtype for b in boxes)) if dtype is None else np.dtype(dtype)
+    target = wanted if out is None else out.dtype
+    for box in boxes:
+        if not np.can_cast(box.dtype, target, casting):  # type: ignore[arg-type]
+            raise TypeError(
+                f"Cannot cast array data from {box.dtype!r} to {target!r} "
+                f"according to the rule '{casting}'"
+            )
+    boxes = [b.astype(wanted) for b in boxes]
+    if axis is None or (axis in (0, -1) and all(b.ndim == 1 for b in boxes)):
+        pieces = [p for b in boxes for p in b.pieces]
+        result = DispatchArray(pieces, (sum(b.size for b in boxes),), wanted)
     else:
         result = DispatchArray(da.concatenate([b.dask() for b in boxes], axis=axis))
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.concatenate", "unsafe")
 
 
 @implements(np.hstack)
 def _hstack(tup: Any, **kwargs: Any) -> Any:
-    return np.concatenate([np.atleast_1d(a) for a in tup], axis=0 if np.ndim(tup[0]) < 2 else 1)
+    rows = [np.atleast_1d(a) for a in tup]
+    return np.concatenate(rows, axis=0 if np.ndim(rows[0]) < 2 else 1, **kwargs)
 
 
 @implements(np.vstack)
 def _vstack(tup: Any, **kwargs: Any) -> Any:
     # rows that are vectors keep their pieces until they are stacked
-    return np.concatenate([np.atleast_2d(a) for a in tup], axis=0)
+    return np.concatenate([np.atleast_2d(a) for a in tup], axis=0, **kwargs)
 
 
 @implements(np.atleast_1d)
@@ -166,7 +177,7 @@ def _tile(A: Any, reps: Any) -> Any:
             array = da.broadcast_to(array, wanted, chunks=chunks)
         else:
             array = da.concatenate([array] * count, axis=axis)
-    return DispatchArray(array)
+    return DispatchArray(array.astype(A.dtype))  # dask joins blocks in native byte order
 
 
 @implements(np.swapaxes)
@@ -201,4 +212,4 @@ def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
         return _roll(np.ravel(a), int(np.sum(shift)), 0).reshape(a.shape)
     # dask's roll cuts chunks in two; the layout of the input is put back
     array = a.dask()
-    return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks))
+    return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks).astype(array.dtype))
