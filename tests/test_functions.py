@@ -470,3 +470,57 @@ BYTES = {
 def test_the_byte_order_is_that_of_numpy(function, dtype):
     x = numbers(SHAPE, dtype)
     assert_as_numpy(function, (x,), (box(x),))
+
+
+# --------------------------------------------------------------------------- np.einsum
+
+
+SUMS = ["ij->", "ij->j", "ij->ji", "ij", "ji", "...j->...", "ij,ij->i", "ij,ij", "ij,kj->ik",
+        "ij,kj", "ij,kl->", "...j,...j->..."]  # fmt: skip
+
+
+@pytest.mark.parametrize("subscripts", SUMS)
+@given(
+    dtypes=st.tuples(st.sampled_from(DTYPES), st.sampled_from(DTYPES)),
+    chunks=chunks_for(SHAPE),
+    keywords=st.sampled_from(
+        [{}, {"dtype": "float64"}, {"dtype": "float32", "casting": "unsafe"}, {"optimize": True}]
+    ),
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_einsum_is_that_of_numpy(subscripts, dtypes, chunks, keywords):
+    count = subscripts.partition("->")[0].count(",") + 1
+    arrays = [numbers(SHAPE, dtype, seed) for seed, dtype in enumerate(dtypes)][:count]
+    boxes = [box(arrays[0], chunks), *map(box, arrays[1:])]
+    assert_as_numpy(lambda *given: np.einsum(subscripts, *given, **keywords), arrays, boxes)
+
+
+def test_einsum_takes_lists_of_axes_numpy_arrays_and_an_output():
+    x, y = rand(SHAPE), rand(SHAPE, seed=1)
+    call = lambda a, b: np.einsum(a, [0, 1], b, [2, 1], [0, 2])  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x), box(y)))
+    assert_as_numpy(call, (x, y), (box(x), y))
+
+    def into(a):
+        out = np.zeros_like(a)[0]
+        assert np.einsum("ij->j", a, out=out) is out
+        return out
+
+    assert_as_numpy(into, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("subscripts", ["ii->i", "ii->", "ii", "ii,ij->j", "ij,jj->i"])
+def test_einsum_along_a_diagonal_is_refused(subscripts):
+    x = box(rand((3, 3)))
+    with forbid_executions(), pytest.raises(NotDispatchedError, match=r"np\.einsum.*twice"):
+        np.einsum(subscripts, *[x] * (1 + subscripts.count(",")))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((3, 1), (3, 4)), ((1,), (4,)), ((3, 4), (2, 5)), ((3,), (3, 4))]
+)
+def test_einsum_of_other_lengths_is_repeated_or_refused(shapes):
+    arrays = [rand(shape) for shape in shapes]
+    names = "ij"[-len(shapes[0]) :] if len(shapes[0]) == len(shapes[1]) else "ij"
+    call = lambda a, b: np.einsum(f"{names},{names}->", a, b)  # noqa: E731
+    assert_as_numpy_or_refused(call, arrays, [box(a) for a in arrays])

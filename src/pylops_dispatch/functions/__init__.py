@@ -16,6 +16,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, is_dask
 from pylops_dispatch.functions import (
+    contractions,
     creation,
     fft,
     indexing,
@@ -34,7 +35,7 @@ from pylops_dispatch.policy import not_dispatched
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (creation, fft, indexing, linalg, padding, reductions, searching, shaping)
+_MODULES = (contractions, creation, fft, indexing, linalg, padding, reductions, searching, shaping)
 
 # NumPy writes their results into any dtype
 _CAST_UNSAFELY = (np.cumsum, np.cumprod, np.trace, np.compress)
