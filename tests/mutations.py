@@ -398,7 +398,7 @@ FAULTS = [
     ),
     Fault(
         "one vector more remembered than is asked for", "rules/basic.py",
-        "len(op.store) + 1 > op.max_neval", "len(op.store) > op.max_neval",
+        "len(store) + 1 > op.max_neval", "len(store) > op.max_neval",
         OPERATORS, "forgets",
     ),
     Fault(

@@ -15,7 +15,7 @@ import scipy.ndimage
 from pylops.utils.decorators import reshaped
 
 import pylops_dispatch
-from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy
+from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy, testing
 from pylops_dispatch.array import DispatchArray
 
 from .catalogue import UserBlur
@@ -404,3 +404,42 @@ def test_policies_are_independent():
         (Reader(DIMS) @ x).compute(scheduler="synchronous")
         with pytest.raises(NotDispatchedError):
             float(total())
+
+
+# ------------------------------------------------------- what our functions are given
+
+NO_OPERATORS = {
+    "a matrix": (np.eye(3), "ndarray.*MatrixMult"),
+    "a class": (pylops.FirstDerivative, "class FirstDerivative.*make one"),
+    "a number": (3, "type int"),
+    "nothing": (None, "NoneType"),
+}
+OF_AN_OPERATOR = {
+    "capability": pylops_dispatch.capability,
+    "suggest_chunks": pylops_dispatch.suggest_chunks,
+    "plan": lambda op: pylops_dispatch.plan(op, da.ones(3, chunks=2)),
+    "check_operator": testing.check_operator,
+    "assert_dask_equal": testing.assert_dask_equal,
+    "dask_dottest": testing.dask_dottest,
+}
+
+
+@pytest.mark.parametrize("function", OF_AN_OPERATOR.values(), ids=OF_AN_OPERATOR)
+@pytest.mark.parametrize(("given", "message"), NO_OPERATORS.values(), ids=NO_OPERATORS)
+def test_what_is_no_operator_is_said_to_be_none(function, given, message):
+    with forbid_executions(), pytest.raises(TypeError, match=message):
+        function(given)
+
+
+@pytest.mark.parametrize("x", [np.ones(12), [1.0] * 12, 3], ids=["array", "list", "number"])
+def test_a_plan_is_of_a_dask_array(x):
+    with pytest.raises(TypeError, match=r"x must be a dask array.*from_array\(x, chunks="):
+        pylops_dispatch.plan(pylops.FirstDerivative(12), x)
+
+
+def test_a_comparison_with_numpy_is_of_numpy_arrays():
+    op = pylops.FirstDerivative(12)
+    with pytest.raises(TypeError, match=r"NumPy array, and is of type list.*np\.array"):
+        testing.assert_dask_equal(op, [1.0] * 12)
+    with forbid_executions(), pytest.raises(TypeError, match=r"x\.compute\(\)"):
+        testing.assert_dask_equal(op, da.ones(12, chunks=5))

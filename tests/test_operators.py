@@ -1,5 +1,7 @@
 """Every operator of the catalogue on dask arrays, against NumPy."""
 
+import contextlib
+import pickle
 import warnings
 
 import cloudpickle
@@ -417,6 +419,38 @@ def test_memoize_operator_forgets_the_oldest(direction):
         apply(op, direction, v)
         evaluations.append(op.neval)
     assert evaluations == [1, 2, 3, 3, 3, 4]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("first", ["numpy", "dask"])
+@pytest.mark.parametrize("off", [False, True])
+def test_memoize_operator_of_numpy_and_dask_vectors(direction, first, off):
+    """What it keeps of the one is not in the way of the other, also when the dispatch is off."""
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12), max_neval=2)
+    x0 = rand(12)
+    expected = apply(pylops.FirstDerivative(12), direction, x0)
+    for kind in [first, "dask", "numpy", "dask", "numpy"]:
+        if kind == "dask":
+            with forbid_executions():
+                y = apply(op, direction, to_dask(x0, 5))
+            assert_same(y, expected)
+        else:
+            with pylops_dispatch.disabled() if off else contextlib.nullcontext():
+                y = apply(op, direction, x0)
+            assert_close(y, expected)
+    assert op.neval == 2
+    assert [type(array) for pair in op.store for array in pair] == [np.ndarray] * 2
+
+
+def test_memoize_operator_is_pickled_without_what_is_lazy():
+    op = pylops.MemoizeOperator(pylops.FirstDerivative(12))
+    x0 = rand(12)
+    apply(op, "forward", x0)
+    apply(op, "forward", to_dask(x0, 5))
+    other = pickle.loads(pickle.dumps(op))
+    assert type(other.store) is list
+    assert len(other.store) == 1
+    assert_same(other @ to_dask(x0, 5), pylops.FirstDerivative(12) @ x0)
 
 
 COUNTED = {

@@ -322,6 +322,117 @@ def test_callback_function(solver, preallocate):
         assert_close(one.compute(), other, rtol=1e-9)
 
 
+def positive(x):
+    """A constraint, as a user's callback puts it on the iterate."""
+    x[x < 0] = 0
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_a_callback_function_writes_into_the_iterate_stays(solver, preallocate):
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    kwargs = settings(solver, op, niter=4, preallocate=preallocate)
+    solve = getattr(pylops, solver)
+    expected = solve(op, y0, callback=positive, **kwargs)[0]
+    assert not np.allclose(expected, solve(op, y0, **kwargs)[0])
+    result = solve(op, to_dask(y0, 20), callback=positive, **kwargs)[0]
+    assert_close(result.compute(), expected, rtol=1e-9)
+
+
+class Constraint(Callbacks):
+    """Writes into an iterate, and into whatever else a solver holds."""
+
+    def __init__(self, attribute=None, when="step_end"):
+        self.attribute = attribute
+        setattr(self, f"on_{when}", self.write)
+
+    def write(self, solver, x):
+        if self.attribute is None:
+            x[:5] = 0
+        else:
+            getattr(solver, self.attribute)[3:9] *= 0.5
+
+
+@pytest.mark.parametrize("when", ["setup_end", "run_begin", "step_begin", "step_end", "run_end"])
+@pytest.mark.parametrize("attribute", [None, "s", "c", "q"])
+def test_what_a_callbacks_class_writes_stays(when, attribute):
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+
+    def solve(y, callbacks):
+        solver = CGLS(op, callbacks=callbacks)
+        x0 = np.zeros(63) if y is y0 else da.zeros(63, chunks=30)
+        return solver.solve(y, x0=x0, niter=3, tol=0)[0]
+
+    expected = solve(y0, [Constraint(attribute, when)])
+    assert_close(solve(to_dask(y0, 20), [Constraint(attribute, when)]).compute(), expected)
+
+
+def test_an_attribute_that_a_callback_sets_stays():
+    class Restart(Callbacks):
+        def on_step_end(self, solver, x):
+            solver.c = solver.c / 2
+            solver.mine = x * 2
+
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    expected, solver = CGLS(op, callbacks=[Restart()]), CGLS(op, callbacks=[Restart()])
+    x0 = expected.solve(y0, niter=3, tol=0)[0]
+    x = solver.solve(to_dask(y0, 20), niter=3, tol=0)[0]
+    assert_close(x.compute(), x0)
+    assert type(solver.mine) is da.Array
+    assert_close(solver.mine.compute(), expected.mine)
+
+
+def test_lists_that_a_callback_changes_stay_changed():
+    class History(Callbacks):
+        def on_setup_end(self, solver, x):
+            solver.history = []
+
+        def on_step_end(self, solver, x):
+            solver.history.append(x.copy())
+            solver.history[0][:3] = solver.iiter
+            if len(solver.history) > 2:
+                del solver.history[1]
+
+    op = square()
+    y0 = rand(op.shape[0], seed=2)
+    expected, solver = CGLS(op, callbacks=[History()]), CGLS(op, callbacks=[History()])
+    x0 = expected.solve(y0, x0=np.zeros(63), niter=4, tol=0)[0]
+    x = solver.solve(to_dask(y0, 20), x0=da.zeros(63, chunks=30), niter=4, tol=0)[0]
+    assert_close(x.compute(), x0)
+    assert len(solver.history) == len(expected.history) == 2
+    for one, other in zip(solver.history, expected.history, strict=True):
+        assert type(one) is da.Array
+        assert_close(one.compute(), other)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "fista"])
+def test_a_write_of_a_callback_costs_no_execution(solver):
+    op = square()
+    y = to_dask(rand(op.shape[0], seed=2), 20)
+    kwargs = settings(solver, op, niter=4, preallocate=False)
+    counts = []
+    for callback in (lambda x: None, positive):
+        with count_executions() as executions:
+            getattr(pylops, solver)(op, y, callback=callback, **kwargs)
+        counts.append(executions.count)
+    assert counts[1] <= counts[0]
+
+
+def test_a_callback_that_fails_has_written_before():
+    def fail(x):
+        x[:] = 0
+        raise KeyboardInterrupt
+
+    solver = CGLS(square())
+    solver.callback = fail
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(to_dask(rand(63), 20), niter=4, tol=0)
+    assert not solver.x.compute().any()
+
+
 class Recorder(Callbacks):
     def __init__(self):
         self.calls = []

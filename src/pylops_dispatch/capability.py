@@ -9,6 +9,7 @@ from typing import Any
 
 from pylops import LinearOperator
 
+from pylops_dispatch.arguments import require_operator
 from pylops_dispatch.operators import parts
 from pylops_dispatch.planning import html_of, text_of
 from pylops_dispatch.rules import running
@@ -47,6 +48,11 @@ def capability(Op: LinearOperator) -> Capability:
     Capability
         To be printed.
 
+    Raises
+    ------
+    TypeError
+        If `Op` is no operator.
+
     See Also
     --------
     capabilities : The rules of all operators.
@@ -62,6 +68,7 @@ def capability(Op: LinearOperator) -> Capability:
       FirstDerivative  halo: 1 sample of neighbours along axis 0
       Identity         alone: each block by itself
     """
+    require_operator(Op)
     return Capability(tuple(_rows(Op, 0, False)))
 
 

@@ -21,6 +21,7 @@ from dask.base import tokenize
 from dask.order import order
 from dask.utils import format_bytes
 
+from pylops_dispatch.arguments import require_dask
 from pylops_dispatch.array import check
 from pylops_dispatch.blocks import samples_of_neighbours
 from pylops_dispatch.operators import dims_of
@@ -170,7 +171,13 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     -------
     Plan
         Prints as text, and shows as a table in a notebook.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no dask array.
     """
+    require_dask(x)
     check(x)
     held = stand_in(x)
     with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:

@@ -20,6 +20,7 @@ from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 
+from pylops_dispatch.arguments import require_operator
 from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
@@ -267,6 +268,8 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
 
     Raises
     ------
+    TypeError
+        If `Op` is neither an operator nor a solver, or an operator is given no dask array.
     ValueError
         If what is called takes no step of a solver on dask arrays.
 
@@ -284,4 +287,6 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
     threads = threads or dask.system.CPU_COUNT
     if isinstance(Op, LinearOperator):
         return plan_operator(Op, *args, **{"threads": threads, **kwargs})
+    if not callable(Op) or (isinstance(Op, type) and issubclass(Op, LinearOperator)):
+        require_operator(Op)
     return plan_solver(Op, *args, threads=threads, **kwargs)

@@ -27,11 +27,11 @@ from pylops_dispatch.array import (
     is_lazy,
     lift,
     lower,
-    lower_all,
     session,
     walk,
 )
 from pylops_dispatch.construction import inspect_values, named_arguments
+from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import arrays_of, lazy_arrays
@@ -68,6 +68,7 @@ class Session:
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
+        self._outside = _Shown()
 
     @property
     def may_read(self) -> bool:
@@ -83,7 +84,8 @@ class Session:
         for owner, name, seen, boxes in self._shown:
             if vars(owner).get(name) is seen:
                 vars(owner)[name] = boxes
-        self._shown = []
+        self._outside.take_back()
+        self._shown, self._outside = [], _Shown()
 
     def go_out(self) -> None:
         """Let the objects that were visited hold dask arrays."""
@@ -91,7 +93,7 @@ class Session:
         for owner in [owner for owner in alive if owner is not None]:
             for name, value in list(vars(owner).items()):
                 if holds(value, is_box):
-                    vars(owner)[name] = lower_all(value)
+                    vars(owner)[name] = self._outside.outwards(value)
                     self._shown.append((owner, name, vars(owner)[name], value))
 
     def adopt(self, solver: Any) -> None:
@@ -294,20 +296,61 @@ def result_of(value: Any) -> Any:
     return value
 
 
+class _Shown:
+    """Boxes as a user's code sees them: dask arrays, which it may write into."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[DispatchArray, Any, str | None]] = {}
+
+    def outwards(self, values: Any) -> Any:
+        """Return values with dask arrays for boxes, one array for each box."""
+        return walk(values, is_box, self._array_of)
+
+    def _array_of(self, box: DispatchArray) -> Any:
+        if id(box) not in self._seen:
+            array = lower(box)
+            self._seen[id(box)] = box, array, array.name if is_dask(array) else None
+        return self._seen[id(box)][1]
+
+    def inwards(self, values: Any) -> Any:
+        """Return values with boxes for dask arrays: those that the arrays were made of, if any."""
+        boxes = {id(array): box for box, array, name in self._seen.values() if name}
+        return walk(values, is_dask, lambda x: boxes[id(x)] if id(x) in boxes else lift(x))
+
+    def take_back(self) -> None:
+        """Write into the boxes what the user's code has written into their arrays."""
+        for box, array, name in self._seen.values():
+            if name and array.name != name:
+                _write_as(box, array)
+
+
+def _write_as(box: DispatchArray, array: DaskArray) -> None:
+    """Write an array of the same shape into a box, whose layout stays."""
+    layout = box.pieces
+    pieces = [
+        align(pc.realise(piece), model) if isinstance(model, DaskArray) else piece
+        for piece, model in zip(pc.split_like([array.copy()], layout), layout, strict=True)
+    ]
+    box.assign(DispatchArray(pieces, box.shape))
+
+
 def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a user's function see dask arrays, not boxes."""
+    """Let a user's function see dask arrays, not boxes; what it writes reaches the boxes."""
     if getattr(callback, "_pylops_dispatch_lowered", False):
         return callback
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        outside = session.set(None)
-        try:
-            with ExitStack() as stack:
-                for solver in (a for a in args if isinstance(a, Solver)):
-                    stack.enter_context(_boxes_outside(solver))
-                return callback(*lower_all(args), **lower_all(kwargs))
-        finally:
-            session.reset(outside)
+        shown = _Shown()
+        with ExitStack() as stack:
+            stack.callback(shown.take_back)
+            for solver in (a for a in args if isinstance(a, Solver)):
+                stack.enter_context(_boxes_outside(solver, shown))
+            given, named = shown.outwards((args, kwargs))
+            outside = session.set(None)
+            try:
+                return callback(*given, **named)
+            finally:
+                session.reset(outside)
 
     wrapper._pylops_dispatch_lowered = True  # type: ignore[attr-defined]
     return wrapper
@@ -502,17 +545,30 @@ def _boxes_inside(solver: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _boxes_outside(solver: Any) -> Iterator[None]:
+def _boxes_outside(solver: Any, shown: _Shown) -> Iterator[None]:
     """Let a user's callback see dask arrays in the solver that it is given."""
-    boxes = {name: value for name, value in vars(solver).items() if holds(value, is_box)}
-    shown = {name: lower_all(value) for name, value in boxes.items()}
-    vars(solver).update(shown)
+    before = dict(vars(solver))
+    seen = {name: shown.outwards(value) for name, value in before.items() if holds(value, is_box)}
+    items = {name: list(value) for name, value in seen.items() if isinstance(value, list)}
+    vars(solver).update(seen)
     try:
         yield
     finally:
-        for name, value in shown.items():
-            if vars(solver).get(name) is value:
-                setattr(solver, name, boxes[name])
+        for name, value in list(vars(solver).items()):
+            if name in seen and value is seen[name]:
+                vars(solver)[name] = before[name]
+                if name in items:
+                    _same_items(before[name], items[name], value, shown)
+            elif value is not before.get(name) and holds(value, is_dask):
+                vars(solver)[name] = shown.inwards(value)
+
+
+def _same_items(own: list[Any], seen: list[Any], now: list[Any], shown: _Shown) -> None:
+    """Do to a list of boxes what a user's code has done to the list that it saw."""
+    if len(seen) == len(now) and all(a is b for a, b in zip(seen, now, strict=True)):
+        return
+    known = {id(item): box for item, box in zip(seen, own, strict=True)}
+    own[:] = [known[id(item)] if id(item) in known else shown.inwards(item) for item in now]
 
 
 def _convert(solver: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import dask.system
 import numpy as np
 
+from pylops_dispatch.arguments import require_operator
 from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape
@@ -121,6 +122,8 @@ def suggest_chunks(
 
     Raises
     ------
+    TypeError
+        If `Op` is no operator.
     ValueError
         If `dims` does not have the axes of the operator, or `target_bytes` is not positive.
 
@@ -132,6 +135,7 @@ def suggest_chunks(
     >>> [len(axis) for axis in chunks]
     [1, 32, 1]
     """
+    require_operator(Op)
     own = dims_of(Op, adjoint)[0]
     shape = own if dims is None else tuple(int(n) for n in dims)
     if len(shape) != len(own):

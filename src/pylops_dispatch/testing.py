@@ -28,6 +28,7 @@ import dask.threaded
 import numpy as np
 from dask._task_spec import Alias, DataNode
 
+from pylops_dispatch.arguments import require_numpy, require_operator
 from pylops_dispatch.policy import set_policy
 
 __all__ = [
@@ -370,6 +371,8 @@ def assert_dask_equal(
     ------
     AssertionError
         Saying what differs.
+    TypeError
+        If `op` is no operator, or `x` no NumPy array.
 
     Examples
     --------
@@ -377,6 +380,9 @@ def assert_dask_equal(
     >>> from pylops_dispatch.testing import assert_dask_equal
     >>> assert_dask_equal(pylops.FirstDerivative((8, 5), axis=0), chunks=3)
     """
+    require_operator(op, "op")
+    if x is not None:
+        require_numpy(x)
     reference = op if reference is None else reference
     anywhere = chunks if chunks is None or np.isscalar(chunks) or callable(chunks) else None
     of_data = anywhere if adjoint_chunks is None else adjoint_chunks
@@ -435,6 +441,8 @@ def dask_dottest(
     ------
     AssertionError
         If the two products differ.
+    TypeError
+        If `op` is no operator.
     ValueError
         If `complexflag` is none of the four.
 
@@ -444,6 +452,7 @@ def dask_dottest(
     >>> from pylops_dispatch.testing import dask_dottest
     >>> dask_dottest(pylops.FirstDerivative(20), chunks=6)
     """
+    require_operator(op, "op")
     if complexflag not in (0, 1, 2, 3):
         raise ValueError(f"complexflag must be 0, 1, 2 or 3, got {complexflag!r}")
     real = np.zeros(0, op.dtype).real.dtype if np.dtype(op.dtype).kind in "fc" else float
@@ -612,6 +621,8 @@ def check_operator(
         Saying what does not hold.
     pylops_dispatch.NotDispatchedError
         If the operator needs the whole vector in one task, and `one_task` is false.
+    TypeError
+        If `op` is no operator.
 
     Examples
     --------
@@ -619,6 +630,7 @@ def check_operator(
     >>> from pylops_dispatch.testing import check_operator
     >>> check_operator(pylops.Laplacian((5, 6)), examples=2)
     """
+    require_operator(op, "op")
     settings = _Settings(adjoint, complexflag, rtol, one_task, examples)
     for law in _LAWS:
         _run_law(law, op, settings)

@@ -17,86 +17,34 @@ from dask.array.core import Array as DaskArray
 from pylops_dispatch.array import DispatchArray, is_dask
 from pylops_dispatch.functions import (
     axes,
+    contractions,
     creation,
     fft,
     indexing,
     linalg,
+    padding,
     reductions,
     searching,
     shaping,
 )
 from pylops_dispatch.functions.elementwise import elementwise
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import REFUSED, SHIMS
+from pylops_dispatch.functions.ufuncs import call_ufunc
 from pylops_dispatch.policy import not_dispatched
 
 __all__ = ["call_function", "call_ufunc", "elementwise"]
 
 # importing registers the shims
-_MODULES = (axes, creation, fft, indexing, linalg, reductions, searching, shaping)
+_MODULES = (
+    axes, contractions, creation, fft, indexing, linalg, padding, reductions, searching, shaping,
+)  # fmt: skip
 
-_REDUCTIONS: dict[Any, Any] = {
-    np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min,
-    np.logical_and: np.all, np.logical_or: np.any,
-}  # fmt: skip
-_ACCUMULATIONS: dict[Any, Any] = {np.add: np.cumsum, np.multiply: np.cumprod}
+# NumPy writes their results into any dtype
+_CAST_UNSAFELY = (np.cumsum, np.cumprod, np.trace, np.compress)
 
-
-def call_ufunc(
-    ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Run a ufunc, or one of its methods, on boxes (NEP 13)."""
-    out = kwargs.pop("out", None)
-    if out is not None:
-        out = out if isinstance(out, tuple) else (out,)
-        if not all(isinstance(o, DispatchArray) for o in out):
-            raise not_dispatched(
-                f"np.{ufunc.__name__} with a NumPy array for its output",
-                "A lazy result cannot be written into memory that already exists; "
-                "make the buffer with get_array_module(x).",
-            )
-    if method == "at":
-        return indexing.add_at(ufunc, *inputs)
-    if method == "reduce" and ufunc in _REDUCTIONS:
-        kwargs = {"axis": 0, **{k: v for k, v in kwargs.items() if k != "initial" and v}}
-        result = _REDUCTIONS[ufunc](*inputs, **kwargs)
-    elif method == "accumulate" and ufunc in _ACCUMULATIONS:
-        result = _ACCUMULATIONS[ufunc](*inputs, **{"axis": 0, **kwargs})
-    elif method == "outer":
-        first, second = (np.asanyarray(x) if np.isscalar(x) else x for x in inputs)
-        result = ufunc(np.reshape(first, np.shape(first) + (1,) * np.ndim(second)), second)
-    elif method != "__call__":
-        raise not_dispatched(f"np.{ufunc.__name__}.{method}", "It has no lazy form.")
-    elif ufunc.signature is not None:
-        result = linalg.generalised(ufunc, inputs)
-    else:
-        where = kwargs.pop("where", True)
-        result = elementwise(ufunc, inputs, kwargs)
-        if where is not True and out is not None:
-            result = np.where(where, result, out[0])
-    if out is None:
-        return result
-    results = result if isinstance(result, tuple) else (result,)
-    for target, value in zip(out, results, strict=True):
-        _write(ufunc, target, value, kwargs.get("casting", "same_kind"))
-    return out if isinstance(result, tuple) else out[0]
-
-
-def _write(ufunc: np.ufunc, target: DispatchArray, value: Any, casting: str) -> None:
-    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    if not np.can_cast(dtype, target.dtype, casting):  # type: ignore[arg-type]
-        raise TypeError(
-            f"Cannot cast ufunc '{ufunc.__name__}' output from {dtype!r} to {target.dtype!r} "
-            f"with casting rule '{casting}'"
-        )
-    if (
-        np.shape(value) != target.shape
-        and np.broadcast_shapes(np.shape(value), target.shape) != target.shape
-    ):
-        raise ValueError(
-            f"non-broadcastable output operand with shape {target.shape} doesn't match the "
-            f"broadcast shape {np.shape(value)}"
-        )
-    target.assign(value)
+# they move elements about, and have no out
+_OF_THE_SAME_DTYPE = (np.fft.fftshift, np.fft.ifftshift, np.repeat, np.delete, np.insert)
 
 
 def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,10 +58,11 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     out = kwargs.pop("out", None)
     result = _lazily(func, name, to_dask(args), to_dask(kwargs))
     wrapped = from_dask(result, name)
-    if out is None:
-        return wrapped
-    out.assign(wrapped)
-    return out
+    if func in _OF_THE_SAME_DTYPE:  # dask joins blocks in native byte order
+        wrapped = wrapped.astype(args[0].dtype)
+    elif func in (np.round, np.around) and wrapped.dtype.kind in "fc":
+        wrapped = wrapped.astype(wrapped.dtype.newbyteorder("="))
+    return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
 
 
 def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:

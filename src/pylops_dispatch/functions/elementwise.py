@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from dask.array.core import Array as DaskArray
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.pieces import Piece, Zeros
+from pylops_dispatch.policy import not_dispatched
 
 
 def elementwise(ufunc: Any, inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
@@ -22,7 +24,7 @@ def elementwise(ufunc: Any, inputs: Sequence[Any], kwargs: dict[str, Any] | None
     chunks of two operands differ, those of the left one win, so that layouts do not fragment
     from one step of a solver to the next.
     """
-    kwargs = {k: _plain(v) for k, v in (kwargs or {}).items()}
+    kwargs = kwargs or {}
     operands = [_plain(x) for x in inputs]
     if not any(isinstance(x, DispatchArray) or is_dask(x) for x in operands):
         return ufunc(*operands, **kwargs)
@@ -129,7 +131,9 @@ def combine(ufunc: Any, parts: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     arrays = [p for p in parts if isinstance(p, DaskArray) and p.ndim]
     zeros = [p for p in parts if isinstance(p, Zeros)]
     if zeros and not kwargs:
-        short = _of_zeros(ufunc, parts, zeros, arrays)
+        # dask's own would give a lazy number
+        numpy_function = np.where if ufunc is da.where else ufunc
+        short = _of_zeros(numpy_function, parts, zeros, arrays)
         if short is not None:
             return short
     if arrays:
@@ -137,9 +141,31 @@ def combine(ufunc: Any, parts: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         parts = [align(pc.realise(p, lead.chunks), lead) if _sized(p) else p for p in parts]
     else:
         parts = [pc.realise(p) if isinstance(p, Zeros) else p for p in parts]
-    if kwargs or not isinstance(ufunc, np.ufunc) or ufunc.nout > 1 or not _is_plain(parts):
-        return ufunc(*parts, **kwargs)
+    if kwargs:
+        return _set(ufunc, parts, kwargs)
+    if not isinstance(ufunc, np.ufunc) or ufunc.nout > 1 or not _is_plain(parts):
+        return ufunc(*parts)
     return _blockwise(ufunc, parts)
+
+
+def _set(ufunc: np.ufunc, parts: Sequence[Any], settings: dict[str, Any]) -> DaskArray:
+    """Apply `ufunc` with settings of its loop, which dask takes for those of the result."""
+    if ufunc.nout > 1:
+        name = f"np.{ufunc.__name__} with {', '.join(settings)}"
+        raise not_dispatched(name, "Convert what it is given, or what it returns.")
+    dtype = _dtype(ufunc, parts, settings)
+    if dtype.kind == "O":
+        raise not_dispatched(f"np.{ufunc.__name__} of objects", "Use numbers.")
+    found: DaskArray = da.core.elemwise(functools.partial(ufunc, **settings), *parts, dtype=dtype)
+    return found
+
+
+def _dtype(ufunc: np.ufunc, parts: Sequence[Any], settings: dict[str, Any]) -> np.dtype[Any]:
+    """Return the dtype of a result, or raise what NumPy does."""
+    with np.errstate(all="ignore"):
+        ones = [np.ones((1,) * p.ndim, p.dtype) if isinstance(p, DaskArray) else p for p in parts]
+        dtype: np.dtype[Any] = ufunc(*ones, **settings).dtype
+    return dtype
 
 
 def _is_plain(parts: Sequence[Any]) -> bool:
@@ -163,9 +189,7 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     lazy = [isinstance(p, DaskArray) for p in parts]
     known = [p.name if is_array else repr(p) for p, is_array in zip(parts, lazy, strict=True)]
     digest = hashlib.blake2b(repr((ufunc.__name__, known, lazy)).encode(), digest_size=16)
-    with np.errstate(all="ignore"):
-        ones = [np.ones((1,) * p.ndim, p.dtype) if isinstance(p, DaskArray) else p for p in parts]
-        dtype = ufunc(*ones).dtype
+    dtype = _dtype(ufunc, parts, {})
     arguments: list[Any] = []
     for part, is_array in zip(parts, lazy, strict=True):
         arguments += [part, (index if part.ndim else ()) if is_array else None]

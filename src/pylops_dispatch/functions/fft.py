@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 
 from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 
 
@@ -26,10 +27,7 @@ def _transform(func: Any, several: bool) -> None:
             whole = (axis,)
         array = array.rechunk({ax % array.ndim: -1 for ax in whole})
         result = DispatchArray(lazy(array, n, axis, **({} if norm is None else {"norm": norm})))
-        if out is None:
-            return result
-        out.assign(result)
-        return out
+        return written(out, result, f"np.fft.{func.__name__}")
 
 
 for _name in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):

@@ -11,6 +11,7 @@ from dask.array.core import Array as DaskArray
 from dask.delayed import delayed
 
 from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import real_dtype
@@ -21,6 +22,8 @@ from pylops_dispatch.policy import announce_whole, not_dispatched
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     """Norm of a vector piece by piece; PyLops's solvers read it in every step."""
     box: Any = as_box(x)
+    if box.dtype.kind in "biu":
+        box = box.astype(float)
     vector = axis is None and not keepdims and (box.ndim == 1 or ord is None)
     if vector and ord in (None, 2):
         return np.sqrt(square_norm(box))
@@ -31,9 +34,13 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     if vector and ord == 0:
         return np.sum(box != 0).astype(real_dtype(box.dtype))
     array = box.dask()
-    if ord in (2, -2, "nuc") and axis is None:
+    if ord in (2, -2, "nuc") and (axis is None or np.size(axis) == 2):
         array = _in_strips(array)
-    return DispatchArray(da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims))
+    try:
+        found = da.linalg.norm(array, ord=ord, axis=axis, keepdims=keepdims)
+    except NotImplementedError as error:
+        raise not_dispatched("numpy.linalg.norm", f"dask.array cannot do this: {error}") from error
+    return DispatchArray(found.astype(real_dtype(box.dtype)))
 
 
 def _in_strips(matrix: DaskArray) -> DaskArray:
@@ -51,10 +58,7 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
         result = dot(a, b)
     else:
         result = DispatchArray(da.dot(as_box(a).dask(), as_box(b).dask()))
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.dot", "no")
 
 
 @implements(np.linalg.cholesky)
@@ -166,12 +170,17 @@ def _vdot(a: Any, b: Any) -> Any:
     return dot(np.ravel(a), np.ravel(b), conjugate=True)
 
 
-def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> Any:
+def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
     """Run ``np.matmul`` and its kin, which are ufuncs but not element-wise."""
     name = ufunc.__name__
     a: Any
     b: Any
     a, b = inputs if len(inputs) == 2 else (None, None)
+    if name == "vecdot" and set(settings) == {"axis"}:
+        axis = settings.pop("axis")
+        a, b = np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1)
+    if settings:
+        raise not_dispatched(f"np.{name} with {', '.join(settings)}", "Leave it out.")
     if name == "matmul":
         if np.ndim(a) == 1 and np.ndim(b) == 1:
             return dot(a, b)

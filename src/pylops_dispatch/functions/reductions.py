@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,31 +20,69 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.functions.elementwise import partition
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros, real_dtype
 from pylops_dispatch.placing import runs_here_at_once
+from pylops_dispatch.policy import not_dispatched
 
 _FAN_IN = 32  # numbers that one task adds
 
 
-def _reduction(func: Any, reduce_piece: Any, merge: Callable[[Any, Any], Any]) -> None:
+def _reduction(func: Any, reduce_piece: Any, merge: np.ufunc) -> None:
+    name = f"np.{func.__name__}"
+    parameters = tuple(inspect.signature(func).parameters)
+
     @implements(func)
-    def shim(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, **kwargs: Any) -> Any:
-        box = as_box(a)
-        kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue and v is not False}
-        if dtype is not None:
-            kwargs["dtype"] = dtype
+    def shim(*args: Any, **kwargs: Any) -> Any:
+        # np.sum takes a dtype at the place where np.max takes out
+        return reduced(**dict(zip(parameters, args, strict=False)), **kwargs)
+
+    def reduced(
+        a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False,
+        initial: Any = np._NoValue, where: Any = True,
+    ) -> Any:  # fmt: skip
+        box: Any = as_box(a)
+        kwargs: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        if keepdims is not np._NoValue and keepdims:
+            kwargs["keepdims"] = True
+        if where is not True and where is not np._NoValue:
+            box = _chosen(box, where, merge, initial)
+        if not box.size and merge.identity is None:
+            raise not_dispatched(f"{name} of no elements", "There is no lazy form of it.")
         if box.value is not None:
-            result = func(box.value, **kwargs)
-        elif box.ndim == 1 and axis in (None, 0, -1, (0,)) and not kwargs.get("keepdims"):
+            result: Any = func(box.value, **kwargs)
+        elif box.ndim == 1 and axis in (None, 0, -1, (0,)) and not keepdims:
             parts = [DispatchArray(reduce_piece(pc.realise(p), **kwargs)) for p in box.pieces]
             result = functools.reduce(merge, parts)
         else:
+            axis = None if not box.ndim and axis in (0, -1) else axis  # as NumPy has it
             result = DispatchArray(reduce_piece(box.dask(), axis=axis, **kwargs))
-        if out is None:
-            return result
-        out.assign(result)
-        return out
+        result = result.astype(result.dtype.newbyteorder("="))  # dask's largest keeps the order
+        if initial is not None and initial is not np._NoValue:
+            result = merge(_as_dtype(initial, result.dtype), result)
+        return written(out, result, name, "unsafe")
+
+
+def _chosen(box: Any, where: Any, merge: np.ufunc, initial: Any) -> Any:
+    """Return a box that holds, where a mask is false, what changes nothing in a reduction."""
+    mask = as_box(where, box)
+    if mask.dtype != bool:
+        raise TypeError(f"where must be of dtype bool, not {mask.dtype}")
+    if np.broadcast_shapes(mask.shape, box.shape) != box.shape:
+        raise ValueError(f"where of shape {mask.shape} does not fit an array of {box.shape}")
+    neutral = initial if merge.identity is None or initial is None else merge.identity
+    if neutral is None or neutral is np._NoValue:
+        raise ValueError(
+            f"reduction operation '{merge.__name__}' does not have an identity, so to use a "
+            "where mask one has to specify 'initial'"
+        )
+    return np.where(mask, box, _as_dtype(neutral, box.dtype))
+
+
+def _as_dtype(scalar: Any, dtype: Any) -> Any:
+    """Return a scalar, which may be lazy, in another dtype, as NumPy does with ``initial=``."""
+    return scalar.astype(dtype) if isinstance(scalar, DispatchArray) else np.full((), scalar, dtype)
 
 
 _reduction(np.sum, da.sum, np.add)
@@ -63,14 +102,13 @@ _reduction(np.nanmin, da.nanmin, np.fmin)
 def _mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, **kwargs: Any) -> Any:
     box = as_box(a)
     kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
+    if kwargs.pop("where", True) is not True:
+        raise not_dispatched("np.mean with a mask", "Divide a sum by the number of elements.")
     if box.ndim != 1 or dtype is not None or kwargs or box.value is not None:
         result: Any = DispatchArray(da.mean(box.dask(), axis=axis, dtype=dtype, **kwargs))
     else:
         result = np.true_divide(np.sum(box), box.size)
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.mean", "unsafe")
 
 
 def _block_dot(a: Any, b: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import dask.array as da
 import numpy as np
 
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import elementwise
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched
@@ -98,37 +97,45 @@ def _clip(
     low, high = (None if bound is np._NoValue else bound for bound in (low, high))
     result = a if low is None else np.maximum(a, low)
     result = result if high is None else np.minimum(result, high)
-    if out is None:
-        return result.copy() if result is a else result
-    out.assign(result)
-    return out
+    return written(out, result.copy() if result is a else result, "np.clip")
 
 
 @implements(np.concatenate)
-def _concatenate(arrays: Any, axis: int | None = 0, out: Any = None, **kwargs: Any) -> Any:
-    model = next(a for a in arrays if isinstance(a, DispatchArray))
+def _concatenate(
+    arrays: Any, /, axis: int | None = 0, out: Any = None, *, dtype: Any = None,
+    casting: str = "same_kind",
+) -> Any:  # fmt: skip
+    model = next((a for a in arrays if isinstance(a, DispatchArray)), out)
     boxes = [as_box(a, model) for a in arrays]
-    if axis is None or all(b.ndim == 1 for b in boxes):
-        dtype = np.result_type(*(b.dtype for b in boxes))
-        pieces = [p for b in boxes for p in b.astype(dtype).pieces]
-        result = DispatchArray(pieces, (sum(b.size for b in boxes),), dtype)
+    if out is not None and dtype is not None:
+        raise TypeError("concatenate() takes either `out` or `dtype`, not both")
+    wanted = np.result_type(*(b.dtype for b in boxes)) if dtype is None else np.dtype(dtype)
+    target = wanted if out is None else out.dtype
+    for box in boxes:
+        if not np.can_cast(box.dtype, target, casting):  # type: ignore[arg-type]
+            raise TypeError(
+                f"Cannot cast array data from {box.dtype!r} to {target!r} "
+                f"according to the rule '{casting}'"
+            )
+    boxes = [b.astype(wanted) for b in boxes]
+    if axis is None or (axis in (0, -1) and all(b.ndim == 1 for b in boxes)):
+        pieces = [p for b in boxes for p in b.pieces]
+        result = DispatchArray(pieces, (sum(b.size for b in boxes),), wanted)
     else:
         result = DispatchArray(da.concatenate([b.dask() for b in boxes], axis=axis))
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.concatenate", "unsafe")
 
 
 @implements(np.hstack)
 def _hstack(tup: Any, **kwargs: Any) -> Any:
-    return np.concatenate([np.atleast_1d(a) for a in tup], axis=0 if np.ndim(tup[0]) < 2 else 1)
+    rows = [np.atleast_1d(a) for a in tup]
+    return np.concatenate(rows, axis=0 if np.ndim(rows[0]) < 2 else 1, **kwargs)
 
 
 @implements(np.vstack)
 def _vstack(tup: Any, **kwargs: Any) -> Any:
     # rows that are vectors keep their pieces until they are stacked
-    return np.concatenate([np.atleast_2d(a) for a in tup], axis=0)
+    return np.concatenate([np.atleast_2d(a) for a in tup], axis=0, **kwargs)
 
 
 @implements(np.atleast_1d)
@@ -170,7 +177,7 @@ def _tile(A: Any, reps: Any) -> Any:
             array = da.broadcast_to(array, wanted, chunks=chunks)
         else:
             array = da.concatenate([array] * count, axis=axis)
-    return DispatchArray(array)
+    return DispatchArray(array.astype(A.dtype))  # dask joins blocks in native byte order
 
 
 @implements(np.swapaxes)
@@ -205,17 +212,4 @@ def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
         return _roll(np.ravel(a), int(np.sum(shift)), 0).reshape(a.shape)
     # dask's roll cuts chunks in two; the layout of the input is put back
     array = a.dask()
-    return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks))
-
-
-@implements(np.pad)
-def _pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
-    if math.prod(np.shape(pad_width)) and not np.any(pad_width):
-        return array.copy()
-    width = np.asarray(pad_width).tolist()
-    if array.size == 0 and mode == "constant" and not kwargs.get("constant_values", 0):
-        # dask cannot pad what has no chunks to go by
-        pairs = np.broadcast_to(width, (array.ndim, 2))
-        wanted = tuple(int(n + sum(p)) for n, p in zip(array.shape, pairs, strict=True))
-        return DispatchArray(Zeros(wanted, array.dtype))
-    return DispatchArray(da.pad(pc.realise(array.dask()), width, mode, **kwargs))
+    return DispatchArray(da.roll(array, shift, axis).rechunk(array.chunks).astype(array.dtype))

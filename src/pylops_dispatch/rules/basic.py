@@ -113,17 +113,34 @@ def _zero(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     )
 
 
+class _Store(list[Any]):
+    """The store of a MemoizeOperator, in which PyLops sees NumPy arrays only.
+
+    It compares all that is in it by value, which would compute lazy arrays.
+    """
+
+    def __init__(self, items: Any) -> None:
+        super().__init__(items)
+        self.lazy: list[tuple[DispatchArray, DispatchArray]] = []
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)  # a task needs no lazy arrays
+
+
 def _memoize(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Recognise a vector by its keys: comparing values, as PyLops does, would compute them."""
-    for pair in op.store:
+    if not isinstance(op.store, _Store):
+        op.store = _Store(op.store)
+    store = op.store.lazy
+    for pair in store:
         known, result = (pair[1], pair[0]) if adjoint else pair
-        if isinstance(known, DispatchArray) and known.names == box.names:
+        if known.names == box.names:
             return result.copy()
-    if len(op.store) + 1 > op.max_neval:
-        del op.store[0]
+    if len(store) + 1 > op.max_neval:
+        del store[0]
     y = op.Op._rmatvec(box) if adjoint else op.Op._matvec(box)
     op.neval += 1
-    op.store.append((y.copy(), box.copy()) if adjoint else (box.copy(), y.copy()))
+    store.append((y.copy(), box.copy()) if adjoint else (box.copy(), y.copy()))
     return y
 
 

@@ -1,0 +1,66 @@
+"""What a function of ours was given, looked at before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pylops import LinearOperator
+
+from pylops_dispatch.array import is_dask
+
+
+def require_operator(value: Any, name: str = "Op") -> None:
+    """Raise for what is no operator.
+
+    Raises
+    ------
+    TypeError
+        Saying what it is, and what to do.
+    """
+    if isinstance(value, LinearOperator):
+        return
+    if isinstance(value, type) and issubclass(value, LinearOperator):
+        raise TypeError(
+            f"{name} is the class {value.__name__}, and not an operator: make one first, "
+            f"{value.__name__}(...)."
+        )
+    advice = (
+        f"Make an operator of it: pylops.MatrixMult({name})." if np.ndim(value) == 2
+        else "Give it one of PyLops's operators, or one of your own."
+    )  # fmt: skip
+    raise TypeError(
+        f"{name} must be a pylops.LinearOperator, and is of type {type(value).__name__}. {advice}"
+    )
+
+
+def require_dask(value: Any, name: str = "x") -> None:
+    """Raise for what is no dask array.
+
+    Raises
+    ------
+    TypeError
+        Saying what it is, and what to do.
+    """
+    if is_dask(value):
+        return
+    raise TypeError(
+        f"{name} must be a dask array, and is of type {type(value).__name__}. Cut it into blocks: "
+        f"dask.array.from_array({name}, chunks=pylops_dispatch.suggest_chunks(Op))."
+    )
+
+
+def require_numpy(value: Any, name: str = "x") -> None:
+    """Raise for what is no NumPy array.
+
+    Raises
+    ------
+    TypeError
+        Saying what it is, and what to do.
+    """
+    if isinstance(value, np.ndarray):
+        return
+    advice = f"Compute it first: {name}.compute()." if is_dask(value) else f"Use np.array({name})."
+    raise TypeError(
+        f"{name} must be a NumPy array, and is of type {type(value).__name__}. {advice}"
+    )

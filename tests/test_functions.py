@@ -1,0 +1,528 @@
+"""NumPy's functions with all their keywords: what NumPy gives, lazily, or a refusal."""
+
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pylops_dispatch import NotDispatchedError
+from pylops_dispatch.array import DispatchArray, lower
+
+from .helpers import assert_close, chunks_for, forbid_executions, rand, random_chunks, to_dask
+
+SHAPE = (4, 5)
+DTYPES = ["float64", "float32", "complex128", "int64", "int8", "uint8", "bool"]
+
+
+def numbers(shape, dtype, seed=0):
+    """Small numbers of any dtype, some of them zero."""
+    if np.dtype(dtype).kind == "c":
+        return rand(shape, dtype, seed)
+    return np.round(2 * rand(shape, seed=seed)).astype(dtype)
+
+
+def box(x, chunks=None):
+    return DispatchArray(to_dask(x, random_chunks(x.shape, 1) if chunks is None else chunks))
+
+
+def vector(x, chunks=None):
+    """The flattening of a matrix that is in chunks."""
+    return box(x, chunks).ravel()
+
+
+def assert_as_numpy(call, arrays, boxes):
+    """`call` gives what NumPy gives, and raises where NumPy does; or else it is refused."""
+    try:
+        expected = call(*arrays)
+    except (TypeError, ValueError, IndexError) as error:
+        with forbid_executions(), pytest.raises((type(error), TypeError)):
+            call(*boxes)
+        return
+    with forbid_executions():
+        result = call(*boxes)
+    assert_equal(result, expected)
+
+
+def assert_as_numpy_or_refused(call, arrays, boxes):
+    """As above; a refusal is fine, and says so."""
+    try:
+        assert_as_numpy(call, arrays, boxes)
+    except NotDispatchedError:
+        return
+
+
+def assert_equal(result, expected):
+    if isinstance(expected, tuple):
+        for one, other in zip(result, expected, strict=True):
+            assert_equal(one, other)
+        return
+    result = lower(result) if isinstance(result, DispatchArray) else result
+    assert result.dtype == expected.dtype
+    assert result.shape == expected.shape
+    if isinstance(result, da.Array):
+        result = result.compute(scheduler="synchronous")
+    assert result.dtype == expected.dtype
+    assert_close(result, expected)
+
+
+# --------------------------------------------------------------------- calls of ufuncs
+
+
+SETTINGS = [
+    {"dtype": "complex128"},
+    {"dtype": "float32"},
+    {"dtype": "int64"},
+    {"dtype": "int64", "casting": "unsafe"},
+    {"dtype": "float64", "casting": "no"},
+    {"casting": "safe"},
+    {"casting": "no"},
+    {"signature": "dd->d"},
+    {"signature": "ff->f", "casting": "unsafe"},
+    {"signature": (None, None, "complex128")},
+    {"dtype": None, "order": "F", "subok": False, "casting": "same_kind"},
+]
+
+
+@pytest.mark.parametrize("of_loop", SETTINGS, ids=str)
+@given(
+    ufunc=st.sampled_from([np.add, np.multiply, np.equal, np.maximum, np.true_divide]),
+    first=st.sampled_from(DTYPES),
+    second=st.sampled_from(DTYPES),
+    chunks=chunks_for(SHAPE),
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_a_ufunc_takes_the_settings_of_its_loop(of_loop, ufunc, first, second, chunks):
+    x, y = numbers(SHAPE, first), numbers(SHAPE, second, seed=1)
+    call = lambda a, b: ufunc(a, b, **of_loop)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
+    assert_as_numpy(call, (x, y), (x, box(y, chunks)))
+    assert_as_numpy(call, (x, y[0]), (box(x, chunks), box(y[0])))
+    assert_as_numpy(call, (x.ravel(), y.ravel()), (vector(x, chunks), vector(y)))
+    assert_as_numpy(lambda a: ufunc(a, 2, **of_loop), (x,), (box(x, chunks),))
+
+
+def test_the_sum_of_two_booleans_may_be_two():
+    x = np.array([True, False, True])
+    assert_as_numpy(lambda a: np.add(a, a, dtype=complex), (x,), (box(x),))
+
+
+def test_objects_are_refused():
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="objects"):
+        np.add(box(rand(5)), 1, dtype=object)
+
+
+@pytest.mark.parametrize("chosen", [{"dtype": "float32"}, {"casting": "no"}], ids=str)
+def test_a_ufunc_with_two_results_takes_settings_or_is_refused(chosen):
+    x = rand(6)
+    assert_as_numpy_or_refused(lambda a: np.modf(a, **chosen), (x,), (box(x),))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (1,), (2, 4, 5)])
+@pytest.mark.parametrize("kind", ["array", "box", "number"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+def test_a_ufunc_writes_where_a_mask_is_true(shape, kind, dtype):
+    x, mask = rand(SHAPE), rand(shape, seed=2) > 0
+    mask = mask.astype(int) if kind == "number" else mask
+
+    def call(a, where):
+        out = np.ones_like(a, dtype=dtype)
+        assert np.multiply(a, 2, out=out, where=where) is out
+        return out
+
+    assert_as_numpy(call, (x, mask), (box(x), box(mask) if kind == "box" else mask))
+
+
+def test_a_mask_goes_for_all_the_outputs_of_a_ufunc():
+    x, mask = rand(6), rand(6, seed=1) > 0
+
+    def call(a):
+        out = np.ones_like(a), np.ones_like(a)
+        assert np.modf(a, where=mask, out=out) == out
+        return out
+
+    assert_as_numpy(call, (x,), (box(x),))
+
+
+def test_a_mask_may_enlarge_a_result():
+    mask = np.ones((2, 5), dtype=bool)
+    result = np.multiply(box(np.ones(5)), 2, where=mask)
+    assert_equal(result, np.full((2, 5), 2.0))
+
+
+@pytest.mark.parametrize("ufunc", [np.matmul, np.vecdot], ids=lambda ufunc: ufunc.__name__)
+@pytest.mark.parametrize(
+    "chosen",
+    [{}, {"dtype": complex}, {"axis": 0}, {"casting": "no"}, {"keepdims": True}],
+    ids=str,
+)
+def test_products_take_settings_or_are_refused(ufunc, chosen):
+    x = rand((4, 4))
+    assert_as_numpy_or_refused(lambda a: ufunc(a, a, **chosen), (x,), (box(x),))
+
+
+# ------------------------------------------------------------------- methods of ufuncs
+
+
+REDUCED = [np.add, np.multiply, np.maximum, np.minimum, np.logical_and, np.logical_or]
+AXES = [None, 0, 1, -1, (0, 1), (1,), ()]
+
+
+@st.composite
+def keywords_of_reduce(draw):
+    found = {}
+    if draw(st.booleans()):
+        found["axis"] = draw(st.sampled_from(AXES))
+    if draw(st.booleans()):
+        found["keepdims"] = draw(st.booleans())
+    if draw(st.booleans()):
+        found["initial"] = draw(st.sampled_from([0, 1, 100.0, 2.7, True, None]))
+    if draw(st.booleans()):
+        found["dtype"] = draw(st.sampled_from(["float32", "int64", "complex128", "bool"]))
+    return found
+
+
+@pytest.mark.parametrize("ufunc", REDUCED, ids=lambda ufunc: ufunc.__name__)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    chunks=chunks_for(SHAPE),
+    keywords=keywords_of_reduce(),
+    mask=st.sampled_from([None, "array", "box", "row"]),
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_reduce_takes_all_its_keywords(ufunc, dtype, chunks, keywords, mask):
+    x = numbers(SHAPE, dtype)
+    where = rand(SHAPE, seed=3) > 0
+    where = {None: True, "row": where[0]}.get(mask, where)
+    lazy = box(where) if mask == "box" else where
+    assert_as_numpy(
+        lambda a, w: ufunc.reduce(a, where=w, **keywords), (x, where), (box(x, chunks), lazy)
+    )
+
+
+@pytest.mark.parametrize("ufunc", REDUCED, ids=lambda ufunc: ufunc.__name__)
+@pytest.mark.parametrize("initial", [{}, {"initial": 100.0}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_reduce_of_a_vector_goes_piece_by_piece(ufunc, initial, masked):
+    x = numbers(SHAPE, "float64")
+    mask = rand(20, seed=3) > 0 if masked else True
+    assert_as_numpy(lambda a: ufunc.reduce(a.ravel(), where=mask, **initial), (x,), (box(x),))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [np.sum, np.prod, np.max, np.min, np.any, np.all, np.nansum, np.nanmax, np.nanmin, np.mean],
+    ids=lambda function: function.__name__,
+)
+def test_functions_that_reduce_take_a_mask_a_start_and_an_output(function):
+    x = numbers(SHAPE, "float64")
+    mask = rand(SHAPE, seed=3) > 0
+    for call in [
+        lambda a: function(a, where=mask),
+        lambda a: function(a, 0, where=mask, initial=1.5),
+        lambda a: function(a, initial=1.5),
+        lambda a: function(a, 0, out=np.zeros_like(a)[0]),
+        lambda a: function(a, 0, out=np.zeros_like(a, dtype=int)[0]),
+        lambda a: function(a, 0, out=np.zeros_like(a)),
+        lambda a: function(a, 0, keepdims=True),
+    ]:
+        assert_as_numpy_or_refused(call, (x,), (box(x),))
+
+
+def test_the_third_argument_of_the_largest_element_is_the_output():
+    x = rand(SHAPE)
+    assert_as_numpy(lambda a: np.max(a, 0, np.zeros_like(a)[0]), (x,), (box(x),))
+
+
+def test_the_largest_of_no_elements_is_what_it_starts_with_or_is_refused():
+    assert_as_numpy_or_refused(lambda a: np.max(a[:0], initial=3.0), (rand(5),), (box(rand(5)),))
+
+
+@pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.maximum], ids=lambda u: u.__name__)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    chunks=chunks_for(SHAPE),
+    axis=st.sampled_from([{}, {"axis": 0}, {"axis": 1}, {"axis": -1}]),
+    wanted=st.sampled_from([{}, {"dtype": "float32"}, {"dtype": "bool"}]),
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_accumulate_takes_all_its_keywords(ufunc, dtype, chunks, axis, wanted):
+    x = numbers(SHAPE, dtype)
+    call = lambda a: ufunc.accumulate(a, **axis, **wanted)  # noqa: E731
+    assert_as_numpy_or_refused(call, (x,), (box(x, chunks),))
+
+
+@pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.maximum], ids=lambda u: u.__name__)
+@pytest.mark.parametrize("keywords", [{}, {"dtype": complex}, {"casting": "no", "dtype": int}])
+def test_outer_takes_all_its_keywords(ufunc, keywords):
+    x, y = rand(3), rand((2, 2), seed=1)
+    call = lambda a, b: ufunc.outer(a, b, **keywords)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x), box(y)))
+    assert_as_numpy(call, (x, y), (box(x), y))
+    assert_as_numpy(call, (x, y), (x.tolist(), box(y)))
+
+
+def test_outer_writes_where_a_mask_is_true():
+    x, mask = rand(4), np.eye(4, dtype=bool)
+
+    def call(a):
+        out = np.zeros_like(a, shape=(4, 4))
+        assert np.multiply.outer(a, a, out=out, where=mask) is out
+        return out
+
+    assert_as_numpy(call, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("method", ["reduce", "accumulate"])
+def test_methods_write_into_their_output(method):
+    x = np.abs(rand(SHAPE)) + 0.6
+    shape = (5,) if method == "reduce" else SHAPE
+
+    def call(dtype, wanted):
+        def run(a):
+            out = np.zeros_like(a, dtype=dtype, shape=wanted)
+            assert getattr(np.add, method)(a, out=out) is out
+            return out
+
+        return run
+
+    for dtype in ("float64", "float32", "int64"):
+        assert_as_numpy(call(dtype, shape), (x,), (box(x),))
+    assert_as_numpy(call("float64", (3, 5)), (x,), (box(x),))
+
+
+def test_at_refuses_to_round():
+    def call(a):
+        np.add.at(a, [0, 0], 1.5)
+        return a
+
+    with pytest.raises(NotDispatchedError, match=r"np.add.at of int64.*rounds"):
+        call(box(np.arange(5)))
+
+
+@pytest.mark.parametrize("method", ["reduceat", "reduce", "accumulate"])
+def test_methods_that_have_no_lazy_form_are_refused(method):
+    more = ([0, 2],) if method == "reduceat" else ()
+    with forbid_executions(), pytest.raises(NotDispatchedError, match=f"hypot.{method}"):
+        getattr(np.hypot, method)(box(rand(5)), *more)
+
+
+# ------------------------------------------------------------------------------ np.pad
+
+
+WIDTHS = [0, 1, 3, 11, (2, 0), [(1, 4), (0, 2)], ((0, 9), (7, 0)), [[1], [2]], {1: 3}, {0: (1, 2)}]
+ENDS = [0, 2, -1.5, (1, 2), [(3, 4), (5.5, 6)], [[1], [2]]]
+LENGTHS = [None, 1, 2, (1, 3), [(2, 1), (4, 50)]]
+PADDINGS = {
+    "constant": ("constant_values", ENDS), "linear_ramp": ("end_values", ENDS),
+    "maximum": ("stat_length", LENGTHS), "minimum": ("stat_length", LENGTHS),
+    "mean": ("stat_length", LENGTHS), "median": ("stat_length", LENGTHS),
+    "reflect": ("reflect_type", ["even", "odd"]), "symmetric": ("reflect_type", ["even", "odd"]),
+    "edge": None, "wrap": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@given(data=st.data(), chunks=chunks_for(SHAPE), dtype=st.sampled_from([*DTYPES, ">i4", ">f8"]))
+@settings(max_examples=40)
+def test_pad_is_that_of_numpy(mode, data, chunks, dtype):
+    x = numbers(SHAPE, dtype)
+    width = data.draw(st.sampled_from(WIDTHS))
+    keywords = {}
+    if PADDINGS[mode] is not None and data.draw(st.booleans()):
+        keyword, values = PADDINGS[mode]
+        keywords[keyword] = data.draw(st.sampled_from(values))
+    assert_as_numpy(lambda a: np.pad(a, width, mode, **keywords), (x,), (box(x, chunks),))
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("width", [1, (0, 3), (14, 3), 23])
+def test_pad_of_a_vector_by_more_than_it_has(mode, n, width):
+    x = rand(n)
+    assert_as_numpy(lambda a: np.pad(a, width, mode), (x,), (box(x),))
+    if mode in ("reflect", "symmetric"):
+        call = lambda a: np.pad(a, width, mode, reflect_type="odd")  # noqa: E731
+        assert_as_numpy(call, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+@pytest.mark.parametrize("width", [1, ((0, 0), (1, 2)), ((1, 1), (0, 0))])
+def test_pad_of_no_elements(mode, width):
+    x = np.zeros((0, 3))
+    assert_as_numpy(lambda a: np.pad(a, width, mode), (x,), (box(x, ((0,), (2, 1))),))
+
+
+def test_pad_leaves_what_is_inside_where_the_rest_is_not_set():
+    x = rand(SHAPE)
+    result = np.pad(box(x), ((1, 2), (0, 3)), mode="empty")
+    assert result.shape == (7, 8)
+    assert_equal(result[1:5, :5], x)
+
+
+@pytest.mark.parametrize("width", [-1, 1.0, [1, -2], [1, 2, 3], "2"])
+def test_pad_by_no_width(width):
+    assert_as_numpy(lambda a: np.pad(a, width, "edge"), (rand(SHAPE),), (box(rand(SHAPE)),))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"mode": "nearest"},
+        {"mode": "edge", "stat_length": 1},
+        {"mode": "maximum", "stat_length": 0},
+        {"mode": "mean", "stat_length": -1},
+        {"mode": "constant", "constant_values": np.nan},
+    ],
+    ids=str,
+)
+def test_pad_raises_what_numpy_does(arguments):
+    x = np.arange(5)
+    assert_as_numpy(lambda a: np.pad(a, 2, **arguments), (x,), (box(x),))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"mode": "mean", "stat_length": 0}, {"mode": print}], ids=str
+)
+def test_pad_that_cannot_be_lazy_is_refused(arguments):
+    with forbid_executions(), pytest.raises(NotDispatchedError, match=r"np\.pad"):
+        np.pad(box(rand(5)), 2, **arguments)
+
+
+# ------------------------------------------------------------------ dtypes, byte orders
+
+
+ORDERS = [None, 0, 1, 2, 3, -1, 0.5, np.inf, -np.inf, "fro", "nuc"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    chunks=chunks_for(SHAPE),
+    place=st.sampled_from([{}, {"axis": 0}, {"axis": 1, "keepdims": True}, {"axis": (0, 1)}]),
+)
+def test_norm_is_of_numpys_dtype(order, dtype, chunks, place):
+    x = numbers(SHAPE, dtype)
+    call = lambda a: np.linalg.norm(a, order, **place)  # noqa: E731
+    assert_as_numpy_or_refused(call, (x,), (box(x, chunks),))
+    if not place and order not in ("fro", "nuc"):
+        call = lambda a: np.linalg.norm(a.ravel(), order)  # noqa: E731
+        assert_as_numpy(call, (x,), (box(x, chunks),))
+
+
+JOINED = [{}, {"dtype": "float32"}, {"dtype": "int64"}, {"dtype": "int64", "casting": "unsafe"},
+          {"casting": "no"}, {"dtype": "complex128", "casting": "safe"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("keywords", JOINED, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1, None, 2])
+@given(first=st.sampled_from(DTYPES), second=st.sampled_from(DTYPES), chunks=chunks_for(SHAPE))
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_concatenate_takes_all_its_keywords(keywords, axis, first, second, chunks):
+    x, y = numbers(SHAPE, first), numbers(SHAPE, second, seed=1)
+    call = lambda a, b: np.concatenate([a, b], axis=axis, **keywords)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
+    assert_as_numpy(call, (x, y), (box(x, chunks), y))
+    call = lambda a, b: np.concatenate([a.ravel(), b[0]], axis=axis, **keywords)  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x, chunks), box(y)))
+
+
+@pytest.mark.parametrize("keywords", JOINED, ids=str)
+@pytest.mark.parametrize(
+    "function", [np.hstack, np.vstack, np.stack, np.dstack, np.column_stack, np.append]
+)
+def test_functions_that_join_take_keywords_or_are_refused(function, keywords):
+    x, y = numbers(SHAPE, "float64"), numbers(SHAPE, "int8", seed=1)
+    if function is np.append:
+        assert_as_numpy(lambda a, b: np.append(a, b), (x, y), (box(x), box(y)))
+        return
+    for part in [(), (0,)]:
+        call = lambda a, b: function([a[part], b[part]], **keywords)  # noqa: B023, E731
+        assert_as_numpy_or_refused(call, (x, y), (box(x), box(y)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+@pytest.mark.parametrize("keywords", [{}, {"casting": "unsafe"}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("n", [10, 11])
+def test_concatenate_writes_into_its_output(dtype, keywords, n):
+    def call(a):
+        out = np.zeros_like(a, dtype=dtype, shape=(n,))
+        assert np.concatenate([a, a], out=out, **keywords) is out
+        return out
+
+    assert_as_numpy(call, (rand(5),), (box(rand(5)),))
+
+
+BYTES = {
+    "pad": lambda a: np.pad(a, 1), "edge": lambda a: np.pad(a, 1, "edge"),
+    "fftshift": np.fft.fftshift, "ifftshift": np.fft.ifftshift, "round": np.round,
+    "roll": lambda a: np.roll(a, 1, 0), "tile": lambda a: np.tile(a, 2),
+    "repeat": lambda a: np.repeat(a, 2, axis=1), "delete": lambda a: np.delete(a, 1, axis=0),
+    "insert": lambda a: np.insert(a, 1, 0, axis=0), "max": np.max, "nanmin": np.nanmin,
+    "max of rows": lambda a: np.max(a, axis=1), "vector": lambda a: np.min(a.ravel()),
+    "concatenate": lambda a: np.concatenate([a, a]), "add": lambda a: a + a,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", BYTES.values(), ids=BYTES)
+@pytest.mark.parametrize("dtype", [">f8", ">i4", "<f4"])
+def test_the_byte_order_is_that_of_numpy(function, dtype):
+    x = numbers(SHAPE, dtype)
+    assert_as_numpy(function, (x,), (box(x),))
+
+
+# --------------------------------------------------------------------------- np.einsum
+
+
+SUMS = ["ij->", "ij->j", "ij->ji", "ij", "ji", "...j->...", "ij,ij->i", "ij,ij", "ij,kj->ik",
+        "ij,kj", "ij,kl->", "...j,...j->..."]  # fmt: skip
+
+
+@pytest.mark.parametrize("subscripts", SUMS)
+@given(
+    dtypes=st.tuples(st.sampled_from(DTYPES), st.sampled_from(DTYPES)),
+    chunks=chunks_for(SHAPE),
+    keywords=st.sampled_from(
+        [{}, {"dtype": "float64"}, {"dtype": "float32", "casting": "unsafe"}, {"optimize": True}]
+    ),
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_einsum_is_that_of_numpy(subscripts, dtypes, chunks, keywords):
+    # NumPy's optimized path adds each array up in a dtype of its own
+    assume(not keywords.get("optimize") or set(dtypes) <= {"float64", "complex128"})
+    count = subscripts.partition("->")[0].count(",") + 1
+    arrays = [numbers(SHAPE, dtype, seed) for seed, dtype in enumerate(dtypes)][:count]
+    boxes = [box(arrays[0], chunks), *map(box, arrays[1:])]
+    assert_as_numpy(lambda *given: np.einsum(subscripts, *given, **keywords), arrays, boxes)
+
+
+def test_einsum_takes_lists_of_axes_numpy_arrays_and_an_output():
+    x, y = rand(SHAPE), rand(SHAPE, seed=1)
+    call = lambda a, b: np.einsum(a, [0, 1], b, [2, 1], [0, 2])  # noqa: E731
+    assert_as_numpy(call, (x, y), (box(x), box(y)))
+    assert_as_numpy(call, (x, y), (box(x), y))
+
+    def into(a):
+        out = np.zeros_like(a)[0]
+        assert np.einsum("ij->j", a, out=out) is out
+        return out
+
+    assert_as_numpy(into, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("subscripts", ["ii->i", "ii->", "ii", "ii,ij->j", "ij,jj->i"])
+def test_einsum_along_a_diagonal_is_refused(subscripts):
+    x = box(rand((3, 3)))
+    with forbid_executions(), pytest.raises(NotDispatchedError, match=r"np\.einsum.*twice"):
+        np.einsum(subscripts, *[x] * (1 + subscripts.count(",")))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((3, 1), (3, 4)), ((1,), (4,)), ((3, 4), (2, 5)), ((3,), (3, 4))]
+)
+def test_einsum_of_other_lengths_is_repeated_or_refused(shapes):
+    arrays = [rand(shape) for shape in shapes]
+    names = "ij"[-len(shapes[0]) :] if len(shapes[0]) == len(shapes[1]) else "ij"
+    call = lambda a, b: np.einsum(f"{names},{names}->", a, b)  # noqa: E731
+    assert_as_numpy_or_refused(call, arrays, [box(a) for a in arrays])
