@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import assert_same, graph_of, rand, random_chunks, to_dask

@@ -37,7 +37,7 @@ from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, is_safe
 
-_LARGE = 1 << 16  # bytes: smaller ones travel with the graph
+LARGE = 1 << 16  # bytes: smaller ones travel with the graph
 
 
 class Placed(DataNode):
@@ -90,7 +90,7 @@ def coefficient(
     dask.array.Array
         Of blocks that are views of `array`.
     """
-    if array.nbytes <= _LARGE:
+    if array.nbytes <= LARGE:
         return pc.wrap_numpy(array, chunks)
     held = array if held is None else held
     start = array.__array_interface__["data"][0] - held.__array_interface__["data"][0]

@@ -8,7 +8,7 @@ from typing import Any
 import dask.system
 import numpy as np
 
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.rules import running
