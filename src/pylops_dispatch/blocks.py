@@ -43,7 +43,7 @@ from pylops_dispatch.operators import (
     without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
-from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
+from pylops_dispatch.placing import is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
@@ -75,7 +75,7 @@ def embed(op: Any) -> Any:
         for value in vars(part).values()
         if isinstance(value, np.ndarray)
     ]
-    if sum(array.nbytes for array in held) < 1 << 16:
+    if not is_large(sum(array.nbytes for array in held)):
         return op
     key = f"operator-{name_of(op)}"
     largest = max(held, key=lambda array: array.nbytes)

@@ -18,7 +18,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch.pieces import Shape
-from pylops_dispatch.placing import LARGE, client_in_use, coefficient
+from pylops_dispatch.placing import client_in_use, coefficient, is_large
 from pylops_dispatch.remembering import checksum, remembered
 
 Positions = np.ndarray[Any, Any]
@@ -243,7 +243,7 @@ def _moved(
 def _shared(routes: _Routes) -> tuple[list[Any], list[DaskArray]]:
     """Return where elements lie within blocks, for each block of the result: on a cluster, keys."""
     counts = routes.counts
-    if client_in_use() is None or routes.within.nbytes <= LARGE:
+    if client_in_use() is None or not is_large(routes.within.nbytes):
         edges = itertools.pairwise(itertools.accumulate(counts, initial=0))
         return [routes.within[:, low:high] for low, high in edges], []
     rows = len(routes.within)
