@@ -144,6 +144,17 @@ def given_weights():
     return pylops.FunctionOperator(function, function, N, N)
 
 
+def sorted_whole():
+    weights, settings = rand(N), {"order": rand(N)}
+
+    def function(x):
+        if not isinstance(x, np.ndarray):
+            raise TypeError("NumPy arrays only")
+        return weights * np.sort(x) + settings["order"]
+
+    return pylops.FunctionOperator(function, function, N, N)
+
+
 class UserMask(pylops.LinearOperator):
     """A user's operator that writes where a mask is true, over what was there."""
 
@@ -171,10 +182,12 @@ MADE = {
     "LinearRegression": lambda: pylops.LinearRegression(np.linspace(0, 1, N)),
     "Interp, linear": lambda: sp.Interp(N, np.sort(points(N // 2, N - 1)))[0],
     "Interp, nearest": lambda: sp.Interp(N, np.sort(chosen()).astype(float), kind="nearest")[0],
+    "Interp, splines": lambda: sp.InterpCubicSpline(N, np.sort(points(N // 2, N - 1))),
     "Bilinear": lambda: sp.Bilinear(np.stack([points(N, 199), points(N, 199)[::-1]]), (200, 200)),
     "a function that closes over an array": closing_over_weights,
     "a function that makes its array anew": making_weights_anew,
     "a function that is given an array": given_weights,
+    "a function of whole vectors": sorted_whole,
     "a user's mask": UserMask,
 }
 
@@ -187,6 +200,7 @@ def in_quarters(x):
     return da.from_array(x, chunks=quarters(x.shape)).persist()
 
 
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
 @pytest.mark.parametrize("direction", ["forward", "adjoint"])
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_made_of_an_operators_arrays_is_sent_once(client, sent, name, direction):
@@ -207,6 +221,7 @@ def test_what_is_made_of_an_operators_arrays_is_sent_once(client, sent, name, di
     assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
 
 
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_made_of_an_operators_arrays_goes_with_it(client, name):
     op = MADE[name]()
