@@ -7,6 +7,8 @@ that goes to that cluster goes without them, since its scheduler has data by the
 is released when the array that it came from goes, or the client. What was lost with a worker is
 sent anew with the next application.
 
+What code of an operator gives without holding it is known by what it holds (:func:`applied`).
+
 The arrays are not looked at again as a whole: some samples spread over an array tell whether
 it was changed in place, and it is then sent anew.
 """
