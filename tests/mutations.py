@@ -251,8 +251,8 @@ FAULTS = [
         OPERATORS, "FFT",
     ),
     Fault(
-        "positions taken relative to the wrong block", "functions/indexing.py",
-        "positions[low:high] - start)", "positions[low:high] - edges[0])",
+        "positions taken relative to the wrong block", "functions/positions.py",
+        "return block, positions - edges[block]", "return block, positions - edges[0]",
         OPERATORS, "Restriction",
     ),
     Fault(
@@ -324,7 +324,7 @@ FAULTS = [
         OPERATORS, "Kirchhoff",
     ),
     Fault(
-        "values at one position overwritten, not added", "functions/indexing.py",
+        "values at one position overwritten, not added", "functions/positions.py",
         "np.add.at(out, (*before, target), block[(*before, taken)])",
         "out[(*before, target)] += block[(*before, taken)]",
         ARRAY, "add_at or add.at",

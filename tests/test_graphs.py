@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions import positions
+from pylops_dispatch.functions.positions import balanced
+from pylops_dispatch.remembering import checksum, remembered
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
@@ -84,6 +86,62 @@ def test_balanced_blocks_are_as_many_as_asked_for_and_nearly_equal(n, blocks):
     assert sum(sizes) == n
     assert len(sizes) == max(1, min(n, blocks))
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_positions_are_cut_into_blocks_once_for_an_operator(monkeypatch, direction, shuffled):
+    made = []
+    original = positions._routes
+    monkeypatch.setattr(positions, "_routes", lambda *args: made.append(args) or original(*args))
+    chosen = np.random.default_rng(0).permutation(90)[:40]
+    op = pylops.Restriction(90, chosen if shuffled else np.sort(chosen))
+    apply = op if direction == "forward" else op.H
+    for _ in range(3):
+        x0 = rand(apply.shape[1])
+        assert_same(apply @ to_dask(x0, 25), apply @ x0)
+    assert len(made) == 1
+    assert_same(apply @ to_dask(x0, 20), apply @ x0)  # other chunks
+    assert len(made) == 2
+
+
+def test_positions_changed_in_place_are_seen_by_the_next_application():
+    op = pylops.Restriction(5000, np.arange(0, 5000, 2))
+    x0 = rand(5000)
+    x = to_dask(x0, 1000)
+    assert_same(op @ x, op @ x0)
+    op.iava[[100, 101]] = op.iava[[101, 100]]
+    assert_same(op @ x, op @ x0)
+    op.iava[7] += 1
+    assert_same(op @ x, op @ x0)
+
+
+def test_what_is_remembered_of_an_array_goes_with_it():
+    array = np.arange(10)
+
+    def made(of):
+        return remembered(of, "made", checksum(of), lambda: np.ones(3))
+
+    first = made(array)
+    assert made(array) is first
+    assert made(array[:]) is first
+    assert made(array[1:]) is not first
+    gone = weakref.ref(first)
+    del first, array
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("size", [1, 9, 4000, 4001])
+@pytest.mark.parametrize("dtype", ["int64", "int32", "bool", "float32"])
+def test_a_checksum_changes_with_any_element(size, dtype):
+    array = (rand(size) * 100).astype(dtype)
+    before = checksum(array)
+    assert checksum(array.copy()) == before
+    for place in {0, size // 2, size - 1}:
+        changed = array.copy()
+        changed[place] = not changed[place] if dtype == "bool" else changed[place] + 1
+        assert checksum(changed) != before
 
 
 def test_a_sum_along_a_cut_axis_and_its_adjoint_keep_the_chunks():

@@ -1,5 +1,6 @@
 """An operator's NumPy arrays are sent to a cluster once, and go when it does."""
 
+import functools
 import gc
 import time
 import warnings
@@ -12,6 +13,7 @@ import pylops
 import pytest
 import scipy.sparse
 from distributed.protocol import pickle
+from pylops import signalprocessing as sp
 
 import pylops_dispatch
 from pylops_dispatch import solvers
@@ -110,6 +112,162 @@ def test_arrays_are_sent_once_and_graphs_stay_small(client, sent, name):
     assert_close((op.H @ y).compute(), adjoint)
     assert set(kept(client)) == before
     assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+
+
+N = 80_000
+
+
+def chosen(seed=0):
+    return np.random.default_rng(seed).permutation(N)[: N // 2]
+
+
+def points(n, limit):
+    return np.random.default_rng(0).uniform(0, limit, n)
+
+
+def closing_over_weights():
+    weights = rand(N)
+    return pylops.FunctionOperator(lambda x: weights * x, lambda x: weights * x, N, N)
+
+
+def making_weights_anew():
+    roots = rand(N)
+    return pylops.FunctionOperator(lambda x: roots**2 * x, lambda x: roots**2 * x, N, N)
+
+
+def weighted(x, weights):
+    return weights * x
+
+
+def given_weights():
+    function = functools.partial(weighted, weights=rand(N))
+    return pylops.FunctionOperator(function, function, N, N)
+
+
+def sorted_whole():
+    weights, settings = rand(N), {"order": rand(N)}
+
+    def function(x):
+        if not isinstance(x, np.ndarray):
+            raise TypeError("NumPy arrays only")
+        return weights * np.sort(x) + settings["order"]
+
+    return pylops.FunctionOperator(function, function, N, N)
+
+
+class UserMask(pylops.LinearOperator):
+    """A user's operator that writes where a mask is true, over what was there."""
+
+    def __init__(self):
+        super().__init__(dtype="float64", shape=(N, N))
+        self.mask = points(N, 1) > 0.5
+
+    def _matvec(self, x):
+        y = 2 * x
+        y[self.mask] = 3 * x[self.mask]
+        return y
+
+    def _rmatvec(self, x):
+        return self._matvec(x)
+
+
+# what is made of an operator's arrays on its way into tasks
+MADE = {
+    "positions in order": lambda: pylops.Restriction(N, np.sort(chosen())),
+    "positions in disorder": lambda: pylops.Restriction(N, chosen()),
+    "positions from the end": lambda: pylops.Restriction(N, np.sort(chosen()) - N),
+    "positions that repeat": lambda: pylops.Restriction(N, np.append(chosen(), chosen(1))),
+    "positions along an axis": lambda: pylops.Restriction((2, N), np.sort(chosen()), axis=1),
+    "Regression": lambda: pylops.Regression(np.linspace(0, 1, N), order=3),
+    "LinearRegression": lambda: pylops.LinearRegression(np.linspace(0, 1, N)),
+    "Interp, linear": lambda: sp.Interp(N, np.sort(points(N // 2, N - 1)))[0],
+    "Interp, nearest": lambda: sp.Interp(N, np.sort(chosen()).astype(float), kind="nearest")[0],
+    "Interp, splines": lambda: sp.InterpCubicSpline(N, np.sort(points(N // 2, N - 1))),
+    "Bilinear": lambda: sp.Bilinear(np.stack([points(N, 199), points(N, 199)[::-1]]), (200, 200)),
+    "a function that closes over an array": closing_over_weights,
+    "a function that makes its array anew": making_weights_anew,
+    "a function that is given an array": given_weights,
+    "a function of whole vectors": sorted_whole,
+    "a user's mask": UserMask,
+}
+
+
+def quarters(shape):
+    return tuple(-(-n // 4) for n in shape)
+
+
+def in_quarters(x):
+    return da.from_array(x, chunks=quarters(x.shape)).persist()
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_of_an_operators_arrays_is_sent_once(client, sent, name, direction):
+    op = MADE[name]()
+    apply = op if direction == "forward" else op.H
+    x0 = rand(apply.dims)
+    expected = (apply @ x0.ravel()).reshape(apply.dimsd)
+    x = in_quarters(x0)
+    assert_close((apply @ x).compute(), expected)
+    there = set(kept(client))
+    sent.clear()
+    with pylops_dispatch.ledger() as log:
+        again = apply @ x
+    assert not log.executions
+    assert_close(again.compute(), expected)
+    assert set(kept(client)) == there
+    assert sent
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_of_an_operators_arrays_goes_with_it(client, name):
+    op = MADE[name]()
+    (op @ in_quarters(rand(op.dims))).compute()
+    (op.H @ in_quarters(rand(op.dimsd))).compute()
+    assert kept(client)
+    del op
+    assert comes_true(lambda: not kept(client))
+
+
+@pytest.mark.parametrize("chunks", [N, N // 3, (1, N // 2, 0, N // 2 - 1)])
+def test_positions_are_those_of_numpy_in_any_chunks(client, chunks):
+    op = pylops.Restriction(N, chosen())
+    x0 = rand(N)
+    assert_close((op @ da.from_array(x0, chunks=(chunks,))).compute(), op @ x0)
+    y = da.from_array(op @ x0, chunks=N // 5)
+    assert_close((op.H @ y).compute(), op.H @ (op @ x0))
+
+
+def test_positions_changed_in_place_are_seen(client):
+    op = pylops.Restriction(N, np.sort(chosen()))
+    x0 = rand(N)
+    x = in_quarters(x0)
+    assert_close((op @ x).compute(), op @ x0)
+    op.iava[[3, 4]] = op.iava[[4, 3]]  # in none of the samples
+    assert_close((op @ x).compute(), op @ x0)
+
+
+def test_what_code_makes_but_once_does_not_pile_up(client):
+    generator = np.random.default_rng(0)
+    op = pylops.FunctionOperator(lambda x: x * generator.normal(size=N), N)
+    x = in_quarters(rand(N))
+    counts = []
+    for _ in range(24):
+        (op @ x).compute()
+        counts.append(len({str(key).split(",")[0] for key in kept(client)}))
+    assert max(counts[12:]) <= max(counts[:12])
+
+
+def test_no_warning_of_large_graphs_in_a_solve(client):
+    n = 700_000
+    op = pylops.Restriction(n, np.sort(np.random.default_rng(0).permutation(n)[: n - 9]))
+    y = da.ones(n - 9, chunks=n // 2).persist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pylops.cgls(op, y, niter=2, tol=0)
 
 
 def test_nothing_large_is_sent_in_a_solve(client, sent):

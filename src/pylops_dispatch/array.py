@@ -24,6 +24,12 @@ Names = tuple[Any, ...]
 # the session that reads scalars, set by solvers.py; None outside of solvers
 session: contextvars.ContextVar[Any] = contextvars.ContextVar("session", default=None)
 
+# what makes a dask array of a NumPy array, and chunks: on a cluster, of an operator that is
+# applied, it is placing.py
+wrapping: contextvars.ContextVar[Callable[[np.ndarray[Any, Any], Any], DaskArray]] = (
+    contextvars.ContextVar("wrapping", default=pc.wrap_numpy)
+)
+
 
 class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     """A mutable box over immutable dask arrays, as PyLops's own code expects of NumPy.
@@ -706,8 +712,9 @@ def as_box(x: Any, model: DispatchArray | None = None) -> DispatchArray:
             array = array.reshape(model.pieces[0].shape)
         elif len(model.pieces) > 1:
             return DispatchArray([_part(array, *cut) for cut in _cuts(model)], model.shape)
-        return DispatchArray(pc.wrap_numpy(array, pc.realise(model.pieces[0]).chunks), model.shape)
-    return DispatchArray(pc.wrap_numpy(array))
+        chunks = pc.realise(model.pieces[0]).chunks
+        return DispatchArray(wrapping.get()(array, chunks), model.shape)
+    return DispatchArray(wrapping.get()(array, "auto"))
 
 
 def _symbolic(box: DispatchArray) -> bool:
@@ -723,7 +730,7 @@ def _cuts(model: DispatchArray) -> Iterator[tuple[int, Piece]]:
 
 def _part(array: np.ndarray[Any, Any], offset: int, piece: Piece) -> DaskArray:
     part = array[offset : offset + pc.size(piece)].reshape(piece.shape)
-    return pc.wrap_numpy(part, "auto" if isinstance(piece, Zeros) else piece.chunks)
+    return wrapping.get()(part, "auto" if isinstance(piece, Zeros) else piece.chunks)
 
 
 def lower_all(x: Any) -> Any:

@@ -42,11 +42,12 @@ from pylops_dispatch.operators import (
     resized,
     without_pools,
 )
-from pylops_dispatch.pieces import Chunks, Shape, largest_block
-from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
+from pylops_dispatch.pieces import Chunks, Shape, largest_block, samples
+from pylops_dispatch.placing import client_in_use, is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
+from pylops_dispatch.whole import arrays_within, with_arrays, without_large_arrays
 
 if TYPE_CHECKING:
     from pylops_dispatch.rules.table import Rule
@@ -69,17 +70,20 @@ _SURROUNDED_BYTES = 4 << 20
 def embed(op: Any) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
     op = without_pools(op)
-    held = [
-        value
-        for part in _all_parts(op)
-        for value in vars(part).values()
-        if isinstance(value, np.ndarray)
-    ]
-    if sum(array.nbytes for array in held) < 1 << 16:
+    within = client_in_use() is not None  # elsewhere nothing is gained by a closer look
+    held = arrays_within(op) if within else _arrays_of(op)
+    if not is_large(sum(array.nbytes for array in held)):
         return op
     key = f"operator-{name_of(op)}"
+    if within:  # in the name of the operator, objects count by identity
+        key += f"-{tokenize([samples(array) for array in held])}"
     largest = max(held, key=lambda array: array.nbytes)
     return operator_on_cluster(key, op, largest)
+
+
+def _arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
+    held = (value for part in _all_parts(op) for value in vars(part).values())
+    return [value for value in held if isinstance(value, np.ndarray)]
 
 
 def _all_parts(op: Any) -> Iterator[Any]:
@@ -648,7 +652,8 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     key = tokenize(name_of(op), adjoint, x.name)
     name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
     template, held = taken_apart(op)
-    whole = [x.rechunk(-1), *held]
+    template, large = without_large_arrays(template)
+    whole = [x.rechunk(-1), *held, *large]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     task = Task(
         (name, 0),
@@ -656,6 +661,7 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
         cls,
         dtype,
         DataNode(None, template),
+        len(large),
         adjoint,
         *inputs,
     )
@@ -663,11 +669,19 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     return DaskArray(graph, name, ((n,),), dtype=dtype)
 
 
-def _whole_block(cls: type, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
-    op = filled(template, arrays)
+def _whole_block(
+    cls: type, dtype: Any, template: Any, large: int, adjoint: bool, x: Any, *arrays: Any
+) -> Any:
+    op = _put_together(template, large, arrays)
     # what was announced holds, whatever the operator makes of the values
     with noted(op, "_rmatvec" if adjoint else "_matvec", x):
         return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+
+
+def _put_together(template: Any, large: int, arrays: Sequence[Any]) -> Any:
+    """Return an operator with its dask arrays, and the `large` NumPy arrays that come last."""
+    lazy = len(arrays) - large
+    return filled(with_arrays(template, arrays[lazy:]), arrays[:lazy])
 
 
 def solve_explicit(
@@ -676,7 +690,8 @@ def solve_explicit(
     """Solve with the matrix of an explicit operator in one lazy task, as PyLops does."""
     announce_whole(type(op).__name__, "a dense or sparse matrix is factorised by SciPy")
     template, held = taken_apart(op)
-    whole = [y.rechunk(-1), *held]
+    template, large = without_large_arrays(template)
+    whole = [y.rechunk(-1), *held, *large]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"
     shape = (op.shape[1], *y.shape[1:])
@@ -686,6 +701,7 @@ def solve_explicit(
         _solve_block,
         divide,
         DataNode(None, template),
+        len(large),
         args,
         kwargs,
         *inputs,
@@ -695,8 +711,10 @@ def solve_explicit(
     return DaskArray(graph, name, tuple((n,) for n in shape), dtype=dtype)
 
 
-def _solve_block(divide: Any, template: Any, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:
-    return divide(filled(template, arrays), y, *args, **kwargs)
+def _solve_block(
+    divide: Any, template: Any, large: int, args: Any, kwargs: Any, y: Any, *arrays: Any
+) -> Any:
+    return divide(_put_together(template, large, arrays), y, *args, **kwargs)
 
 
 def values_of_matrix(

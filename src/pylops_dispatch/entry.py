@@ -25,6 +25,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
 from pylops_dispatch.pieces import contents
+from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
     NotDispatchedError,
     announce_numpy_vectors,
@@ -139,7 +140,8 @@ def _apply_or_whole(
     if x.shape not in ((op.shape[0 if adjoint else 1],), (op.shape[0 if adjoint else 1], 1)):
         return original(op, x)
     try:
-        return _in_chunks_of(x, _checked(original(op, x), op))
+        with applied(op):
+            return _in_chunks_of(x, _checked(original(op, x), op))
     except Exception as error:
         refused = isinstance(error, NotDispatchedError)
         if not is_unsuited(error) or (_is_known(op) and not refused):

@@ -7,6 +7,8 @@ that goes to that cluster goes without them, since its scheduler has data by the
 is released when the array that it came from goes, or the client. What was lost with a worker is
 sent anew with the next application.
 
+What code of an operator gives without holding it is known by what it holds (:func:`applied`).
+
 The arrays are not looked at again as a whole: some samples spread over an array tell whether
 it was changed in place, and it is then sent anew.
 """
@@ -30,14 +32,17 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import session
+from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, is_safe
+from pylops_dispatch.remembering import checksum, remembered
 
-_LARGE = 1 << 16  # bytes: smaller ones travel with the graph
+_LARGE = 1 << 16  # bytes
+_TURNED = (_AdjointLinearOperator, _TransposedLinearOperator)
 
 
 class Placed(DataNode):
@@ -71,6 +76,11 @@ _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
 _generations = itertools.count(1)
 
 
+def is_large(nbytes: int) -> bool:
+    """Whether arrays of this size are sent apart; smaller ones travel with the graph."""
+    return nbytes > _LARGE
+
+
 def coefficient(
     array: np.ndarray[Any, Any], chunks: Any, held: np.ndarray[Any, Any] | None = None
 ) -> DaskArray:
@@ -90,12 +100,63 @@ def coefficient(
     dask.array.Array
         Of blocks that are views of `array`.
     """
-    if array.nbytes <= _LARGE:
+    if not is_large(array.nbytes):
         return pc.wrap_numpy(array, chunks)
     held = array if held is None else held
     start = array.__array_interface__["data"][0] - held.__array_interface__["data"][0]
     named = (pc.identity(held), start, array.shape, pc.samples(array))
     return on_cluster(pc.wrap_numpy(array, chunks, named), held)
+
+
+@dataclass
+class _Read:
+    """The arrays that an operator's own code gave, and in which application it did last."""
+
+    applications: int = 0
+    last: dict[str, int] = field(default_factory=dict)
+
+
+_read: weakref.WeakKeyDictionary[Any, _Read] = weakref.WeakKeyDictionary()
+_KEPT = 8  # applications that an array is kept for since it was last read
+
+
+@contextmanager
+def applied(op: Any) -> Iterator[None]:
+    """Let a cluster keep the NumPy arrays that code of an operator gives, until the operator goes.
+
+    These may be made anew in each application (``self.t**2 * x``), and be found in no attribute
+    (``lambda x: weights * x``): they are known by what they hold. What is not read again for some
+    applications is released.
+    """
+    if client_in_use() is None:
+        yield
+        return
+    while isinstance(op, _TURNED):  # op.H is made anew each time
+        op = op.A
+    known = _read.get(op)
+    if known is not None:
+        known.applications += 1
+        for name in [n for n, at in known.last.items() if known.applications - at > _KEPT]:
+            del known.last[name]
+            for cluster in list(_placed.values()):
+                _release(cluster, name)
+    # what the client starts meanwhile keeps the context, and must not keep the operator
+    token = wrapping.set(functools.partial(_kept_for, weakref.ref(op)))
+    try:
+        yield
+    finally:
+        wrapping.reset(token)
+
+
+def _kept_for(reference: Any, array: np.ndarray[Any, Any], chunks: Any) -> DaskArray:
+    op = reference()
+    if op is None or not is_large(array.nbytes):
+        return pc.wrap_numpy(array, chunks)
+    held = remembered(array, "contents", checksum(array), lambda: pc.contents(array))
+    lazy = pc.wrap_numpy(array, chunks, (pc.identity(op), array.shape, held))
+    known = _read.setdefault(op, _Read())
+    known.last[lazy.name] = known.applications
+    return on_cluster(lazy, op)
 
 
 def on_cluster(array: DaskArray, owner: Any) -> DaskArray:

@@ -9,7 +9,7 @@ import dask.system
 import numpy as np
 
 from pylops_dispatch.arguments import require_operator
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.rules import running

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from pylops import LinearOperator
 
 from pylops_dispatch.array import DispatchArray, is_dask, source
 from pylops_dispatch.operators import without_pools
+from pylops_dispatch.placing import client_in_use, coefficient, is_large
 
 _STATELESS = (type, types.ModuleType, types.FunctionType, np.ndarray)
 
@@ -28,10 +30,16 @@ class _Hole:
     number: int
 
 
-def copied(value: Any, change: Callable[[Any], Any], shared: tuple[type, ...] = ()) -> Any:
+def copied(
+    value: Any,
+    change: Callable[[Any], Any],
+    shared: tuple[type, ...] = (),
+    functions: bool = False,
+) -> Any:
     """Return a copy of an object, and of all that it holds, but not of NumPy arrays.
 
     What `change` returns something else for is replaced by that; instances of `shared` are kept.
+    With `functions`, what they close over, or were given before, is looked at as well.
     """
     seen: dict[int, Any] = {}
 
@@ -47,6 +55,12 @@ def copied(value: Any, change: Callable[[Any], Any], shared: tuple[type, ...] = 
             return {key: visit(item) for key, item in value.items()}
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, visit(value.__self__))
+        if functions and isinstance(value, functools.partial):
+            return functools.partial(visit(value.func), *visit(value.args), **visit(value.keywords))
+        if functions and isinstance(value, types.FunctionType):
+            seen[id(value)] = value  # for a function that closes over itself
+            seen[id(value)] = _closing_over(value, visit)
+            return seen[id(value)]
         if isinstance(value, (*_STATELESS, *shared)) or not hasattr(value, "__dict__"):
             return value
         new = copy.copy(without_pools(value) if isinstance(value, LinearOperator) else value)
@@ -56,6 +70,75 @@ def copied(value: Any, change: Callable[[Any], Any], shared: tuple[type, ...] = 
         return new
 
     return visit(value)
+
+
+def _closing_over(function: types.FunctionType, change: Callable[[Any], Any]) -> Any:
+    """Return a function whose cells and defaults are changed; itself if it has none."""
+    cells, defaults = function.__closure__, function.__defaults__
+    if not cells and not defaults and not function.__kwdefaults__:
+        return function
+    new = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        None if defaults is None else tuple(map(change, defaults)),
+        None if cells is None else tuple(_changed_cell(cell, change) for cell in cells),
+    )
+    new.__kwdefaults__ = change(function.__kwdefaults__)
+    new.__module__, new.__qualname__ = function.__module__, function.__qualname__
+    vars(new).update(change(vars(function)))
+    return new
+
+
+def _changed_cell(cell: types.CellType, change: Callable[[Any], Any]) -> types.CellType:
+    try:
+        return types.CellType(change(cell.cell_contents))
+    except ValueError:  # nothing was put there yet
+        return cell
+
+
+def arrays_within(value: Any) -> list[np.ndarray[Any, Any]]:
+    """Return the NumPy arrays that an object holds, and all that it holds, each once."""
+    found: dict[int, np.ndarray[Any, Any]] = {}
+
+    def look(held: Any) -> Any:
+        if isinstance(held, np.ndarray) and held.size:
+            found[id(held)] = held
+        return held
+
+    copied(value, look, functions=True)
+    return list(found.values())
+
+
+def without_large_arrays(value: Any) -> tuple[Any, list[DaskArray]]:
+    """Return an object for a task on a cluster without its large NumPy arrays, and these, lazily.
+
+    A task puts them back with :func:`with_arrays`. On threads nothing is taken out.
+    """
+    if client_in_use() is None:
+        return value, []
+    arrays: list[DaskArray] = []
+    numbers: dict[int, int] = {}
+
+    def take(held: Any) -> Any:
+        if type(held) is not np.ndarray or not is_large(held.nbytes):
+            return held
+        if id(held) not in numbers:
+            numbers[id(held)] = len(arrays)
+            arrays.append(coefficient(held, tuple((n,) for n in held.shape)))
+        return _Hole(numbers[id(held)])
+
+    emptied = copied(value, take, functions=True)
+    return (emptied, arrays) if arrays else (value, [])
+
+
+def with_arrays(value: Any, arrays: Sequence[Any]) -> Any:
+    """Return an object with `arrays` where :func:`without_large_arrays` took them out."""
+
+    def fill(held: Any) -> Any:
+        return arrays[held.number] if isinstance(held, _Hole) else held
+
+    return copied(value, fill, functions=True) if arrays else value
 
 
 def snapshot(value: Any) -> Any:

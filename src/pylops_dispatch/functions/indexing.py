@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import List, Task, TaskRef
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
 from pylops_dispatch.memory_layout import strides_of
-from pylops_dispatch.pieces import Chunks, Piece, Shape, Zeros
+from pylops_dispatch.pieces import Piece, Shape, Zeros
+from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import not_dispatched
+from pylops_dispatch.remembering import checksum, remembered
 
 Index = tuple[Any, ...]
 
@@ -114,7 +113,7 @@ def _positions(index: Any, shape: Shape) -> Any:
                 f"{axis + count - 1} of an array of shape {shape}"
             )
         if isinstance(entry, np.ndarray) and _is_mask(entry) and count == 1:
-            entries[number] = np.flatnonzero(entry)
+            entries[number] = positions_of(entry)
         axis += count
     return tuple(entries) if isinstance(index, tuple) else entries[0]
 
@@ -122,7 +121,7 @@ def _positions(index: Any, shape: Shape) -> Any:
 def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
     """Return positions in the flattened array for an index that picks single elements."""
     if isinstance(index, np.ndarray) and index.dtype == bool and index.shape == shape:
-        return np.flatnonzero(index)
+        return positions_of(index)
     if (
         isinstance(index, tuple)
         and len(index) == len(shape) > 1
@@ -135,19 +134,6 @@ def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
         except ValueError as error:
             raise IndexError(str(error)) from error
     return None
-
-
-def not_negative(positions: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
-    """Return positions along an axis of length `n` counted from its start.
-
-    Raises
-    ------
-    IndexError
-        If one lies outside.
-    """
-    if positions.size and (positions.min() < -n or positions.max() >= n):
-        raise IndexError(f"positions out of bounds for an axis of size {n}")
-    return np.where(positions < 0, positions + n, positions)
 
 
 def _taken(box: DispatchArray, index: Any) -> Any:
@@ -259,47 +245,6 @@ def _order(index: Index, first: bool) -> list[int]:
     if not first:
         return places
     return sorted(places, key=lambda place: not isinstance(index[place], np.ndarray))
-
-
-def take(array: DaskArray, positions: np.ndarray[Any, Any], axis: int) -> DaskArray:
-    """Take `positions` along `axis`, touching only the blocks that they lie in.
-
-    Increasing positions stay in the blocks where they are; others go through dask's take.
-    """
-    n = array.shape[axis]
-    if positions.ndim != 1:
-        taken = take(array, positions.ravel(), axis)
-        return taken.reshape(array.shape[:axis] + positions.shape + array.shape[axis + 1 :])
-    positions = not_negative(positions, n)
-    steps = np.diff(positions)
-    where: list[Any] = [slice(None)] * array.ndim
-    if positions.size and np.all(steps == 1):
-        where[axis] = slice(int(positions[0]), int(positions[-1]) + 1)
-        return array[tuple(where)]
-    if positions.size == 0 or np.any(steps < 0):
-        return da.take(array, positions, axis=axis)
-    edges = np.concatenate([[0], np.cumsum(array.chunks[axis])])
-    cuts = np.searchsorted(positions, edges)
-    parts = []
-    for low, high, start in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True):
-        if high > low:
-            parts.append((int(np.searchsorted(edges, start)), positions[low:high] - start))
-    name = f"take-{tokenize(array.name, positions, axis)}"
-    chunks = (
-        *array.chunks[:axis],
-        tuple(len(local) for _, local in parts),
-        *array.chunks[axis + 1 :],
-    )
-    graph: dict[Any, Any] = {}
-    for index in np.ndindex(*(len(c) for c in chunks)):
-        block, local = parts[index[axis]]
-        source = (array.name, *index[:axis], block, *index[axis + 1 :])
-        where[axis] = local
-        graph[(name, *index)] = Task(
-            (name, *index), operator.getitem, TaskRef(source), tuple(where)
-        )
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[array])
-    return DaskArray(layers, name, chunks, meta=array._meta)
 
 
 @implements(np.take)
@@ -527,7 +472,7 @@ def _span(index: Any, n: int) -> Any:
     if _is_int(index):
         start = int(not_negative(np.asarray(operator.index(index)), n))
         return slice(start, start + 1)
-    return index if isinstance(index, slice) else not_negative(index.ravel(), n)
+    return index if isinstance(index, slice) else not_negative(index.reshape(-1), n)
 
 
 def _write_axes(piece: Piece, index: Index, value: Piece, axis: int) -> DaskArray:
@@ -571,113 +516,21 @@ def _at(piece: Piece, index: Index) -> Piece:
 
 def _put(piece: Piece, positions: np.ndarray[Any, Any], value: DaskArray, axis: int) -> DaskArray:
     n = piece.shape[axis]
-    positions = np.where(positions < 0, positions + n, positions)
     target = piece.chunks[axis] if isinstance(piece, DaskArray) else None
     placed = scatter(value, positions, axis, n, accumulate=False, chunks=target)
     if isinstance(piece, Zeros):
         return placed
+    mask = remembered(
+        positions, ("mask", n), checksum(positions), lambda: _mask_of(positions, n)
+    ).reshape((n,) + (1,) * (len(piece.shape) - axis - 1))
+    written = coefficient(mask, pc.chunks_like(mask.shape, piece))
+    return da.where(written, placed, piece).rechunk(piece.chunks)
+
+
+def _mask_of(positions: np.ndarray[Any, Any], n: int) -> np.ndarray[Any, Any]:
     mask = np.zeros(n, dtype=bool)
     mask[positions] = True
-    mask = mask.reshape((n,) + (1,) * (len(piece.shape) - axis - 1))
-    return da.where(mask, placed, piece).rechunk(piece.chunks)
-
-
-def balanced(n: int, blocks: int) -> tuple[int, ...]:
-    """Cut `n` into at most `blocks` parts of nearly equal size."""
-    blocks = max(1, min(blocks, n))
-    small, larger = divmod(n, blocks)
-    return (small + 1,) * larger + (small,) * (blocks - larger) if n else (0,)
-
-
-def scatter(
-    values: DaskArray,
-    positions: np.ndarray[Any, Any],
-    axis: int,
-    n: int,
-    *,
-    accumulate: bool,
-    chunks: tuple[int, ...] | None = None,
-) -> DaskArray:
-    """Put `values` at `positions` of an axis of length `n`, zeros elsewhere.
-
-    Parameters
-    ----------
-    values : dask.array.Array
-        Values, as many along `axis` as there are positions.
-    positions : numpy.ndarray
-        Where they go, not negative.
-    axis : int
-        Axis.
-    n : int
-        Length of the axis in the result.
-    accumulate : bool
-        Whether values at one position add up; else the last one stays.
-    chunks : tuple of int, optional
-        Chunks of the result along `axis`; by default as many as `values` has.
-
-    Returns
-    -------
-    dask.array.Array
-        Each block depends only on the blocks of `values` that reach it.
-    """
-    sizes = balanced(n, values.numblocks[axis]) if chunks is None else chunks
-    out_chunks: Chunks = (*values.chunks[:axis], sizes, *values.chunks[axis + 1 :])
-    edges = np.concatenate([[0], np.cumsum(sizes)])
-    source_edges = np.concatenate([[0], np.cumsum(values.chunks[axis])])
-    name = f"scatter-{tokenize(values.name, positions, axis, n, accumulate, sizes)}"
-    routes = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        chosen = np.flatnonzero((positions >= start) & (positions < stop))
-        blocks = np.searchsorted(source_edges, chosen, side="right") - 1
-        routes.append(
-            [
-                (
-                    int(b),
-                    chosen[blocks == b] - source_edges[b],
-                    positions[chosen[blocks == b]] - start,
-                )
-                for b in np.unique(blocks)
-            ]
-        )
-    graph: dict[Any, Any] = {}
-    for index in np.ndindex(*(len(c) for c in out_chunks)):
-        shape = tuple(out_chunks[a][i] for a, i in enumerate(index))
-        route = routes[index[axis]]
-        keys = [(values.name, *index[:axis], b, *index[axis + 1 :]) for b, _, _ in route]
-        graph[(name, *index)] = Task(
-            (name, *index),
-            _scatter_block,
-            shape,
-            values.dtype,
-            axis,
-            accumulate,
-            [(taken, target) for _, taken, target in route],
-            List(*(TaskRef(key) for key in keys)),
-        )
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[values])
-    return DaskArray(layers, name, out_chunks, meta=values._meta)
-
-
-def _scatter_block(
-    shape: Shape,
-    dtype: np.dtype[Any],
-    axis: int,
-    accumulate: bool,
-    routes: Sequence[tuple[Any, Any]],
-    blocks: Sequence[Any],
-) -> Any:
-    out = (
-        np.zeros_like(blocks[0], shape=shape, dtype=dtype)
-        if blocks
-        else np.zeros(shape, dtype=dtype)
-    )
-    before = (slice(None),) * axis
-    for (taken, target), block in zip(routes, blocks, strict=True):
-        if accumulate:
-            np.add.at(out, (*before, target), block[(*before, taken)])
-        else:
-            out[(*before, target)] = block[(*before, taken)]
-    return out
+    return mask
 
 
 def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None:

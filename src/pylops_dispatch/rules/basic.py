@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pylops
+from dask.array.core import normalize_chunks
 from pylops import basicoperators as basic
 from pylops import signalprocessing as sp
 from pylops.signalprocessing import convolve1d
@@ -157,6 +158,23 @@ def _causal_integration(cls: type, op: Any, box: DispatchArray, adjoint: bool) -
     return run_along(cls, op, box, adjoint)
 
 
+def _regression(op: Any) -> Terms | None:
+    """Powers of the axis are made in the tasks, of its blocks; a lazy axis runs PyLops's code."""
+    if not isinstance(op.taxis, np.ndarray) or op.taxis.shape != (op.shape[0],):
+        return None
+    return Terms(
+        ("degree",), ("time",), {"taxis": ("time",)}, whole=frozenset({"degree"}),
+        sizes=_sizes_of_regression,
+    )  # fmt: skip
+
+
+def _sizes_of_regression(op: Any, x: Any, adjoint: bool) -> dict[str, tuple[int, ...]]:
+    (time,) = (
+        x.chunks if adjoint else normalize_chunks("auto", op.taxis.shape, dtype=op.taxis.dtype)
+    )
+    return {"degree": (int(op.shape[1]),), "time": time}
+
+
 _DIRECTIONAL = "one task for the weighted derivatives along all axes"
 _expanded: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
@@ -193,8 +211,8 @@ RULES.update(
     {
         basic.FunctionOperator: compose("the user's functions run on lazy arrays"),
         basic.MemoizeOperator: compose("recognises vectors by their keys", run=_memoize),
-        basic.Regression: compose(),
-        basic.LinearRegression: compose(),
+        basic.Regression: Rule("parallel_sum", "blocks of the axis", terms=_regression),
+        basic.LinearRegression: Rule("parallel_sum", "blocks of the axis", terms=_regression),
         basic.MatrixMult: parallel_sum(matrix.run, "blocks of A, added along its columns"),
         basic.Diagonal: alone(("diag",)),
         basic.Zero: compose(run=_zero),

@@ -13,7 +13,7 @@ from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray, is_lazy, source
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import everything
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized, shaped
 from pylops_dispatch.pieces import Shape

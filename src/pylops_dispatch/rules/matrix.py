@@ -20,7 +20,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.pieces import Chunks, Zeros
 from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.rules.running import run_whole

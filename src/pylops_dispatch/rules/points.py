@@ -11,14 +11,16 @@ import numpy as np
 from dask._task_spec import Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.indexing import balanced, take
+from pylops_dispatch.functions.positions import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.operators import dims_of, name_of, resized, shaped
 from pylops_dispatch.pieces import Chunks
+from pylops_dispatch.placing import client_in_use
 
 # attributes of Bilinear with one value for each point
 _INDICES = (("iava_t", "iava_b"), ("iava_l", "iava_r"))
@@ -31,6 +33,7 @@ class _Plan:
 
     spans: list[list[Span]]  # of the blocks with one more sample, along each of the axes
     order: np.ndarray[Any, Any]  # points, block after block
+    back: np.ndarray[Any, Any] | None  # from there to their order; None if that is the same
     operators: list[Any]  # for the points of each block, None where there are none
     counts: list[int]
 
@@ -77,7 +80,9 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
         chosen = order[low:high]
         origin = [int(first[i]) for first, i in zip(starts, divmod(k, len(grid[1])), strict=True)]
         operators.append(_of_points(op, chosen, origin) if high > low else None)
-    known[grid] = _Plan(spans, order, operators, counts.tolist())
+    same = np.array_equal(order, np.arange(order.size))
+    back = None if same else np.argsort(order)
+    known[grid] = _Plan(spans, order, back, operators, counts.tolist())
     return known[grid]
 
 
@@ -91,6 +96,15 @@ def _of_points(op: Any, chosen: np.ndarray[Any, Any], origin: list[int]) -> Any:
     return new
 
 
+def _arguments(plan: _Plan) -> tuple[list[Any], list[Delayed]]:
+    """Return the operators as arguments of tasks: on a cluster, large ones as keys."""
+    if client_in_use() is None:
+        return plan.operators, []
+    given = [None if part is None else blocks.embed(part) for part in plan.operators]
+    sent = [part for part in given if isinstance(part, Delayed)]
+    return [TaskRef(part.key) if isinstance(part, Delayed) else part for part in given], sent
+
+
 def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
     plan = _plan(op, x.chunks[:2])
     for axis in range(2):
@@ -98,18 +112,17 @@ def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
             x = gather(x, axis, plan.spans[axis])
     name = f"{cls.__name__}-matvec-{tokenize(name_of(op), x.name)}"
     graph: dict[Any, Any] = {}
+    operators, sent = _arguments(plan)
     found = [k for k, part in enumerate(plan.operators) if part is not None]
     chunks = (tuple(plan.counts[k] for k in found), *x.chunks[2:])
     for place, k in enumerate(found):
         for rest in np.ndindex(*x.numblocks[2:]):
             key = (name, place, *rest)
             source = TaskRef((x.name, *divmod(k, x.numblocks[1]), *rest))
-            graph[key] = Task(key, _points_block, cls, plan.operators[k], source)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[x])
+            graph[key] = Task(key, _points_block, cls, operators[k], source)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[x, *sent])
     y = DaskArray(layers, name, chunks, dtype=dtype)
-    if np.array_equal(plan.order, np.arange(len(plan.order))):
-        return y
-    return take(y, np.argsort(plan.order), 0)
+    return y if plan.back is None else take(y, plan.back, 0)
 
 
 def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> DaskArray:
@@ -119,6 +132,7 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
     found = [k for k, part in enumerate(plan.operators) if part is not None]
     y = y.rechunk({0: tuple(plan.counts[k] for k in found)})
     name = f"{cls.__name__}-rmatvec-{tokenize(name_of(op), y.name)}"
+    operators, sent = _arguments(plan)
     places = {k: place for place, k in enumerate(found)}
     sizes = [tuple(high - low for low, high in spans) for spans in plan.spans]
     graph: dict[Any, Any] = {}
@@ -129,10 +143,10 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
         k = index[0]
         if k in places:
             source = TaskRef((y.name, places[k], *index[2:]))
-            graph[key] = Task(key, _grid_block, cls, plan.operators[k], shape, source)
+            graph[key] = Task(key, _grid_block, cls, operators[k], shape, source)
         else:
             graph[key] = Task(key, np.zeros, shape, dtype)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[y])
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[y, *sent])
     x = DaskArray(layers, name, chunks, dtype=dtype)
     return fold(x, 0, plan.spans[0], grid[0])
 

@@ -9,7 +9,7 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 from pylops import basicoperators as basic
 
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, duplicate
 from pylops_dispatch.rules.running import run_terms
 from pylops_dispatch.rules.table import RULES, Rule, Terms

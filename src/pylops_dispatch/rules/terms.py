@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Mapping
@@ -10,15 +11,15 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
 from pylops_dispatch import blocks
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Terms
@@ -78,11 +79,10 @@ def apply_terms(
         )
         if isinstance(array, DaskArray):
             wrapped = array.rechunk(chunks)
+        elif owner is None:
+            wrapped = _ranges(chunks[0])
         else:
-            # positions are made anew each time
-            wrapped = (
-                pc.wrap_numpy(array, chunks) if owner is None else coefficient(array, chunks, owner)
-            )
+            wrapped = coefficient(array, chunks, owner)
         arguments += [wrapped, tuple(own)]
     template, whole = _template(op, terms)
     arguments += blocks.whole_arguments(whole, spare)
@@ -114,6 +114,14 @@ def apply_terms(
     y = blocks.add_up(partial, tuple(range(len(out), len(result))), dtype)
     gathered = {a for a in _untouched(into, out, held) if len(sizes[a]) < len(given[a])}
     return y.rechunk({axis: given[a] for axis, a in enumerate(out) if a in gathered - terms.whole})
+
+
+def _ranges(sizes: tuple[int, ...]) -> DaskArray:
+    """Return where along an axis the samples of each block lie, as ranges that are to be arrays."""
+    edges = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+    name = f"positions-{tokenize(sizes)}"
+    graph = {(name, i): DataNode((name, i), range(*pair)) for i, pair in enumerate(edges)}
+    return DaskArray(graph, name, (sizes,), dtype=np.intp)
 
 
 def _untouched(into: Labels, out: Labels, held: Any) -> set[str]:
@@ -157,7 +165,7 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
         )
         held[name] = (array, labels, owner)
     for name, label in terms.positions.items():
-        held[name] = (np.arange(lengths[label]), (label,), None)
+        held[name] = (np.broadcast_to(np.intp(0), lengths[label]), (label,), None)
     return held
 
 
@@ -240,6 +248,9 @@ def _term(
     """Apply the operator to one block, with its parts of the coefficients."""
     x = blocks.single(x)
     found = [blocks.single(array) for array in arrays]
+    found = [
+        np.arange(array.start, array.stop) if isinstance(array, range) else array for array in found
+    ]
     lengths = dict(sizes)
     own = dict(zip(names, found[: len(names)], strict=True))
     for name, array in own.items():

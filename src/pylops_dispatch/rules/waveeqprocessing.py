@@ -17,7 +17,7 @@ from pylops.waveeqprocessing import oneway
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.operators import dims_of, name_of, rebuilt, resized, shaped
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
