@@ -1,5 +1,6 @@
 """What is told before anything runs is what then happens."""
 
+import functools
 import warnings
 
 import dask
@@ -9,12 +10,15 @@ import numpy as np
 import pylops
 import pytest
 from dask.callbacks import Callback
+from pylops.optimization.callback import Callbacks, CostToInitialCallback, MetricsCallback
+from pylops.optimization.cls_basic import CGLS, LSQR
+from pylops.optimization.cls_sparsity import FISTA
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
 from pylops_dispatch.suggesting import costs_of_axes
 
-from .helpers import count_executions, forbid_executions, rand
+from .helpers import assert_close, count_executions, forbid_executions, rand
 
 DIMS = (64, 48, 16)
 CUT = (16, 48, 16)
@@ -320,3 +324,110 @@ def test_what_depends_on_positions_cannot_be_planned():
     op = pylops.MatrixMult(rand((20, 12)))
     with pytest.raises(ValueError, match="positions"):
         plan(pylops.omp, op, da.ones(20, chunks=5), niter_outer=4)
+
+
+def decaying():
+    return pylops.Diagonal(np.linspace(1.0, 3.0, 60)) + 0.2 * pylops.FirstDerivative(60)
+
+
+def to_start():
+    return da.from_array(rand(60), chunks=15)
+
+
+CLASSES = {
+    CGLS: {"tol": 0.0},
+    LSQR: {"atol": 0, "btol": 0, "conlim": 0},
+    FISTA: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_solver_is_after_its_plan_as_before(cls):
+    op, y = decaying(), to_start()
+    solver = cls(op)
+    before = dict(vars(solver))
+    plan(solver.solve, y, niter=6, **CLASSES[cls])
+    assert vars(solver) == before
+    result = solver.solve(y, niter=6, **CLASSES[cls])[0]
+    assert_close(result.compute(), cls(op).solve(y, niter=6, **CLASSES[cls])[0].compute())
+
+
+@pytest.mark.parametrize("way", ["its run", "a partial", "a function"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_solver_that_is_under_way_goes_on_as_without_a_plan(cls, way):
+    op, y = decaying(), to_start()
+    expected = cls(op).solve(y, niter=6, **CLASSES[cls])[0].compute()
+    solver = cls(op)
+    x = solver.setup(y, niter=6, **CLASSES[cls])
+    costs = solver.cost
+    call = {
+        "its run": (solver.run, x),
+        "a partial": (functools.partial(solver.run, x),),
+        "a function": (lambda: solver.run(x),),
+    }[way]
+    length = len(costs)
+    with forbid_executions():
+        planned = plan(*call)
+    assert planned.count == 6
+    assert planned.step.tasks > 0
+    assert solver.cost is costs
+    assert len(costs) == length
+    result = solver.run(x)
+    assert_close((result[0] if isinstance(result, tuple) else result).compute(), expected)
+
+
+def test_tasks_are_exact_for_a_solver_object_too():
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    planned = plan(CGLS(op).solve, y, niter=6, tol=0.0)
+    with count_executions() as seen:
+        CGLS(op).solve(y, niter=6, tol=0.0)
+    assert planned.tasks == len(seen.tasks)
+
+
+class Told(Callbacks):
+    """Notes each of the events of a solver."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            self.events.append(name)
+        return super().__getattribute__(name)
+
+
+def test_a_plan_tells_no_callback():
+    told, seen = Told(), []
+    op, y = decaying(), to_start()
+    plan(pylops.cgls, op, y, niter=6, callback=seen.append)
+    plan(pylops.cgls, op, y, None, 6, 0.0, 1e-4, 0.0, 0.0, False, (10, 10, 10), seen.append)
+    solver = CGLS(op, callbacks=[told])
+    solver.callback = seen.append
+    plan(solver.solve, y, niter=6)
+    plan(lambda: solver.run(solver.setup(y, niter=6)))
+    assert told.events == seen == []
+    assert (solver.callbacks, solver.callback) == ([told], seen.append)
+
+
+def test_the_callbacks_of_pylops_are_planned_and_note_nothing():
+    op, y = decaying(), to_start()
+    metrics, stopping = MetricsCallback(rand(60)), CostToInitialCallback(1e-3)
+    planned = plan(CGLS(op, callbacks=[metrics, stopping]).solve, y, niter=6, tol=0.0)
+    assert metrics.metrics == {"mae": [], "mse": [], "snr": [], "psnr": []}
+    assert not stopping.stop
+    assert planned.step.tasks > plan(CGLS(op).solve, y, niter=6, tol=0.0).step.tasks
+
+
+def test_a_plan_writes_no_checkpoint(tmp_path):
+    pytest.importorskip("zarr")
+    op, y = decaying(), to_start()
+    solver = CGLS(op, callbacks=[pylops_dispatch.checkpoint(tmp_path / "run", every=1)])
+    plan(solver.solve, y, niter=6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_plan_prints_nothing(name, capsys):
+    solver, args, kwargs = SOLVERS[name](pylops.Identity(DIMS), in_memory())
+    plan(solver, *args, show=True, **kwargs)
+    assert capsys.readouterr() == ("", "")

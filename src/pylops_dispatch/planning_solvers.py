@@ -35,6 +35,7 @@ from pylops_dispatch.planning import (
     text_of,
 )
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.rehearsing import nothing, rehearsed
 from pylops_dispatch.solvers import Session, new_session
 from pylops_dispatch.steps import steps_of, watchers
 
@@ -178,6 +179,11 @@ def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
     return {array.name: value((array.name,)) for array in scalars}
 
 
+def _silent(name: str, value: Any) -> Any:
+    """Return what a function is given instead of a user's callback."""
+    return nothing if name.endswith("callback") and callable(value) else value
+
+
 def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: Any) -> SolverPlan:
     """Say what a call of a solver will do, without doing it; see :func:`plan`."""
     executions: list[_Execution] = []
@@ -206,14 +212,24 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             numbers = _numbers(scalars)
             return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
 
+    def held_stand_in(array: DaskArray) -> DaskArray:
+        array = stand_in(array)
+        held.add(array.name)
+        return array
+
     watch = _Watch(executions)
     before = watchers.set((watch,)), new_session.set(Planned)
     try:
         with created_arrays() as known, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            args, kwargs = walk((args, kwargs), is_dask, stand_in)
-            held.update(known)
-            with set_policy(whole_array="warn"), np.errstate(all="ignore"), suppress(_Enough):
+            args, kwargs = walk((args, kwargs), is_dask, held_stand_in)
+            kwargs = {name: _silent(name, value) for name, value in kwargs.items()}
+            with (
+                set_policy(whole_array="warn"),
+                np.errstate(all="ignore"),
+                suppress(_Enough),
+                rehearsed(solver, (args, kwargs), held_stand_in),
+            ):
                 solver(*args, **kwargs)
     finally:
         watchers.reset(before[0])
@@ -253,8 +269,9 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
         For an operator, the dask array that it is applied to, and whether ``Op.H @ x`` is meant.
         Its chunks count, not how it comes about: the plan is for blocks that are in memory.
         For a solver what it takes: ``plan(pylops.cgls, Op, y, niter=50)``. Its steps are worked
-        through on blocks that take no memory. Norms and the like are taken for one, so that a
-        solver whose work depends on them may turn out otherwise.
+        through on blocks that take no memory, without calling callbacks, printing or writing, and
+        a solver is afterwards as it was. Norms and the like are taken for one, so that a solver
+        whose work depends on them may turn out otherwise.
     threads : int, optional
         That work at a time. Default one for each core.
     **kwargs

@@ -42,6 +42,14 @@ def steps_of(solver: Any) -> Steps:
     return _steps.setdefault(solver, Steps())
 
 
+def exchange_steps(solver: Any, new: Steps | None) -> Steps | None:
+    """Give a solver other steps, or none so far, and return those that it had."""
+    known = _steps.pop(solver, None)
+    if new is not None:
+        _steps[solver] = new
+    return known
+
+
 def followed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Follow ``step`` and ``run`` of a solver class; other methods come back as they are."""
     return {"step": _step, "run": _run}.get(original.__name__, lambda method: method)(original)
