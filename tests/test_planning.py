@@ -119,6 +119,11 @@ def test_moves_are_told_by_their_kind():
     assert plan(OPERATORS["alone"](), in_memory()).moved == {"coefficients": 8 * 64 * 48 * 16}
 
 
+def test_partial_sums_move_as_what_they_are():
+    op = pylops.Sum(DIMS, axis=0)
+    assert plan(op, in_memory()).moved == {"reduction": 3 * 8 * 48 * 16}
+
+
 def test_nothing_runs():
     x = da.from_array(rand(DIMS), chunks=CUT)
     with forbid_executions():
@@ -326,12 +331,34 @@ def test_what_depends_on_positions_cannot_be_planned():
         plan(pylops.omp, op, da.ones(20, chunks=5), niter_outer=4)
 
 
-def decaying():
-    return pylops.Diagonal(np.linspace(1.0, 3.0, 60)) + 0.2 * pylops.FirstDerivative(60)
+def decaying(dtype="float64"):
+    slope = 0.2 * pylops.FirstDerivative(60, dtype=dtype)
+    return pylops.Diagonal(np.linspace(1.0, 3.0, 60).astype(dtype), dtype=dtype) + slope
 
 
-def to_start():
-    return da.from_array(rand(60), chunks=15)
+def to_start(dtype="float64"):
+    return da.from_array(rand(60, dtype), chunks=15)
+
+
+FUNCTIONS = {
+    pylops.cg: {"tol": 0.0},
+    pylops.cgls: {"tol": 0.0, "damp": 0.1},
+    pylops.lsqr: {"atol": 0, "btol": 0, "conlim": 0},
+    pylops.ista: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+    pylops.fista: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "complex128"])
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_solvers_of_every_dtype_are_planned(solve, dtype):
+    op = decaying(dtype)
+    op = op.H @ op if solve is pylops.cg else op
+    y = to_start(dtype).persist(scheduler="synchronous")
+    planned = plan(solve, op, y, niter=7, **FUNCTIONS[solve])
+    with count_executions() as seen:
+        solve(op, y, niter=7, **FUNCTIONS[solve])
+    assert planned.tasks == len(seen.tasks)
 
 
 CLASSES = {

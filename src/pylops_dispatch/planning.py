@@ -178,7 +178,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         with set_policy(whole_array="warn"):
             y = (Op.H if adjoint else Op) @ held
     fallbacks = fallbacks_of(caught)
-    graph = OptimisedGraph([y], {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
+    graph = OptimisedGraph([y], {**arrays, held.name: held})
     threads = threads or dask.system.CPU_COUNT
     moved = graph.moved({held.name})
     return Plan(
@@ -214,17 +214,17 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
-    """Note the chunks and the bytes of an element of every dask array made in this block.
+def created_arrays() -> Iterator[dict[str, DaskArray]]:
+    """Note every dask array made in this block, by its name.
 
     A graph does not tell how large its blocks are; the arrays that it was built of do.
     """
-    found: dict[str, tuple[Chunks, int]] = {}
+    found: dict[str, DaskArray] = {}
     original = DaskArray.__new__
 
     def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
         array = original(cls, *args, **kwargs)
-        found[array.name] = (array.chunks, array.dtype.itemsize)
+        found[array.name] = array  # dask sets the chunks of partial sums afterwards
         return array
 
     with _lock:
@@ -250,9 +250,7 @@ def _executed(arrays: Sequence[DaskArray]) -> dict[Any, Any]:
 class OptimisedGraph:
     """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
 
-    def __init__(
-        self, results: Sequence[DaskArray], arrays: Mapping[str, tuple[Chunks, int]]
-    ) -> None:
+    def __init__(self, results: Sequence[DaskArray], arrays: Mapping[str, DaskArray]) -> None:
         self._arrays = arrays
         nodes = _executed(results)
         priority = order(nodes)
@@ -289,16 +287,16 @@ class OptimisedGraph:
         node = self._nodes[key]
         for known in (name, key):
             array, index = (known[0], known[1:]) if isinstance(known, tuple) else (known, ())
-            if array in self._arrays and len(self._arrays[array][0]) == len(index):
-                chunks, itemsize = self._arrays[array]
-                return math.prod(c[i] for c, i in zip(chunks, index, strict=True)) * itemsize
+            if array in self._arrays and self._arrays[array].ndim == len(index):
+                chunks = zip(self._arrays[array].chunks, index, strict=True)
+                return math.prod(c[i] for c, i in chunks) * self._arrays[array].dtype.itemsize
         if isinstance(node, DataNode):
             return int(getattr(node.value, "nbytes", 0))
         shape = _sliced(getattr(node, "args", ()))
         if shape is not None and len(self._inputs[key]) == 1:
             (parent,) = self._inputs[key]
             if isinstance(parent, tuple) and parent[0] in self._arrays:
-                return math.prod(shape) * self._arrays[parent[0]][1]
+                return math.prod(shape) * self._arrays[parent[0]].dtype.itemsize
         return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
 
     def _halo(self, key: Any) -> dict[Any, int]:
@@ -306,7 +304,8 @@ class OptimisedGraph:
         found = {}
         for neighbour, samples in samples_of_neighbours(self._nodes[key]).items():
             if neighbour[0] in self._arrays:
-                found[self._meant(neighbour)] = samples * self._arrays[neighbour[0]][1]
+                itemsize = self._arrays[neighbour[0]].dtype.itemsize
+                found[self._meant(neighbour)] = samples * itemsize
         return found
 
     def moved(self, sources: Collection[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -161,7 +161,7 @@ class _Watch(Callbacks):
                 raise _Enough
 
 
-def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
+def _numbers(scalars: list[DaskArray], arrays: Mapping[str, DaskArray]) -> dict[str, Any]:
     """Return values of 0-d arrays, as they follow from ones: sums over vectors are one.
 
     A solver branches on what it makes of such numbers: ``1 + test3 <= 1`` in LSQR.
@@ -173,7 +173,8 @@ def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
         if key not in found:
             node = graph[key]
             alone = all(isinstance(d, tuple) and len(d) == 1 for d in node.dependencies)
-            found[key] = node({d: value(d) for d in node.dependencies}) if alone else 1.0
+            inputs = {d: value(d) for d in node.dependencies} if alone else {}
+            found[key] = node(inputs) if alone else np.ones((), arrays[key[0]].dtype)[()]
         return found[key]
 
     return {array.name: value((array.name,)) for array in scalars}
@@ -200,7 +201,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
             executions.append(executed(arrays))
             held.update(array.name for array in arrays)
-            numbers = _numbers([array for array in arrays if not array.ndim])
+            numbers = _numbers([array for array in arrays if not array.ndim], known)
             return tuple(stand_in(a, a.name, numbers.get(a.name, 1)) for a in arrays)
 
         def values(self, scalars: list[DaskArray]) -> list[Any]:
@@ -209,7 +210,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
                 executions.append(executed(lazy))
             if any(array.dtype == object for array in scalars):
                 raise ValueError("steps that depend on positions of values cannot be planned")
-            numbers = _numbers(scalars)
+            numbers = _numbers(scalars, known)
             return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
 
     def held_stand_in(array: DaskArray) -> DaskArray:
