@@ -13,6 +13,7 @@ from dask.callbacks import Callback
 from pylops.optimization.callback import Callbacks, CostToInitialCallback, MetricsCallback
 from pylops.optimization.cls_basic import CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
+from pylops.optimization.leastsquares import preconditioned_inversion, regularized_inversion
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
@@ -458,3 +459,37 @@ def test_a_plan_prints_nothing(name, capsys):
     solver, args, kwargs = SOLVERS[name](pylops.Identity(DIMS), in_memory())
     plan(solver, *args, show=True, **kwargs)
     assert capsys.readouterr() == ("", "")
+
+
+def inverted(op, y):
+    return op / y
+
+
+# PyLops calls SciPy's lsqr here, in whose place its own comes
+IN_PLACE_OF_SCIPY = {
+    "regularised": (regularized_inversion, [[pylops.FirstDerivative(60)]], {"epsRs": [0.1]}),
+    "preconditioned": (preconditioned_inversion, [pylops.Smoothing1D(3, 60)], {}),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE_OF_SCIPY)
+def test_what_runs_in_the_place_of_scipy_is_planned(name):
+    solve, args, kwargs = IN_PLACE_OF_SCIPY[name]
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    with forbid_executions():
+        planned = plan(solve, op, y, *args, iter_lim=7, **kwargs)
+    with count_executions() as seen:
+        solve(op, y, *args, iter_lim=7, **kwargs)
+    assert (planned.solver, planned.count) == ("LSQR", 7)
+    assert planned.tasks == len(seen.tasks)
+
+
+def test_an_inverse_is_planned():
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    with forbid_executions():
+        planned = plan(inverted, op, y)
+    with count_executions() as seen:
+        op / y
+    assert (planned.solver, planned.count) == ("LSQR", 100)
+    assert planned.step.tasks > 0
+    assert planned.tasks >= len(seen.tasks)
