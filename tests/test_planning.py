@@ -9,6 +9,7 @@ import distributed
 import numpy as np
 import pylops
 import pytest
+from dask._task_spec import Alias, DataNode
 from dask.callbacks import Callback
 from pylops.optimization.callback import Callbacks, CostToInitialCallback, MetricsCallback
 from pylops.optimization.cls_basic import CGLS, LSQR
@@ -39,30 +40,37 @@ def in_memory(chunks=CUT):
 
 
 class Held(Callback):
-    """The largest amount of results that a scheduler held, with all blocks that are data."""
+    """The largest amount of results that a scheduler held, while a task has all that it reads."""
 
     def __init__(self, data):
         super().__init__()
         self.data = data
         self.peak = 0
+        self.before = 0
 
     def _posttask(self, key, value, dsk, state, worker_id):
-        results = sum(
-            getattr(value, "nbytes", 0)
-            for name, value in state["cache"].items()
-            if (name[0] if isinstance(name, tuple) else name) not in self.data
-        )
-        self.peak = max(self.peak, results)
+        new = 0 if isinstance(dsk[key], Alias) else bytes_of(value)
+        self.peak = max(self.peak, self.before + new)
+        results = {id(v): v for name, v in state["cache"].items() if name not in self.data}
+        self.before = sum(map(bytes_of, results.values()))
+
+
+def bytes_of(value):
+    if isinstance(value, (list, tuple)):
+        return sum(map(bytes_of, value))
+    return getattr(value, "nbytes", 0)
 
 
 def largest_amount_held(op, x):
+    """The results at once, next to the input and to what else is data, fused into tasks or not."""
     y = op @ x
     graph = dask.optimize(y)[0].__dask_graph__()
-    data = {k: n.value for k, n in graph.items() if isinstance(n, dask._task_spec.DataNode)}
-    names = {k[0] if isinstance(k, tuple) else k for k in data}
-    with Held(names) as held:
+    data = {k: n.value for k, n in graph.items() if isinstance(n, DataNode)}
+    with Held(data.keys()) as held:
         y.persist(scheduler="synchronous")
-    return held.peak + sum(getattr(value, "nbytes", 0) for value in data.values())
+    blocks = {id(getattr(node, "value", node)) for node in dict(x.dask).values()}
+    others = (value for value in data.values() if id(value) not in blocks)
+    return held.peak + x.nbytes + sum(map(bytes_of, others))
 
 
 # ---- plans ---------------------------------------------------------------------------------
@@ -80,11 +88,35 @@ def test_tasks_are_exact(name, adjoint):
     assert planned.tasks == len(seen.tasks)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_peak_is_what_a_scheduler_holds(name):
-    op, x = OPERATORS[name](), in_memory()
+# what is fused with the blocks of the input, what takes parts of them, what adds them up
+MORE_OPERATORS = {
+    "sum of blocks": lambda: pylops.Sum(DIMS, axis=2),
+    "sum over blocks": lambda: pylops.Sum(DIMS, axis=0),
+    "transform of blocks": lambda: pylops.signalprocessing.FFT(DIMS, axis=1, real=True),
+    "turned": lambda: pylops.Flip(DIMS, axis=0),
+    "shifted": lambda: pylops.Roll(DIMS, axis=0, shift=5),
+    "padded": lambda: pylops.Pad(DIMS, ((3, 3), (0, 0), (5, 5))),
+    "mirrored": lambda: pylops.Symmetrize(DIMS, axis=0),
+    "some rows": lambda: pylops.Restriction(DIMS, np.arange(0, 64, 3), axis=0),
+    "some rows in any order": lambda: pylops.Restriction(
+        DIMS, np.random.default_rng(0).permutation(64)[:30], axis=0
+    ),
+    "stacked": lambda: pylops.VStack(
+        [pylops.Identity(DIMS), pylops.SecondDerivative(DIMS, axis=1)]
+    ),
+    "gradient": lambda: pylops.Gradient(DIMS),
+    "sum of gradients": lambda: pylops.Gradient(DIMS).H @ pylops.Gradient(DIMS),
+    "running sum": lambda: pylops.CausalIntegration(DIMS, axis=0),
+}
+
+
+@pytest.mark.parametrize("chunks", [CUT, (64, 48, 4)])
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE_OPERATORS])
+def test_peak_is_what_a_scheduler_holds(name, chunks):
+    op, x = {**OPERATORS, **MORE_OPERATORS}[name](), in_memory(chunks)
     planned = plan(op, x, threads=1)
     assert planned.peak_bytes == pytest.approx(largest_amount_held(op, x), rel=0.25)
+    assert planned.peak_bytes >= planned.input_bytes + planned.output_bytes
 
 
 @pytest.mark.parametrize("name", ["halo", "no halo", "rechunk", "tree"])

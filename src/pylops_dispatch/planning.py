@@ -6,7 +6,7 @@ import html
 import math
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import Any
 
 import dask
 import numpy as np
-from dask._task_spec import Alias, DataNode
+from dask._task_spec import Alias, DataNode, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.array.core import slices_from_chunks
 from dask.base import tokenize
@@ -181,6 +181,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     graph = OptimisedGraph([y], {**arrays, held.name: held})
     threads = threads or dask.system.CPU_COUNT
     moved = graph.moved({held.name})
+    peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(
         operator=type(Op).__name__,
         adjoint=adjoint,
@@ -191,7 +192,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         largest_block=max(largest_block(x), largest_block(y)),
         tasks=len(graph.tasks),
         threads=threads,
-        peak_bytes=graph.peak(threads),
+        peak_bytes=max(peak, int(x.nbytes + y.nbytes)),  # blocks of zeros may be one and the same
         moved=moved,
         fallbacks=fallbacks,
         advice=tuple(_advice(Op, x, adjoint, moved, fallbacks)),
@@ -269,6 +270,7 @@ class OptimisedGraph:
         self._results = {
             meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
         }
+        self._needed = self._reached(self._results)  # schedulers leave out the others
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
             self._sizes[key] = self._size(key, known_as.get(key, key))
@@ -278,6 +280,16 @@ class OptimisedGraph:
             key = self._aliases[key]
         return key
 
+    def _reached(self, keys: Iterable[Any]) -> set[Any]:
+        found: set[Any] = set()
+        left = list(keys)
+        while left:
+            key = left.pop()
+            if key not in found:
+                found.add(key)
+                left.extend(self._inputs[key])
+        return found
+
     @property
     def tasks(self) -> list[Any]:
         """Keys of what a scheduler will run, in dask's order."""
@@ -286,18 +298,38 @@ class OptimisedGraph:
     def _size(self, key: Any, name: Any) -> int:
         node = self._nodes[key]
         for known in (name, key):
-            array, index = (known[0], known[1:]) if isinstance(known, tuple) else (known, ())
-            if array in self._arrays and self._arrays[array].ndim == len(index):
-                chunks = zip(self._arrays[array].chunks, index, strict=True)
-                return math.prod(c[i] for c, i in chunks) * self._arrays[array].dtype.itemsize
+            shape = self._shape(known)
+            if shape is not None:
+                return math.prod(shape) * self._arrays[known[0]].dtype.itemsize
         if isinstance(node, DataNode):
             return int(getattr(node.value, "nbytes", 0))
-        shape = _sliced(getattr(node, "args", ()))
-        if shape is not None and len(self._inputs[key]) == 1:
-            (parent,) = self._inputs[key]
-            if isinstance(parent, tuple) and parent[0] in self._arrays:
-                return math.prod(shape) * self._arrays[parent[0]].dtype.itemsize
+        blocks = [d for d in self._inputs[key] if self._shape(d) is not None]
+        if len(blocks) == 1:
+            index = next(self._indices(getattr(node, "args", ())), ())
+            samples = math.prod(_taken(self._shape(blocks[0]) or (), index))
+            if index:
+                return samples * self._arrays[blocks[0][0]].dtype.itemsize
         return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
+
+    def _shape(self, key: Any) -> Shape | None:
+        """Return the shape of a block, if it is one of an array that is known."""
+        name, *index = key if isinstance(key, tuple) else (key,)
+        array = self._arrays.get(name)
+        if array is None or array.ndim != len(index):
+            return None
+        return tuple(axis[i] for axis, i in zip(array.chunks, index, strict=True))
+
+    def _indices(self, value: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the indices among the arguments of a task: tuples of slices and positions."""
+        if isinstance(value, TaskRef):
+            value = self._nodes.get(self._meant(value.key))
+        value = getattr(value, "value", value)
+        items = tuple(value) if isinstance(value, (list, tuple)) else ()
+        if items and all(isinstance(item, (slice, np.ndarray)) for item in items):
+            yield items
+        else:
+            for item in items:
+                yield from self._indices(item)
 
     def _halo(self, key: Any) -> dict[Any, int]:
         """Return the bytes that a task reads of blocks around its own."""
@@ -343,31 +375,64 @@ class OptimisedGraph:
             places[key] = {chosen}
         return {kind: n for kind, n in moved.items() if n}
 
-    def peak(self, threads: int) -> int:
-        """Return the bytes held at once when `threads` tasks run at a time, in dask's order."""
-        waiting = Counter(d for inputs in self._inputs.values() for d in inputs)
-        data = {key for key, node in self._nodes.items() if isinstance(node, DataNode)}
-        peak = held = sum(self._sizes[key] for key in data)
-        tasks = self.tasks
-        for start in range(0, len(tasks), threads):
-            running = tasks[start : start + threads]
-            held += sum(self._sizes[key] for key in running)
-            peak = max(peak, held)
-            for dependency in (d for key in running for d in self._inputs[key]):
+    def peak(self, threads: int, held: Mapping[str, int]) -> int:
+        """Return the bytes held at once when `threads` tasks run at a time, in dask's order.
+
+        Parameters
+        ----------
+        threads : int
+            Tasks at a time.
+        held : mapping
+            The bytes of arrays that somebody holds meanwhile, by their names: also of those that
+            the graph does not read, or whose blocks were fused with what reads them.
+        """
+        kept = {key for key in self._needed if isinstance(self._nodes[key], DataNode)}
+        data = (key for key in kept if not (isinstance(key, tuple) and key[0] in held))
+        peak = now = sum(held.values()) + sum(self._sizes[key] for key in data)
+        kept |= self._results
+        waiting = Counter(d for key in self._needed for d in self._inputs[key])
+        for key, begins in self._events(threads):
+            if begins:
+                now += self._sizes[key]
+                peak = max(peak, now)
+                continue
+            for dependency in self._inputs[key]:
                 waiting[dependency] -= 1
-                if not waiting[dependency] and dependency not in data | self._results:
-                    held -= self._sizes[dependency]
+                if not waiting[dependency] and dependency not in kept:
+                    now -= self._sizes[dependency]
         return peak
 
+    def _events(self, threads: int) -> Iterator[tuple[Any, bool]]:
+        """Yield each task as it begins, and as it ends, as dask's local schedulers take them."""
+        rank = {key: i for i, key in enumerate(self.tasks) if key in self._needed}
+        missing = {key: self._inputs[key] & rank.keys() for key in rank}
+        readers: dict[Any, list[Any]] = {}
+        for key in rank:
+            for dependency in missing[key]:
+                readers.setdefault(dependency, []).append(key)
+        ready = sorted(
+            (key for key in rank if not missing[key]), key=rank.__getitem__, reverse=True
+        )
+        running: deque[Any] = deque()
+        while ready or running:
+            while ready and len(running) < threads:
+                running.append(ready.pop())  # the one that became ready last
+                yield running[-1], True
+            done = running.popleft()
+            yield done, False
+            for key in sorted(readers.get(done, ()), key=rank.__getitem__, reverse=True):
+                missing[key].discard(done)
+                if not missing[key]:
+                    ready.append(key)
 
-def _sliced(args: Any) -> Shape | None:
-    """Return the shape of what a task that takes slices returns."""
-    for arg in args:
-        value = getattr(arg, "value", arg)
-        value = tuple(value) if isinstance(value, (list, tuple)) else ()
-        if value and all(isinstance(s, slice) and s.stop is not None for s in value):
-            return tuple(s.stop - (s.start or 0) for s in value)
-    return None
+
+def _taken(shape: Shape, index: tuple[Any, ...]) -> Shape:
+    """Return the shape of what is taken of a block."""
+    taken = (
+        len(range(n)[each]) if isinstance(each, slice) else len(each)
+        for n, each in zip(shape, index, strict=False)
+    )
+    return (*taken, *shape[len(index) :])
 
 
 def _kind(dependency: Any, key: Any) -> str:

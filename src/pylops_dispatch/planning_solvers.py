@@ -193,7 +193,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     def executed(arrays: list[DaskArray]) -> _Execution:
         with straight_tasks():
             graph = OptimisedGraph(arrays, known)
-        return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads))
+        return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads, {}))
 
     class Planned(Session):
         """Lets blocks that are all ones stand for what an execution would give."""
