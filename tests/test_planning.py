@@ -217,6 +217,26 @@ def test_text_html_and_fields():
     assert vars(planned)["tasks"] == planned.tasks
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: pylops.signalprocessing.FFT(DIMS, axis=0), "FFT"),
+        (lambda: pylops.signalprocessing.FFT2D(DIMS, axes=(0, 1), engine="scipy"), "FFT2D"),
+        (lambda: pylops.signalprocessing.Convolve1D(DIMS, rand(3), axis=0), "Convolve1D"),
+        (lambda: pylops.FirstDerivative(DIMS), "FirstDerivative"),
+        (lambda: 2 * pylops.Identity(DIMS), "Scaled(Identity)"),
+        (
+            lambda: pylops.signalprocessing.FFT(DIMS) @ (pylops.Identity(DIMS) + pylops.Flip(DIMS)),
+            "Product(FFT, Sum)",
+        ),
+        (lambda: pylops.Block([[pylops.Identity(DIMS)]]), "Block"),
+    ],
+)
+def test_operators_have_the_names_that_pylops_gives_them(make, name):
+    op = make()
+    assert plan(op, da.zeros(op.dims)).operator == name
+
+
 def test_the_picture_is_of_the_optimised_graph(monkeypatch):
     asked = {}
     monkeypatch.setattr(da.Array, "visualize", lambda self, **kwargs: asked.update(kwargs))

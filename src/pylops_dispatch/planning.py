@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 import threading
 import warnings
 from collections import Counter, deque
@@ -23,7 +24,7 @@ from dask.utils import format_bytes
 
 from pylops_dispatch.array import check
 from pylops_dispatch.blocks import samples_of_neighbours
-from pylops_dispatch.operators import dims_of
+from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.policy import PerformanceWarning, set_policy
 from pylops_dispatch.suggesting import costs_of_axes
@@ -48,7 +49,7 @@ class Plan:
     Parameters
     ----------
     operator : str
-        Class of the operator.
+        Name of the operator, of a composition with those that it is made of.
     adjoint : bool
         Which direction.
     input_chunks, output_chunks : tuple
@@ -183,7 +184,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     moved = graph.moved({held.name})
     peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(
-        operator=type(Op).__name__,
+        operator=public_name(Op),
         adjoint=adjoint,
         input_chunks=x.chunks,
         output_chunks=y.chunks,
@@ -198,6 +199,26 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         advice=tuple(_advice(Op, x, adjoint, moved, fallbacks)),
         result=y,
     )
+
+
+def public_name(op: Any) -> str:
+    """Return the name under which PyLops has an operator, whichever class implements it."""
+    bare = _bare_name(op)
+    private = type(op).__name__.startswith("_") and bare not in _exported(op)
+    held = ", ".join(map(_bare_name, parts(op)))
+    return f"{bare}({held})" if private and held else bare
+
+
+def _bare_name(op: Any) -> str:
+    name = type(op).__name__
+    if not name.startswith("_"):
+        return name
+    public = [each for each in _exported(op) if name.startswith(f"_{each}")]
+    return max(public, key=len, default=name.strip("_").removesuffix("LinearOperator") or name)
+
+
+def _exported(op: Any) -> Sequence[str]:
+    return getattr(sys.modules.get(type(op).__module__), "__all__", ())
 
 
 def stand_in(x: DaskArray, name: str | None = None, value: Any = 1) -> DaskArray:
