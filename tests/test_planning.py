@@ -18,6 +18,7 @@ from pylops.optimization.leastsquares import preconditioned_inversion, regulariz
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
+from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.suggesting import costs_of_axes
 
 from .helpers import assert_close, count_executions, forbid_executions, rand
@@ -322,6 +323,80 @@ def test_suggested_chunks_move_nothing_where_an_axis_is_free():
     op = OPERATORS["rechunk"]()
     x = da.zeros(DIMS, chunks=suggest_chunks(op, target_bytes=1 << 15))
     assert plan(op, x).moved == {}
+
+
+SIZES = (64, 48, 32)
+COMPOSED = {
+    "stack": lambda: pylops.VStack(
+        [
+            pylops.Identity(SIZES),
+            pylops.FirstDerivative(SIZES, axis=0),
+            pylops.SecondDerivative(SIZES, axis=1),
+        ]
+    ),
+    "blocks": lambda: pylops.BlockDiag(
+        [pylops.Identity(SIZES), pylops.FirstDerivative(SIZES, axis=0)]
+    ),
+    "turn": lambda: pylops.Roll(SIZES, axis=0, shift=5),
+    "mirror": lambda: pylops.Symmetrize(SIZES, axis=0),
+    "some rows": lambda: pylops.Restriction(SIZES, np.arange(0, 64, 3), axis=0),
+    "between rows": lambda: pylops.signalprocessing.Interp(
+        SIZES, np.linspace(0.5, 62.5, 30), axis=0, kind="linear"
+    )[0],
+    "transform of padded": lambda: (
+        pylops.signalprocessing.FFT((74, 48, 32), axis=0, engine="scipy")
+        @ pylops.Pad(SIZES, ((5, 5), (0, 0), (0, 0)))
+    ),
+    "transform of turned": lambda: (
+        pylops.signalprocessing.DCT((32, 64, 48), axes=0) @ pylops.Transpose(SIZES, (2, 0, 1))
+    ),
+    "gradient": lambda: pylops.Gradient(SIZES),
+    "matrix": lambda: pylops.MatrixMult(rand((40, 64)), otherdims=SIZES[1:]),
+    "magnetic resonance": lambda: pylops.medical.MRI2D(
+        (64, 64), mask="vertical-uni", nlines=16, perc_center=0.0
+    ),
+}
+
+
+def moves(op, chunks, adjoint):
+    x = da.zeros(tuple(map(sum, chunks)), chunks=chunks, dtype=op.dtype)
+    moved = plan(op, x, adjoint).moved
+    return sum(n for kind, n in moved.items() if kind != "coefficients")
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", [*OPERATORS, *COMPOSED])
+def test_no_other_axis_moves_less_for_as_many_blocks(name, adjoint):
+    op = {**OPERATORS, **COMPOSED}[name]()
+    dims = op.dimsd if adjoint else op.dims
+    itemsize = np.dtype(op.dtype).itemsize
+    chunks = suggest_chunks(
+        op, adjoint=adjoint, target_bytes=int(np.prod(dims)) * itemsize // 4, blocks=1
+    )
+    count = np.prod([len(axis) for axis in chunks])
+    assert count == 4 or np.isinf(costs_of_axes(op, adjoint)).all()
+    others = [
+        tuple(balanced(n, count if a == axis else 1) for a, n in enumerate(dims))
+        for axis, length in enumerate(dims)
+        if length >= count
+    ]
+    moved = moves(op, chunks, adjoint)
+    assert moved <= min(moves(op, other, adjoint) for other in others)
+
+
+def test_an_operator_that_cannot_be_applied_has_chunks_nevertheless():
+    op = pylops.FunctionOperator(lambda x: x, 1000)
+    assert [len(axis) for axis in suggest_chunks(op, adjoint=True, target_bytes=2000)] == [4]
+
+
+@pytest.mark.parametrize("name", ["turn", "transform of turned", "some rows"])
+def test_advice_is_given_wherever_an_operator_works_along_an_axis(name):
+    op = COMPOSED[name]()
+    x = da.zeros(SIZES, chunks=(64, 48, 8) if "transform" in name else (16, 48, 32))
+    for advice in plan(op, x).advice:
+        assert advice.startswith("chunk along axis ")
+        assert advice.endswith(f"instead of {2 if 'transform' in name else 0}: no data moves")
+    assert bool(plan(op, x).advice) == bool(moves(op, x.chunks, False))
 
 
 # ---- plans of solvers ----------------------------------------------------------------------

@@ -21,17 +21,15 @@ from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import is_dask, walk
+from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
 from pylops_dispatch.planning import (
-    OptimisedGraph,
     Plan,
-    created_arrays,
     fallbacks_of,
     html_of,
     moved_text,
     plan_operator,
-    stand_in,
     text_of,
 )
 from pylops_dispatch.policy import set_policy
