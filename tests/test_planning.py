@@ -1,6 +1,8 @@
 """What is told before anything runs is what then happens."""
 
 import functools
+import gc
+import tracemalloc
 import warnings
 
 import dask
@@ -444,6 +446,29 @@ def test_a_plan_of_a_solver_can_be_read():
     assert "at most 50" in text
     assert f"{planned.tasks}" in text
     assert "<table>" in planned._repr_html_()
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("solve", [pylops.cgls, pylops.lsqr, pylops.ista, pylops.fista])
+def test_the_peak_of_a_solver_is_the_memory_that_it_takes(solve, stacked):
+    dims = (64, 96, 64)
+    slope = 0.3 * pylops.FirstDerivative(dims, axis=0)
+    op = (pylops.VStack if stacked else sum_of)([pylops.Identity(dims), slope])
+    y = da.ones(op.shape[0], chunks=op.shape[0] // 16).map_blocks(np.copy)
+    with dask.config.set(scheduler="synchronous"):
+        y = y.reshape(op.dimsd).persist()
+        kwargs = {"niter": 5, **FUNCTIONS[solve]}
+        planned = plan(solve, op, y.ravel(), threads=1, **kwargs)
+        gc.collect()
+        tracemalloc.start()
+        solve(op, y.ravel(), **kwargs)
+        peak = tracemalloc.get_traced_memory()[1] + y.nbytes
+        tracemalloc.stop()
+    assert planned.peak_bytes == pytest.approx(peak, rel=0.25)
+
+
+def sum_of(ops):
+    return ops[0] + ops[1]
 
 
 def test_what_takes_no_step_cannot_be_planned():

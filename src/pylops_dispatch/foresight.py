@@ -241,7 +241,20 @@ class OptimisedGraph:
             places[key] = {chosen}
         return {kind: n for kind, n in moved.items() if n}
 
-    def peak(self, threads: int, held: Mapping[str, int]) -> int:
+    def views(self, names: Collection[str]) -> set[str]:
+        """Return the names of arrays that are others of these `names` in another shape."""
+        found: dict[str, bool] = {}
+        for key in self._needed:
+            name = key[0] if isinstance(key, tuple) else key
+            if name.startswith("reshape"):
+                inputs = [d for d in self._inputs[key] if isinstance(d, tuple) and d[0] in names]
+                alone = len(inputs) == len(self._inputs[key]) == 1
+                found[name] = found.get(name, True) and alone
+        return {name for name, alone in found.items() if alone}
+
+    def peak(
+        self, threads: int, held: Mapping[str, int], views: Collection[str] = frozenset()
+    ) -> int:
         """Return the bytes held at once when `threads` tasks run at a time, in dask's order.
 
         Parameters
@@ -251,6 +264,8 @@ class OptimisedGraph:
         held : mapping
             The bytes of arrays that somebody holds meanwhile, by their names: also of those that
             the graph does not read, or whose blocks were fused with what reads them.
+        views : collection of str, optional
+            Names of arrays that take no memory of their own.
         """
         kept = {key for key in self._needed if isinstance(self._nodes[key], DataNode)}
         data = (key for key in kept if not (isinstance(key, tuple) and key[0] in held))
@@ -258,6 +273,8 @@ class OptimisedGraph:
         kept |= self._results
         waiting = Counter(d for key in self._needed for d in self._inputs[key])
         for key, begins in self._events(threads):
+            if isinstance(key, tuple) and key[0] in views:
+                continue
             if begins:
                 now += self._sizes[key]
                 peak = max(peak, now)

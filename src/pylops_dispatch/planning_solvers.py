@@ -186,18 +186,26 @@ def _silent(name: str, value: Any) -> Any:
 def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: Any) -> SolverPlan:
     """Say what a call of a solver will do, without doing it; see :func:`plan`."""
     executions: list[_Execution] = []
+    given: dict[str, int] = {}  # bytes of what somebody else holds
+    views: set[str] = set()  # arrays that are that in another shape
     held: set[str] = set()
-
-    def executed(arrays: list[DaskArray]) -> _Execution:
-        with straight_tasks():
-            graph = OptimisedGraph(arrays, known)
-        return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads, {}))
 
     class Planned(Session):
         """Lets blocks that are all ones stand for what an execution would give."""
 
+        def foresee(self, arrays: list[DaskArray]) -> None:
+            """Note what an execution would do, next to all that is in memory meanwhile."""
+            with straight_tasks():
+                graph = OptimisedGraph(arrays, known)
+            # PyLops's solvers flatten the data that they are given
+            views.update(graph.views(given))
+            own = {array.name: int(array.nbytes) for array in self.in_memory()}
+            own = {name: 0 if name in views else n for name, n in own.items()}
+            peak = graph.peak(threads, {**own, **given}, views)
+            executions.append(_Execution(len(graph.tasks), graph.moved(held), peak))
+
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
-            executions.append(executed(arrays))
+            self.foresee(arrays)
             held.update(array.name for array in arrays)
             numbers = _numbers([array for array in arrays if not array.ndim], known)
             return tuple(stand_in(a, a.name, numbers.get(a.name, 1)) for a in arrays)
@@ -205,7 +213,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         def values(self, scalars: list[DaskArray]) -> list[Any]:
             lazy = [array for array in scalars if not in_memory(array)]
             if lazy:
-                executions.append(executed(lazy))
+                self.foresee(lazy)
             if any(array.dtype == object for array in scalars):
                 raise ValueError("steps that depend on positions of values cannot be planned")
             numbers = _numbers(scalars, known)
@@ -222,6 +230,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         with created_arrays() as known, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             args, kwargs = walk((args, kwargs), is_dask, held_stand_in)
+            given.update((array.name, int(array.nbytes)) for array in known.values())
             kwargs = {name: _silent(name, value) for name, value in kwargs.items()}
             with (
                 set_policy(whole_array="warn"),

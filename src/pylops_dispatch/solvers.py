@@ -119,6 +119,13 @@ class Session:
         """Watch a box for as long as something holds it."""
         self._boxes[id(box)] = box
 
+    def in_memory(self) -> Iterator[DaskArray]:
+        """Yield the arrays in memory that boxes of this session hold."""
+        for box in list(self._boxes.values()):
+            for piece in () if box.is_let_go or box.value is not None else box.pieces:
+                if isinstance(piece, DaskArray) and pc.in_memory(piece):
+                    yield piece
+
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
         for op in found(values, lambda value: isinstance(value, LinearOperator)):
