@@ -24,7 +24,7 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 import pylops_dispatch  # noqa: F401  (the import is what makes PyLops take dask arrays)
-from pylops_dispatch.planning import stand_in
+from pylops_dispatch.foresight import stand_in
 from pylops_dispatch.solvers import Session, new_session
 from side_by_side import print_table
 

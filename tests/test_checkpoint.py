@@ -273,6 +273,100 @@ def test_a_checkpoint_that_is_half_written_does_not_count(tmp_path, text):
     assert solver.iiter == 1
 
 
+def remove_a_chunk(slot):
+    chunk_of(slot).unlink()
+
+
+def cut_a_chunk_short(slot):
+    chunk = chunk_of(slot)
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+
+
+def chunk_of(slot):
+    return min(path for path in slot.glob("iterate.0.0/c/**/*") if path.is_file())
+
+
+def remove_an_array(slot):
+    (slot / "iterate.0.0" / "zarr.json").unlink()
+
+
+def change_the_metadata_of_an_array(slot):
+    (slot / "iterate.0.0" / "zarr.json").write_text("[1]")
+
+
+def change_the_metadata_of_the_slot(slot):
+    (slot / "zarr.json").write_text("[1]")
+
+
+def change_the_state(slot):
+    group = zarr.open_group(slot, mode="a")
+    group.attrs["state"] = '{"serial": 99}'
+
+
+def put_a_number_for_the_state(slot):
+    zarr.open_group(slot, mode="a").attrs["state"] = 5
+
+
+DAMAGES = {
+    remove_a_chunk: "1 of [0-9]+ chunks of 'iterate.0.0' are missing",
+    cut_a_chunk_short: "'iterate.0.0' has [0-9]+ bytes instead of",
+    remove_an_array: "the array 'iterate.0.0' is missing",
+    change_the_metadata_of_an_array: "the array 'iterate.0.0' is missing or damaged",
+    change_the_metadata_of_the_slot: "the group is damaged",
+    change_the_state: "the state is damaged",
+    put_a_number_for_the_state: "the state is damaged",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_two_checkpoints_the_one_that_is_whole_counts(tmp_path, damage):
+    op = stacked()
+    y = data(op, "dask")
+    run_and_write(CGLS(op), tmp_path, y, 2, tol=0)
+    damage(tmp_path / "b")
+    solver = CGLS(op)
+    solver.setup(y, niter=5, tol=0)
+    x = pylops_dispatch.resume(tmp_path, solver)
+    assert solver.iiter == 1
+    assert_close(values(solver.run(x)), values(CGLS(op).solve(y, niter=5, tol=0)[0]))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_where_none_is_whole_the_error_says_what_is_missing(tmp_path, damage):
+    op = stacked()
+    y = data(op, "dask")
+    run_and_write(CGLS(op), tmp_path, y, 2, tol=0)
+    for slot in "ab":
+        damage(tmp_path / slot)
+    solver = CGLS(op)
+    solver.setup(y)
+    with pytest.raises(FileNotFoundError, match=rf"in 'a' .*{DAMAGES[damage]}.*; in 'b' "):
+        pylops_dispatch.resume(tmp_path, solver)
+
+
+def test_a_damaged_checkpoint_is_the_one_that_is_written_anew(tmp_path):
+    op = stacked()
+    y = data(op, "dask")
+    run_and_write(CGLS(op), tmp_path, y, 2, tol=0)
+    remove_a_chunk(tmp_path / "b")
+    run_and_write(CGLS(op), tmp_path, y, 1, tol=0)
+    assert zarr.open_group(tmp_path, path="a").attrs["state"]
+    remove_a_chunk(tmp_path / "a")
+    solver = CGLS(op)
+    solver.setup(y)
+    pylops_dispatch.resume(tmp_path, solver)
+    assert solver.iiter == 1
+
+
+def test_blocks_of_zeros_are_complete(tmp_path):
+    op = pylops.Identity(12)
+    y = to_dask(np.repeat([0.0, 1.0, 0.0], 4), 4)
+    run_and_write(CGLS(op), tmp_path, y, 1, tol=0)
+    solver = CGLS(op)
+    solver.setup(y)
+    assert_close(values(pylops_dispatch.resume(tmp_path, solver)), values(y))
+
+
 def test_going_on_writes_into_the_same_store(tmp_path):
     op = stacked()
     y = data(op, "dask")

@@ -8,6 +8,7 @@ import dask
 import dask.array as da
 import distributed
 import numpy as np
+import psutil
 import pylops
 import pytest
 
@@ -61,13 +62,66 @@ def test_processes_listen_on_the_loopback_address_without_a_dashboard():
     assert c.status == "closed"
 
 
+def listening():
+    """Where this process and those that it started listen."""
+    own = psutil.Process()
+    found = [p.net_connections(kind="inet") for p in (own, *own.children(recursive=True))]
+    return {tuple(c.laddr) for each in found for c in each if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dashboard_address": None, "host": None},
+        {"dashboard_address": ":0"},
+        {"dashboard_address": 0},
+        {"dashboard_address": ":0,:0"},
+        {"worker_dashboard_address": [":0"]},
+        {"scheduler_kwargs": None},
+        {"scheduler_kwargs": {"dashboard_address": None, "host": None}},
+        {"scheduler_kwargs": {"dashboard_address": ":0"}},
+        {"protocol": "tcp"},
+    ],
+)
+def test_nothing_but_an_address_opens_more_than_the_loopback_address(options, processes):
+    before = listening()
+    with client("local", processes=processes, n_workers=1, threads_per_worker=1, **options):
+        assert {host for host, _ in listening() - before} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (None, None),
+        (8787, "127.0.0.1:8787"),
+        (":8787", "127.0.0.1:8787"),
+        ("host:8787", "host:8787"),
+        ("host", "host"),
+    ],
+)
+def test_the_dashboard_is_where_its_address_says(monkeypatch, given, asked):
+    monkeypatch.setattr(distributed, "LocalCluster", Recorded)
+    with client("local", dashboard_address=given):
+        pass
+    assert Recorded.asked["dashboard_address"] == asked
+
+
+def test_an_address_that_is_given_is_listened_on():
+    before = listening()
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    with client("local", dashboard_address="0.0.0.0:0", **options):
+        assert "0.0.0.0" in {host for host, _ in listening() - before}
+
+
 def test_options_are_those_of_the_cluster(monkeypatch):
     monkeypatch.setattr(distributed, "LocalCluster", Recorded)
-    with client("local", n_workers=3, host="0.0.0.0", dashboard_address=":0"):
+    with client("local", n_workers=3, host="0.0.0.0", dashboard_address="10.0.0.1:0"):
         pass
     assert Recorded.asked["n_workers"] == 3
     assert Recorded.asked["host"] == "0.0.0.0"
-    assert Recorded.asked["dashboard_address"] == ":0"
+    assert Recorded.asked["dashboard_address"] == "10.0.0.1:0"
 
 
 def test_security_is_for_the_cluster_and_for_the_client(monkeypatch):

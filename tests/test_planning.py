@@ -1,5 +1,8 @@
 """What is told before anything runs is what then happens."""
 
+import functools
+import gc
+import tracemalloc
 import warnings
 
 import dask
@@ -8,13 +11,19 @@ import distributed
 import numpy as np
 import pylops
 import pytest
+from dask._task_spec import Alias, DataNode
 from dask.callbacks import Callback
+from pylops.optimization.callback import Callbacks, CostToInitialCallback, MetricsCallback
+from pylops.optimization.cls_basic import CGLS, LSQR
+from pylops.optimization.cls_sparsity import FISTA
+from pylops.optimization.leastsquares import preconditioned_inversion, regularized_inversion
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
+from pylops_dispatch.functions.indexing import balanced
 from pylops_dispatch.suggesting import costs_of_axes
 
-from .helpers import count_executions, forbid_executions, rand
+from .helpers import assert_close, count_executions, forbid_executions, rand
 
 DIMS = (64, 48, 16)
 CUT = (16, 48, 16)
@@ -34,30 +43,37 @@ def in_memory(chunks=CUT):
 
 
 class Held(Callback):
-    """The largest amount of results that a scheduler held, with all blocks that are data."""
+    """The largest amount of results that a scheduler held, while a task has all that it reads."""
 
     def __init__(self, data):
         super().__init__()
         self.data = data
         self.peak = 0
+        self.before = 0
 
     def _posttask(self, key, value, dsk, state, worker_id):
-        results = sum(
-            getattr(value, "nbytes", 0)
-            for name, value in state["cache"].items()
-            if (name[0] if isinstance(name, tuple) else name) not in self.data
-        )
-        self.peak = max(self.peak, results)
+        new = 0 if isinstance(dsk[key], Alias) else bytes_of(value)
+        self.peak = max(self.peak, self.before + new)
+        results = {id(v): v for name, v in state["cache"].items() if name not in self.data}
+        self.before = sum(map(bytes_of, results.values()))
+
+
+def bytes_of(value):
+    if isinstance(value, (list, tuple)):
+        return sum(map(bytes_of, value))
+    return getattr(value, "nbytes", 0)
 
 
 def largest_amount_held(op, x):
+    """The results at once, next to the input and to what else is data, fused into tasks or not."""
     y = op @ x
     graph = dask.optimize(y)[0].__dask_graph__()
-    data = {k: n.value for k, n in graph.items() if isinstance(n, dask._task_spec.DataNode)}
-    names = {k[0] if isinstance(k, tuple) else k for k in data}
-    with Held(names) as held:
+    data = {k: n.value for k, n in graph.items() if isinstance(n, DataNode)}
+    with Held(data.keys()) as held:
         y.persist(scheduler="synchronous")
-    return held.peak + sum(getattr(value, "nbytes", 0) for value in data.values())
+    blocks = {id(getattr(node, "value", node)) for node in dict(x.dask).values()}
+    others = (value for value in data.values() if id(value) not in blocks)
+    return held.peak + x.nbytes + sum(map(bytes_of, others))
 
 
 # ---- plans ---------------------------------------------------------------------------------
@@ -75,11 +91,35 @@ def test_tasks_are_exact(name, adjoint):
     assert planned.tasks == len(seen.tasks)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_peak_is_what_a_scheduler_holds(name):
-    op, x = OPERATORS[name](), in_memory()
+# what is fused with the blocks of the input, what takes parts of them, what adds them up
+MORE_OPERATORS = {
+    "sum of blocks": lambda: pylops.Sum(DIMS, axis=2),
+    "sum over blocks": lambda: pylops.Sum(DIMS, axis=0),
+    "transform of blocks": lambda: pylops.signalprocessing.FFT(DIMS, axis=1, real=True),
+    "turned": lambda: pylops.Flip(DIMS, axis=0),
+    "shifted": lambda: pylops.Roll(DIMS, axis=0, shift=5),
+    "padded": lambda: pylops.Pad(DIMS, ((3, 3), (0, 0), (5, 5))),
+    "mirrored": lambda: pylops.Symmetrize(DIMS, axis=0),
+    "some rows": lambda: pylops.Restriction(DIMS, np.arange(0, 64, 3), axis=0),
+    "some rows in any order": lambda: pylops.Restriction(
+        DIMS, np.random.default_rng(0).permutation(64)[:30], axis=0
+    ),
+    "stacked": lambda: pylops.VStack(
+        [pylops.Identity(DIMS), pylops.SecondDerivative(DIMS, axis=1)]
+    ),
+    "gradient": lambda: pylops.Gradient(DIMS),
+    "sum of gradients": lambda: pylops.Gradient(DIMS).H @ pylops.Gradient(DIMS),
+    "running sum": lambda: pylops.CausalIntegration(DIMS, axis=0),
+}
+
+
+@pytest.mark.parametrize("chunks", [CUT, (64, 48, 4)])
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE_OPERATORS])
+def test_peak_is_what_a_scheduler_holds(name, chunks):
+    op, x = {**OPERATORS, **MORE_OPERATORS}[name](), in_memory(chunks)
     planned = plan(op, x, threads=1)
     assert planned.peak_bytes == pytest.approx(largest_amount_held(op, x), rel=0.25)
+    assert planned.peak_bytes >= planned.input_bytes + planned.output_bytes
 
 
 @pytest.mark.parametrize("name", ["halo", "no halo", "rechunk", "tree"])
@@ -113,6 +153,11 @@ def test_moves_are_told_by_their_kind():
     assert set(plan(OPERATORS["rechunk"](), in_memory()).moved) == {"rechunk"}
     assert plan(OPERATORS["no halo"](), in_memory()).moved == {}
     assert plan(OPERATORS["alone"](), in_memory()).moved == {"coefficients": 8 * 64 * 48 * 16}
+
+
+def test_partial_sums_move_as_what_they_are():
+    op = pylops.Sum(DIMS, axis=0)
+    assert plan(op, in_memory()).moved == {"reduction": 3 * 8 * 48 * 16}
 
 
 def test_nothing_runs():
@@ -173,6 +218,26 @@ def test_text_html_and_fields():
     assert page.startswith("<table>")
     assert page.count("<tr>") == len(planned.rows())
     assert vars(planned)["tasks"] == planned.tasks
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: pylops.signalprocessing.FFT(DIMS, axis=0), "FFT"),
+        (lambda: pylops.signalprocessing.FFT2D(DIMS, axes=(0, 1), engine="scipy"), "FFT2D"),
+        (lambda: pylops.signalprocessing.Convolve1D(DIMS, rand(3), axis=0), "Convolve1D"),
+        (lambda: pylops.FirstDerivative(DIMS), "FirstDerivative"),
+        (lambda: 2 * pylops.Identity(DIMS), "Scaled(Identity)"),
+        (
+            lambda: pylops.signalprocessing.FFT(DIMS) @ (pylops.Identity(DIMS) + pylops.Flip(DIMS)),
+            "Product(FFT, Sum)",
+        ),
+        (lambda: pylops.Block([[pylops.Identity(DIMS)]]), "Block"),
+    ],
+)
+def test_operators_have_the_names_that_pylops_gives_them(make, name):
+    op = make()
+    assert plan(op, da.zeros(op.dims)).operator == name
 
 
 def test_the_picture_is_of_the_optimised_graph(monkeypatch):
@@ -262,6 +327,80 @@ def test_suggested_chunks_move_nothing_where_an_axis_is_free():
     assert plan(op, x).moved == {}
 
 
+SIZES = (64, 48, 32)
+COMPOSED = {
+    "stack": lambda: pylops.VStack(
+        [
+            pylops.Identity(SIZES),
+            pylops.FirstDerivative(SIZES, axis=0),
+            pylops.SecondDerivative(SIZES, axis=1),
+        ]
+    ),
+    "blocks": lambda: pylops.BlockDiag(
+        [pylops.Identity(SIZES), pylops.FirstDerivative(SIZES, axis=0)]
+    ),
+    "turn": lambda: pylops.Roll(SIZES, axis=0, shift=5),
+    "mirror": lambda: pylops.Symmetrize(SIZES, axis=0),
+    "some rows": lambda: pylops.Restriction(SIZES, np.arange(0, 64, 3), axis=0),
+    "between rows": lambda: pylops.signalprocessing.Interp(
+        SIZES, np.linspace(0.5, 62.5, 30), axis=0, kind="linear"
+    )[0],
+    "transform of padded": lambda: (
+        pylops.signalprocessing.FFT((74, 48, 32), axis=0, engine="scipy")
+        @ pylops.Pad(SIZES, ((5, 5), (0, 0), (0, 0)))
+    ),
+    "transform of turned": lambda: (
+        pylops.signalprocessing.DCT((32, 64, 48), axes=0) @ pylops.Transpose(SIZES, (2, 0, 1))
+    ),
+    "gradient": lambda: pylops.Gradient(SIZES),
+    "matrix": lambda: pylops.MatrixMult(rand((40, 64)), otherdims=SIZES[1:]),
+    "magnetic resonance": lambda: pylops.medical.MRI2D(
+        (64, 64), mask="vertical-uni", nlines=16, perc_center=0.0
+    ),
+}
+
+
+def moves(op, chunks, adjoint):
+    x = da.zeros(tuple(map(sum, chunks)), chunks=chunks, dtype=op.dtype)
+    moved = plan(op, x, adjoint).moved
+    return sum(n for kind, n in moved.items() if kind != "coefficients")
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", [*OPERATORS, *COMPOSED])
+def test_no_other_axis_moves_less_for_as_many_blocks(name, adjoint):
+    op = {**OPERATORS, **COMPOSED}[name]()
+    dims = op.dimsd if adjoint else op.dims
+    itemsize = np.dtype(op.dtype).itemsize
+    chunks = suggest_chunks(
+        op, adjoint=adjoint, target_bytes=int(np.prod(dims)) * itemsize // 4, blocks=1
+    )
+    count = np.prod([len(axis) for axis in chunks])
+    assert count == 4 or np.isinf(costs_of_axes(op, adjoint)).all()
+    others = [
+        tuple(balanced(n, count if a == axis else 1) for a, n in enumerate(dims))
+        for axis, length in enumerate(dims)
+        if length >= count
+    ]
+    moved = moves(op, chunks, adjoint)
+    assert moved <= min(moves(op, other, adjoint) for other in others)
+
+
+def test_an_operator_that_cannot_be_applied_has_chunks_nevertheless():
+    op = pylops.FunctionOperator(lambda x: x, 1000)
+    assert [len(axis) for axis in suggest_chunks(op, adjoint=True, target_bytes=2000)] == [4]
+
+
+@pytest.mark.parametrize("name", ["turn", "transform of turned", "some rows"])
+def test_advice_is_given_wherever_an_operator_works_along_an_axis(name):
+    op = COMPOSED[name]()
+    x = da.zeros(SIZES, chunks=(64, 48, 8) if "transform" in name else (16, 48, 32))
+    for advice in plan(op, x).advice:
+        assert advice.startswith("chunk along axis ")
+        assert advice.endswith(f"instead of {2 if 'transform' in name else 0}: no data moves")
+    assert bool(plan(op, x).advice) == bool(moves(op, x.chunks, False))
+
+
 # ---- plans of solvers ----------------------------------------------------------------------
 
 SOLVERS = {
@@ -309,6 +448,29 @@ def test_a_plan_of_a_solver_can_be_read():
     assert "<table>" in planned._repr_html_()
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("solve", [pylops.cgls, pylops.lsqr, pylops.ista, pylops.fista])
+def test_the_peak_of_a_solver_is_the_memory_that_it_takes(solve, stacked):
+    dims = (64, 96, 64)
+    slope = 0.3 * pylops.FirstDerivative(dims, axis=0)
+    op = (pylops.VStack if stacked else sum_of)([pylops.Identity(dims), slope])
+    y = da.ones(op.shape[0], chunks=op.shape[0] // 16).map_blocks(np.copy)
+    with dask.config.set(scheduler="synchronous"):
+        y = y.reshape(op.dimsd).persist()
+        kwargs = {"niter": 5, **FUNCTIONS[solve]}
+        planned = plan(solve, op, y.ravel(), threads=1, **kwargs)
+        gc.collect()
+        tracemalloc.start()
+        solve(op, y.ravel(), **kwargs)
+        peak = tracemalloc.get_traced_memory()[1] + y.nbytes
+        tracemalloc.stop()
+    assert planned.peak_bytes == pytest.approx(peak, rel=0.25)
+
+
+def sum_of(ops):
+    return ops[0] + ops[1]
+
+
 def test_what_takes_no_step_cannot_be_planned():
     with pytest.raises(ValueError, match="nothing can be planned"):
         plan(lambda y: y, in_memory())
@@ -320,3 +482,166 @@ def test_what_depends_on_positions_cannot_be_planned():
     op = pylops.MatrixMult(rand((20, 12)))
     with pytest.raises(ValueError, match="positions"):
         plan(pylops.omp, op, da.ones(20, chunks=5), niter_outer=4)
+
+
+def decaying(dtype="float64"):
+    slope = 0.2 * pylops.FirstDerivative(60, dtype=dtype)
+    return pylops.Diagonal(np.linspace(1.0, 3.0, 60).astype(dtype), dtype=dtype) + slope
+
+
+def to_start(dtype="float64"):
+    return da.from_array(rand(60, dtype), chunks=15)
+
+
+FUNCTIONS = {
+    pylops.cg: {"tol": 0.0},
+    pylops.cgls: {"tol": 0.0, "damp": 0.1},
+    pylops.lsqr: {"atol": 0, "btol": 0, "conlim": 0},
+    pylops.ista: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+    pylops.fista: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "complex128"])
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_solvers_of_every_dtype_are_planned(solve, dtype):
+    op = decaying(dtype)
+    op = op.H @ op if solve is pylops.cg else op
+    y = to_start(dtype).persist(scheduler="synchronous")
+    planned = plan(solve, op, y, niter=7, **FUNCTIONS[solve])
+    with count_executions() as seen:
+        solve(op, y, niter=7, **FUNCTIONS[solve])
+    assert planned.tasks == len(seen.tasks)
+
+
+CLASSES = {
+    CGLS: {"tol": 0.0},
+    LSQR: {"atol": 0, "btol": 0, "conlim": 0},
+    FISTA: {"alpha": 0.1, "eps": 0.01, "tol": 0.0},
+}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_solver_is_after_its_plan_as_before(cls):
+    op, y = decaying(), to_start()
+    solver = cls(op)
+    before = dict(vars(solver))
+    plan(solver.solve, y, niter=6, **CLASSES[cls])
+    assert vars(solver) == before
+    result = solver.solve(y, niter=6, **CLASSES[cls])[0]
+    assert_close(result.compute(), cls(op).solve(y, niter=6, **CLASSES[cls])[0].compute())
+
+
+@pytest.mark.parametrize("way", ["its run", "a partial", "a function"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_solver_that_is_under_way_goes_on_as_without_a_plan(cls, way):
+    op, y = decaying(), to_start()
+    expected = cls(op).solve(y, niter=6, **CLASSES[cls])[0].compute()
+    solver = cls(op)
+    x = solver.setup(y, niter=6, **CLASSES[cls])
+    costs = solver.cost
+    call = {
+        "its run": (solver.run, x),
+        "a partial": (functools.partial(solver.run, x),),
+        "a function": (lambda: solver.run(x),),
+    }[way]
+    length = len(costs)
+    with forbid_executions():
+        planned = plan(*call)
+    assert planned.count == 6
+    assert planned.step.tasks > 0
+    assert solver.cost is costs
+    assert len(costs) == length
+    result = solver.run(x)
+    assert_close((result[0] if isinstance(result, tuple) else result).compute(), expected)
+
+
+def test_tasks_are_exact_for_a_solver_object_too():
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    planned = plan(CGLS(op).solve, y, niter=6, tol=0.0)
+    with count_executions() as seen:
+        CGLS(op).solve(y, niter=6, tol=0.0)
+    assert planned.tasks == len(seen.tasks)
+
+
+class Told(Callbacks):
+    """Notes each of the events of a solver."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            self.events.append(name)
+        return super().__getattribute__(name)
+
+
+def test_a_plan_tells_no_callback():
+    told, seen = Told(), []
+    op, y = decaying(), to_start()
+    plan(pylops.cgls, op, y, niter=6, callback=seen.append)
+    plan(pylops.cgls, op, y, None, 6, 0.0, 1e-4, 0.0, 0.0, False, (10, 10, 10), seen.append)
+    solver = CGLS(op, callbacks=[told])
+    solver.callback = seen.append
+    plan(solver.solve, y, niter=6)
+    plan(lambda: solver.run(solver.setup(y, niter=6)))
+    assert told.events == seen == []
+    assert (solver.callbacks, solver.callback) == ([told], seen.append)
+
+
+def test_the_callbacks_of_pylops_are_planned_and_note_nothing():
+    op, y = decaying(), to_start()
+    metrics, stopping = MetricsCallback(rand(60)), CostToInitialCallback(1e-3)
+    planned = plan(CGLS(op, callbacks=[metrics, stopping]).solve, y, niter=6, tol=0.0)
+    assert metrics.metrics == {"mae": [], "mse": [], "snr": [], "psnr": []}
+    assert not stopping.stop
+    assert planned.step.tasks > plan(CGLS(op).solve, y, niter=6, tol=0.0).step.tasks
+
+
+def test_a_plan_writes_no_checkpoint(tmp_path):
+    pytest.importorskip("zarr")
+    op, y = decaying(), to_start()
+    solver = CGLS(op, callbacks=[pylops_dispatch.checkpoint(tmp_path / "run", every=1)])
+    plan(solver.solve, y, niter=6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_plan_prints_nothing(name, capsys):
+    solver, args, kwargs = SOLVERS[name](pylops.Identity(DIMS), in_memory())
+    plan(solver, *args, show=True, **kwargs)
+    assert capsys.readouterr() == ("", "")
+
+
+def inverted(op, y):
+    return op / y
+
+
+# PyLops calls SciPy's lsqr here, in whose place its own comes
+IN_PLACE_OF_SCIPY = {
+    "regularised": (regularized_inversion, [[pylops.FirstDerivative(60)]], {"epsRs": [0.1]}),
+    "preconditioned": (preconditioned_inversion, [pylops.Smoothing1D(3, 60)], {}),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE_OF_SCIPY)
+def test_what_runs_in_the_place_of_scipy_is_planned(name):
+    solve, args, kwargs = IN_PLACE_OF_SCIPY[name]
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    with forbid_executions():
+        planned = plan(solve, op, y, *args, iter_lim=7, **kwargs)
+    with count_executions() as seen:
+        solve(op, y, *args, iter_lim=7, **kwargs)
+    assert (planned.solver, planned.count) == ("LSQR", 7)
+    assert planned.tasks == len(seen.tasks)
+
+
+def test_an_inverse_is_planned():
+    op, y = decaying(), to_start().persist(scheduler="synchronous")
+    with forbid_executions():
+        planned = plan(inverted, op, y)
+    with count_executions() as seen:
+        op / y
+    assert (planned.solver, planned.count) == ("LSQR", 100)
+    assert planned.step.tasks > 0
+    assert planned.tasks >= len(seen.tasks)

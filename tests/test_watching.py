@@ -11,6 +11,7 @@ import pylops
 import pytest
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA, ISTA
+from pylops.optimization.leastsquares import regularized_inversion
 
 import pylops_dispatch
 from pylops_dispatch.watching import known_cost
@@ -73,6 +74,15 @@ def test_functions_that_solve_have_bars_too(kind):
     first, second = last_bars(file)
     assert first.startswith("CG:")
     assert "4/4" in second
+
+
+def test_what_runs_in_the_place_of_scipy_has_a_bar():
+    file = Terminal()
+    with pylops_dispatch.progress(file=file):
+        regularized_inversion(square(), data("dask"), [pylops.Identity(63)], iter_lim=6)
+    (bar,) = last_bars(file)
+    assert bar.startswith("LSQR: 100%")
+    assert "6/6" in bar
 
 
 def test_watching_executes_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from contextlib import suppress
@@ -85,6 +86,9 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
 def resume(store: Any, solver: Solver) -> Any:
     """Bring a solver to where the last complete checkpoint was written.
 
+    A checkpoint of which something is missing, or was cut short, is passed over for the one
+    before it.
+
     Parameters
     ----------
     store : str, pathlib.Path or zarr store
@@ -105,13 +109,13 @@ def resume(store: Any, solver: Solver) -> Any:
     ImportError
         If zarr is not installed.
     FileNotFoundError
-        If the store has no complete checkpoint.
+        If the store has no complete checkpoint, with what each of them lacks.
     ValueError
         If the solver is not set up, or the checkpoint is one of another problem.
     """
-    found = _latest(_zarr(), store)
+    found, reasons = _latest(_zarr(), store)
     if found is None:
-        raise FileNotFoundError(f"there is no complete checkpoint in {store}")
+        raise FileNotFoundError(f"there is no complete checkpoint in {store}: {'; '.join(reasons)}")
     group, state = found
     if not hasattr(solver, "y"):
         raise ValueError("set the solver up first: x = solver.setup(y, ...)")
@@ -186,7 +190,7 @@ def _write(zarr: Any, store: Any, solver: Solver, iterate: tuple[Any, ...]) -> N
             with suppress(_NotWritable):
                 attributes[name] = _encoded(value, name, found)
                 vectors.update(found)
-    latest = _latest(zarr, store)
+    latest, _ = _latest(zarr, store)
     slot = next(s for s in _SLOTS if latest is None or s != latest[1]["slot"])
     solver_class, shape = _problem(solver)
     state = {
@@ -201,8 +205,10 @@ def _write(zarr: Any, store: Any, solver: Solver, iterate: tuple[Any, ...]) -> N
     _persist([v for v in vectors.values() if isinstance(v, DispatchArray)])
     group = _emptied(zarr, store, slot)
     _store(group, vectors)
+    state["stored"] = {name: _stored(array) for name, array in group.arrays()}
+    text = json.dumps(state)
     # the last thing written: without it the slot does not count
-    group.attrs["state"] = json.dumps(state)
+    group.attrs.update({"state": text, "digest": _digest(text)})
 
 
 def _encoded(value: Any, name: str, vectors: dict[str, Any]) -> Any:
@@ -282,15 +288,58 @@ def _new_array(group: Any, name: str, like: Any, chunks: tuple[int, ...]) -> Any
 # ---- reading -------------------------------------------------------------------------------
 
 
-def _latest(zarr: Any, store: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Return the newest complete slot of a store, and the state in it."""
-    found = []
+class _Incomplete(Exception):
+    """What a slot lacks."""
+
+
+def _latest(zarr: Any, store: Any) -> tuple[tuple[Any, dict[str, Any]] | None, list[str]]:
+    """Return the newest complete slot of a store and the state in it, and what others lack."""
+    found, reasons = [], []
     for slot in _SLOTS:
-        # not there, or not all of it
-        with suppress(FileNotFoundError, KeyError, ValueError):
-            group = zarr.open_group(store, path=slot, mode="r")
-            found.append((group, json.loads(group.attrs["state"])))
-    return max(found, key=lambda each: each[1]["serial"], default=None)
+        try:
+            group, state = _opened(zarr, store, slot)
+            _check_arrays(group, state["stored"])
+            found.append((group, state))
+        except _Incomplete as error:
+            reasons.append(f"in {slot!r} {error}")
+    return max(found, key=lambda each: each[1]["serial"], default=None), reasons
+
+
+def _opened(zarr: Any, store: Any, slot: str) -> tuple[Any, dict[str, Any]]:
+    try:
+        group = zarr.open_group(store, path=slot, mode="r")
+    except FileNotFoundError:
+        raise _Incomplete("nothing was written") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _Incomplete(f"the group is damaged ({error})") from error
+    text = group.attrs.get("state")
+    if not text:
+        raise _Incomplete("the state is missing: it was not written to its end")
+    if not isinstance(text, str) or group.attrs.get("digest") != _digest(text):
+        raise _Incomplete("the state is damaged")
+    return group, json.loads(text)
+
+
+def _check_arrays(group: Any, stored: dict[str, list[int]]) -> None:
+    """Compare what there is of each array with what was written."""
+    for name, (chunks, n_bytes) in stored.items():
+        try:
+            there = _stored(group[name])
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _Incomplete(f"the array {name!r} is missing or damaged") from error
+        if there[0] < chunks:
+            raise _Incomplete(f"{chunks - there[0]} of {chunks} chunks of {name!r} are missing")
+        if there != [chunks, n_bytes]:
+            raise _Incomplete(f"{name!r} has {there[1]} bytes instead of {n_bytes}")
+
+
+def _stored(array: Any) -> list[int]:
+    """Return how many chunks of an array there are, and their bytes; zeros are not stored."""
+    return [int(array.nchunks_initialized), int(array.nbytes_stored())]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _decoded(value: Any, group: Any, lazy: bool) -> Any:

@@ -23,6 +23,7 @@ _QUEUES = {
 KINDS = ("local", "ssh", *_QUEUES)
 
 _LOOPBACK = "127.0.0.1"
+_ADDRESSES = ("dashboard_address", "host", "worker_dashboard_address")
 
 
 @contextmanager
@@ -44,8 +45,8 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
     **options
         For ``distributed.LocalCluster``, ``distributed.SSHCluster``, the class of
         dask-jobqueue, or, with an address, ``distributed.Client``. ``security`` is for the
-        client too. Unless told otherwise, ``"local"`` listens on 127.0.0.1 only, and there is
-        no dashboard.
+        client too. ``"local"`` listens on 127.0.0.1 only, unless an address is given, and there
+        is no dashboard unless ``dashboard_address`` is; a port alone is one of 127.0.0.1.
 
     Yields
     ------
@@ -134,14 +135,48 @@ def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
 def _local(options: dict[str, Any]) -> Any:
     import distributed
 
-    own: dict[str, Any] = {}
-    if "dashboard_address" not in options:
-        # without a dashboard there is still a page on the health of the scheduler
-        given = {"dashboard_address": f"{_LOOPBACK}:0", **(options.pop("scheduler_kwargs", {}))}
-        own = {"dashboard_address": None, "scheduler_kwargs": given}
-    if options.get("processes") is not False:
-        own["host"] = _LOOPBACK
-    return distributed.LocalCluster(**{**own, **options})
+    given = {k: v for k, v in options.items() if v is not None or k not in _ADDRESSES}
+    scheduler = given.pop("scheduler_kwargs", None) or {}
+    scheduler = {k: v for k, v in scheduler.items() if v is not None or k not in _ADDRESSES}
+    dashboard = given.get("dashboard_address")
+    # without a dashboard there is still a page on the health of the scheduler
+    scheduler["dashboard_address"] = _here(scheduler.get("dashboard_address", dashboard))
+    own = {"dashboard_address": None, "scheduler_kwargs": scheduler}
+    if dashboard is not None:
+        own["dashboard_address"] = scheduler["dashboard_address"]
+    if "worker_dashboard_address" in given:
+        own["worker_dashboard_address"] = _here(given["worker_dashboard_address"])
+    elif given.get("processes") is False:
+        given.setdefault("worker_class", _worker_of_this_process())
+    if given.get("processes") is not False:
+        given.setdefault("host", _LOOPBACK)
+    return distributed.LocalCluster(**{**given, **own})
+
+
+def _here(address: Any) -> Any:
+    """Return an address of a page, on this machine only where it names no machine."""
+    if address is None or address == "":
+        return f"{_LOOPBACK}:0"
+    if isinstance(address, (list, tuple)):
+        return [_here(each) for each in address]
+    text = str(address)
+    if "," in text:
+        return ",".join(_here(each) for each in text.split(","))
+    host, _, port = text.rpartition(":")
+    # as distributed reads it: a number is a port, and other text without one a host
+    return f"{_LOOPBACK}:{port}" if not host and port.isdigit() else address
+
+
+def _worker_of_this_process() -> type:
+    import distributed
+
+    class Worker(distributed.Worker):
+        """Has no address of its own, so that its page on its health would be open to all."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "dashboard_address": _here(None)})
+
+    return Worker
 
 
 def _ssh(options: dict[str, Any]) -> Any:

@@ -201,7 +201,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
             return blocks.solve_explicit(self, original, y, args, kwargs)
         niter = args[0] if args else kwargs.get("niter", 100)
-        current = solvers.Session()
+        current = solvers.new_session.get()()
         current.know(self)
         with solvers.in_session(current):
             # as LinearOperator.__truediv__ solves for NumPy arrays

@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import html
 import math
-import threading
+import sys
 import warnings
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import dask
-import numpy as np
-from dask._task_spec import Alias, DataNode
 from dask.array.core import Array as DaskArray
-from dask.array.core import slices_from_chunks
-from dask.base import tokenize
-from dask.order import order
 from dask.utils import format_bytes
 
 from pylops_dispatch.arguments import require_dask
 from pylops_dispatch.array import check
-from pylops_dispatch.blocks import samples_of_neighbours
-from pylops_dispatch.operators import dims_of
-from pylops_dispatch.pieces import Chunks, Shape, largest_block
-from pylops_dispatch.policy import PerformanceWarning, set_policy
-from pylops_dispatch.suggesting import costs_of_axes
-
-# what moves data, by how the names of dask's and our own tasks begin
-_KINDS = {
-    "halo": "halo",
-    "gather": "gather",
-    "fold": "gather",
-    "rechunk": "rechunk",
-    "reshape": "rechunk",
-    "sum": "reduction",
-    "norm": "reduction",
-    "mean": "reduction",
-}
+from pylops_dispatch.foresight import foreseen, stand_in
+from pylops_dispatch.operators import dims_of, parts
+from pylops_dispatch.pieces import Chunks, largest_block
+from pylops_dispatch.policy import PerformanceWarning
+from pylops_dispatch.suggesting import moved_by_axis
 
 
 @dataclass(frozen=True)
@@ -49,7 +30,7 @@ class Plan:
     Parameters
     ----------
     operator : str
-        Class of the operator.
+        Name of the operator, of a composition with those that it is made of.
     adjoint : bool
         Which direction.
     input_chunks, output_chunks : tuple
@@ -180,16 +161,13 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     require_dask(x)
     check(x)
     held = stand_in(x)
-    with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with set_policy(whole_array="warn"):
-            y = (Op.H if adjoint else Op) @ held
+    y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)
-    graph = OptimisedGraph([y], {**arrays, held.name: (held.chunks, held.dtype.itemsize)})
     threads = threads or dask.system.CPU_COUNT
     moved = graph.moved({held.name})
+    peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(
-        operator=type(Op).__name__,
+        operator=public_name(Op),
         adjoint=adjoint,
         input_chunks=x.chunks,
         output_chunks=y.chunks,
@@ -198,7 +176,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
         largest_block=max(largest_block(x), largest_block(y)),
         tasks=len(graph.tasks),
         threads=threads,
-        peak_bytes=graph.peak(threads),
+        peak_bytes=max(peak, int(x.nbytes + y.nbytes)),  # blocks of zeros may be one and the same
         moved=moved,
         fallbacks=fallbacks,
         advice=tuple(_advice(Op, x, adjoint, moved, fallbacks)),
@@ -206,185 +184,24 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     )
 
 
-def stand_in(x: DaskArray, name: str | None = None, value: Any = 1) -> DaskArray:
-    """Return an array with the chunks of `x`, of blocks that are `value` and take no memory."""
-    name = name or f"planned-{tokenize(x.name)}"
-    block = np.broadcast_to(np.asarray(value, x.dtype), x.shape)
-    graph: Any = {
-        (name, *index): DataNode((name, *index), block[where])
-        for index, where in zip(np.ndindex(*x.numblocks), slices_from_chunks(x.chunks), strict=True)
-    }
-    return DaskArray(graph, name, x.chunks, dtype=x.dtype)
+def public_name(op: Any) -> str:
+    """Return the name under which PyLops has an operator, whichever class implements it."""
+    bare = _bare_name(op)
+    private = type(op).__name__.startswith("_") and bare not in _exported(op)
+    held = ", ".join(map(_bare_name, parts(op)))
+    return f"{bare}({held})" if private and held else bare
 
 
-_lock = threading.RLock()
+def _bare_name(op: Any) -> str:
+    name = type(op).__name__
+    if not name.startswith("_"):
+        return name
+    public = [each for each in _exported(op) if name.startswith(f"_{each}")]
+    return max(public, key=len, default=name.strip("_").removesuffix("LinearOperator") or name)
 
 
-@contextmanager
-def created_arrays() -> Iterator[dict[str, tuple[Chunks, int]]]:
-    """Note the chunks and the bytes of an element of every dask array made in this block.
-
-    A graph does not tell how large its blocks are; the arrays that it was built of do.
-    """
-    found: dict[str, tuple[Chunks, int]] = {}
-    original = DaskArray.__new__
-
-    def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
-        array = original(cls, *args, **kwargs)
-        found[array.name] = (array.chunks, array.dtype.itemsize)
-        return array
-
-    with _lock:
-        DaskArray.__new__ = noting  # type: ignore[method-assign]
-        try:
-            yield found
-        finally:
-            DaskArray.__new__ = original  # type: ignore[method-assign]
-
-
-def _executed(arrays: Sequence[DaskArray]) -> dict[Any, Any]:
-    """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short."""
-    nodes: dict[Any, Any] = {}
-
-    def note(graph: Any, keys: Any, **kwargs: Any) -> list[Any]:
-        nodes.update(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
-        return [None] * len(keys)
-
-    dask.persist(*arrays, scheduler=note)
-    return nodes
-
-
-class OptimisedGraph:
-    """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
-
-    def __init__(
-        self, results: Sequence[DaskArray], arrays: Mapping[str, tuple[Chunks, int]]
-    ) -> None:
-        self._arrays = arrays
-        nodes = _executed(results)
-        priority = order(nodes)
-        names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
-
-        self._aliases = names
-        meant = self._meant
-        # a task that was fused with others has a new name, and the old one is an alias
-        known_as = {meant(alias): alias for alias in names}
-        self._nodes = {
-            key: nodes[key]
-            for key in sorted(nodes, key=lambda k: priority.get(k, -1))
-            if key not in names
-        }
-        self._inputs = {k: {meant(d) for d in n.dependencies} for k, n in self._nodes.items()}
-        self._results = {
-            meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
-        }
-        self._sizes: dict[Any, int] = {}
-        for key in self._nodes:
-            self._sizes[key] = self._size(key, known_as.get(key, key))
-
-    def _meant(self, key: Any) -> Any:
-        while key in self._aliases:
-            key = self._aliases[key]
-        return key
-
-    @property
-    def tasks(self) -> list[Any]:
-        """Keys of what a scheduler will run, in dask's order."""
-        return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
-
-    def _size(self, key: Any, name: Any) -> int:
-        node = self._nodes[key]
-        for known in (name, key):
-            array, index = (known[0], known[1:]) if isinstance(known, tuple) else (known, ())
-            if array in self._arrays and len(self._arrays[array][0]) == len(index):
-                chunks, itemsize = self._arrays[array]
-                return math.prod(c[i] for c, i in zip(chunks, index, strict=True)) * itemsize
-        if isinstance(node, DataNode):
-            return int(getattr(node.value, "nbytes", 0))
-        shape = _sliced(getattr(node, "args", ()))
-        if shape is not None and len(self._inputs[key]) == 1:
-            (parent,) = self._inputs[key]
-            if isinstance(parent, tuple) and parent[0] in self._arrays:
-                return math.prod(shape) * self._arrays[parent[0]][1]
-        return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
-
-    def _halo(self, key: Any) -> dict[Any, int]:
-        """Return the bytes that a task reads of blocks around its own."""
-        found = {}
-        for neighbour, samples in samples_of_neighbours(self._nodes[key]).items():
-            if neighbour[0] in self._arrays:
-                found[self._meant(neighbour)] = samples * self._arrays[neighbour[0]][1]
-        return found
-
-    def moved(self, sources: Collection[str]) -> dict[str, int]:
-        """Return the bytes that tasks take from elsewhere, if each block has its own place.
-
-        A task runs where most of its inputs are, as it would on a cluster.
-        """
-        places: dict[Any, set[Any]] = {}
-        moved: Counter[str] = Counter()
-        for key, inputs in self._inputs.items():
-            if isinstance(key, tuple) and key[0] in sources:
-                places[key] = {key[1:]}
-                continue
-            halo = self._halo(key)
-            here: Counter[Any] = Counter()
-            for dependency in inputs:
-                for place in places.get(dependency, ()):
-                    here[place] += halo.get(dependency, self._sizes[dependency])
-            own = key[1:] if isinstance(key, tuple) else ()
-            if not here:
-                if not isinstance(self._nodes[key], DataNode):
-                    places[key] = {own}  # a block of data that was fused with what reads it
-                continue
-            chosen = max(here, key=lambda place: (here[place], place == own))
-            for dependency in inputs:
-                if dependency in halo:
-                    if chosen not in places.get(dependency, ()):
-                        moved["halo"] += halo[dependency]
-                    continue
-                known = dependency in places
-                if chosen not in places.setdefault(dependency, set()):
-                    places[dependency].add(chosen)
-                    kind = _kind(dependency, key) if known else "coefficients"
-                    moved[kind] += self._sizes[dependency]
-            places[key] = {chosen}
-        return {kind: n for kind, n in moved.items() if n}
-
-    def peak(self, threads: int) -> int:
-        """Return the bytes held at once when `threads` tasks run at a time, in dask's order."""
-        waiting = Counter(d for inputs in self._inputs.values() for d in inputs)
-        data = {key for key, node in self._nodes.items() if isinstance(node, DataNode)}
-        peak = held = sum(self._sizes[key] for key in data)
-        tasks = self.tasks
-        for start in range(0, len(tasks), threads):
-            running = tasks[start : start + threads]
-            held += sum(self._sizes[key] for key in running)
-            peak = max(peak, held)
-            for dependency in (d for key in running for d in self._inputs[key]):
-                waiting[dependency] -= 1
-                if not waiting[dependency] and dependency not in data | self._results:
-                    held -= self._sizes[dependency]
-        return peak
-
-
-def _sliced(args: Any) -> Shape | None:
-    """Return the shape of what a task that takes slices returns."""
-    for arg in args:
-        value = getattr(arg, "value", arg)
-        value = tuple(value) if isinstance(value, (list, tuple)) else ()
-        if value and all(isinstance(s, slice) and s.stop is not None for s in value):
-            return tuple(s.stop - (s.start or 0) for s in value)
-    return None
-
-
-def _kind(dependency: Any, key: Any) -> str:
-    for name in (dependency, key):
-        first = str(name[0] if isinstance(name, tuple) else name)
-        for start, kind in _KINDS.items():
-            if first.startswith(start):
-                return kind
-    return "blocks"
+def _exported(op: Any) -> Sequence[str]:
+    return getattr(sys.modules.get(type(op).__module__), "__all__", ())
 
 
 def _advice(
@@ -393,14 +210,14 @@ def _advice(
     if fallbacks:
         yield "an operator runs in one task: register a rule for it, or keep it small"
     dims = dims_of(op, adjoint)[0]
-    costs = costs_of_axes(op, adjoint)
-    free = [a for a, cost in enumerate(costs) if not cost and dims[a] > 1]
-    cut = [a for a, n in enumerate(x.numblocks) if n > 1 and x.ndim == len(dims) and costs[a]]
     if x.ndim != len(dims):
         yield f"give it an array of shape {dims}: a flattened one has lost its chunks"
-    elif moved and cut and free:
-        axes = " or ".join(str(a) for a in free)
-        yield f"chunk along axis {axes} instead of {', '.join(map(str, cut))}: no data moves"
+    elif any(kind != "coefficients" for kind in moved):
+        moves = moved_by_axis(op, adjoint, x.dtype)
+        free = [str(a) for a, n in moves.items() if n == 0]
+        cut = [str(a) for a, n in moves.items() if n != 0 and x.numblocks[a] > 1]
+        if free and cut:
+            yield f"chunk along axis {' or '.join(free)} instead of {', '.join(cut)}: no data moves"
     if largest_block(x) > 256 << 20:
         yield "blocks are large: see pylops_dispatch.suggest_chunks"
     elif largest_block(x) < 1 << 20 and math.prod(x.numblocks) > 64:

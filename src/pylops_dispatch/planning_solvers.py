@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,20 +22,19 @@ from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.arguments import require_operator
 from pylops_dispatch.array import is_dask, walk
+from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
 from pylops_dispatch.planning import (
-    OptimisedGraph,
     Plan,
-    created_arrays,
     fallbacks_of,
     html_of,
     moved_text,
     plan_operator,
-    stand_in,
     text_of,
 )
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.rehearsing import nothing, rehearsed
 from pylops_dispatch.solvers import Session, new_session
 from pylops_dispatch.steps import steps_of, watchers
 
@@ -161,7 +160,7 @@ class _Watch(Callbacks):
                 raise _Enough
 
 
-def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
+def _numbers(scalars: list[DaskArray], arrays: Mapping[str, DaskArray]) -> dict[str, Any]:
     """Return values of 0-d arrays, as they follow from ones: sums over vectors are one.
 
     A solver branches on what it makes of such numbers: ``1 + test3 <= 1`` in LSQR.
@@ -173,48 +172,73 @@ def _numbers(scalars: list[DaskArray]) -> dict[str, Any]:
         if key not in found:
             node = graph[key]
             alone = all(isinstance(d, tuple) and len(d) == 1 for d in node.dependencies)
-            found[key] = node({d: value(d) for d in node.dependencies}) if alone else 1.0
+            inputs = {d: value(d) for d in node.dependencies} if alone else {}
+            found[key] = node(inputs) if alone else np.ones((), arrays[key[0]].dtype)[()]
         return found[key]
 
     return {array.name: value((array.name,)) for array in scalars}
 
 
+def _silent(name: str, value: Any) -> Any:
+    """Return what a function is given instead of a user's callback."""
+    return nothing if name.endswith("callback") and callable(value) else value
+
+
 def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: Any) -> SolverPlan:
     """Say what a call of a solver will do, without doing it; see :func:`plan`."""
     executions: list[_Execution] = []
+    given: dict[str, int] = {}  # bytes of what somebody else holds
+    views: set[str] = set()  # arrays that are that in another shape
     held: set[str] = set()
-
-    def executed(arrays: list[DaskArray]) -> _Execution:
-        with straight_tasks():
-            graph = OptimisedGraph(arrays, known)
-        return _Execution(len(graph.tasks), graph.moved(held), graph.peak(threads))
 
     class Planned(Session):
         """Lets blocks that are all ones stand for what an execution would give."""
 
+        def foresee(self, arrays: list[DaskArray]) -> None:
+            """Note what an execution would do, next to all that is in memory meanwhile."""
+            with straight_tasks():
+                graph = OptimisedGraph(arrays, known)
+            # PyLops's solvers flatten the data that they are given
+            views.update(graph.views(given))
+            own = {array.name: int(array.nbytes) for array in self.in_memory()}
+            own = {name: 0 if name in views else n for name, n in own.items()}
+            peak = graph.peak(threads, {**own, **given}, views)
+            executions.append(_Execution(len(graph.tasks), graph.moved(held), peak))
+
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
-            executions.append(executed(arrays))
+            self.foresee(arrays)
             held.update(array.name for array in arrays)
-            numbers = _numbers([array for array in arrays if not array.ndim])
+            numbers = _numbers([array for array in arrays if not array.ndim], known)
             return tuple(stand_in(a, a.name, numbers.get(a.name, 1)) for a in arrays)
 
         def values(self, scalars: list[DaskArray]) -> list[Any]:
             lazy = [array for array in scalars if not in_memory(array)]
             if lazy:
-                executions.append(executed(lazy))
+                self.foresee(lazy)
             if any(array.dtype == object for array in scalars):
                 raise ValueError("steps that depend on positions of values cannot be planned")
-            numbers = _numbers(scalars)
+            numbers = _numbers(scalars, known)
             return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
+
+    def held_stand_in(array: DaskArray) -> DaskArray:
+        array = stand_in(array)
+        held.add(array.name)
+        return array
 
     watch = _Watch(executions)
     before = watchers.set((watch,)), new_session.set(Planned)
     try:
         with created_arrays() as known, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            args, kwargs = walk((args, kwargs), is_dask, stand_in)
-            held.update(known)
-            with set_policy(whole_array="warn"), np.errstate(all="ignore"), suppress(_Enough):
+            args, kwargs = walk((args, kwargs), is_dask, held_stand_in)
+            given.update((array.name, int(array.nbytes)) for array in known.values())
+            kwargs = {name: _silent(name, value) for name, value in kwargs.items()}
+            with (
+                set_policy(whole_array="warn"),
+                np.errstate(all="ignore"),
+                suppress(_Enough),
+                rehearsed(solver, (args, kwargs), held_stand_in),
+            ):
                 solver(*args, **kwargs)
     finally:
         watchers.reset(before[0])
@@ -254,8 +278,9 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
         For an operator, the dask array that it is applied to, and whether ``Op.H @ x`` is meant.
         Its chunks count, not how it comes about: the plan is for blocks that are in memory.
         For a solver what it takes: ``plan(pylops.cgls, Op, y, niter=50)``. Its steps are worked
-        through on blocks that take no memory. Norms and the like are taken for one, so that a
-        solver whose work depends on them may turn out otherwise.
+        through on blocks that take no memory, without calling callbacks, printing or writing, and
+        a solver is afterwards as it was. Norms and the like are taken for one, so that a solver
+        whose work depends on them may turn out otherwise.
     threads : int, optional
         That work at a time. Default one for each core.
     **kwargs

@@ -19,6 +19,7 @@ from pylops.optimization.cls_basic import LSQR
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, values_of, walk
 from pylops_dispatch.policy import announce_numpy_vectors
+from pylops_dispatch.steps import watched
 
 # keywords that only PyLops's solvers have: with these, it is PyLops's route that is wanted
 _PYLOPS_ONLY = {"niter", "tol", "rtol1", "itershow", "preallocate"}
@@ -71,9 +72,10 @@ def _lsqr(
     )  # fmt: skip
     bnorm = float(solver.bnorm if x0 is None else np.linalg.norm(b))
     istop = 0
-    while not istop and solver.iiter < niter and float(solver.arnorm):
-        x = solver.step(x, bool(show))
-        istop = _stops(solver, bnorm, atol, btol, conlim)
+    with watched(solver, x, niter):
+        while not istop and solver.iiter < niter and float(solver.arnorm):
+            x = solver.step(x, bool(show))
+            istop = _stops(solver, bnorm, atol, btol, conlim)
     if not istop and solver.iiter >= niter:
         istop = 7
     solver.istop = istop

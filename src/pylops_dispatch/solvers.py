@@ -121,6 +121,13 @@ class Session:
         """Watch a box for as long as something holds it."""
         self._boxes[id(box)] = box
 
+    def in_memory(self) -> Iterator[DaskArray]:
+        """Yield the arrays in memory that boxes of this session hold."""
+        for box in list(self._boxes.values()):
+            for piece in () if box.is_let_go or box.value is not None else box.pieces:
+                if isinstance(piece, DaskArray) and pc.in_memory(piece):
+                    yield piece
+
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
         for op in found(values, lambda value: isinstance(value, LinearOperator)):
@@ -271,7 +278,19 @@ def _is_lazy(piece: Any) -> TypeGuard[DaskArray]:
 
 # what a solve keeps its boxes in; a plan has a kind of its own
 new_session: ContextVar[Callable[[], Session]] = ContextVar("new_session", default=Session)
+# what is done to a solver before a method of it runs; a plan prepares it
+before_solving: ContextVar[Callable[[Any], None]] = ContextVar(
+    "before_solving", default=lambda solver: None
+)
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+def exchange_session(solver: Any, new: Session | None) -> Session | None:
+    """Give a solver another session, or none, and return the one that it had."""
+    known = _sessions.pop(solver, None)
+    if new is not None:
+        _sessions[solver] = new
+    return known
 
 
 @contextmanager
@@ -474,6 +493,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     original = followed(original)
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before_solving.get()(self)
         current = session.get()
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet

@@ -42,6 +42,14 @@ def steps_of(solver: Any) -> Steps:
     return _steps.setdefault(solver, Steps())
 
 
+def exchange_steps(solver: Any, new: Steps | None) -> Steps | None:
+    """Give a solver other steps, or none so far, and return those that it had."""
+    known = _steps.pop(solver, None)
+    if new is not None:
+        _steps[solver] = new
+    return known
+
+
 def followed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Follow ``step`` and ``run`` of a solver class; other methods come back as they are."""
     return {"step": _step, "run": _run}.get(original.__name__, lambda method: method)(original)
@@ -88,8 +96,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
             if not watchers.get():
                 return original(self, *args, **kwargs)
             given = signature.bind(self, *args, **kwargs).arguments
-            steps.total = _total(given, self)
-            with _attached(self, given.get("x")):
+            with watched(self, given.get("x"), _total(given, self)):
                 return original(self, *args, **kwargs)
         except BaseException:
             if steps.complete and session.get() is not None:
@@ -119,11 +126,23 @@ def _own(value: Any) -> Any:
 
 
 @contextmanager
-def _attached(solver: Any, x: Any) -> Iterator[None]:
-    """Attach the watchers to a solver for one run, and tell them when it begins and ends."""
+def watched(solver: Any, x: Any, total: int | None) -> Iterator[None]:
+    """Attach the watchers to a solver for one run, and tell them when it begins and ends.
+
+    Parameters
+    ----------
+    solver : pylops.optimization.basesolver.Solver
+        Whose run it is.
+    x : array
+        What it begins with.
+    total : int or None
+        How many steps it may take.
+    """
+    steps_of(solver).total = total
     extra = watchers.get()
     own = solver.callbacks
-    solver.callbacks = [*(own or ()), *extra]
+    if extra:
+        solver.callbacks = [*(own or ()), *extra]
     try:
         # PyLops has called its callbacks before the run that we are in
         for callback in extra:

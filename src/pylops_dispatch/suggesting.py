@@ -1,14 +1,17 @@
-"""Chunks that suit an operator, from its rule."""
+"""Chunks that suit an operator, from its rule and its graph."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import dask.array as da
 import dask.system
 import numpy as np
 
 from pylops_dispatch.arguments import require_operator
+from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, Shape
@@ -85,6 +88,74 @@ def _costs_of_parts(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...]:
     return tuple(costs)
 
 
+_SAMPLED = 8  # blocks that an axis is cut into, to see what moves
+
+
+def moved_by_axis(
+    op: Any, adjoint: bool, dtype: Any, blocks: int = _SAMPLED
+) -> dict[int, int | None]:
+    """Return the bytes that move if one axis alone of an operator's input is cut.
+
+    Parameters
+    ----------
+    op : pylops.LinearOperator
+        Operator.
+    adjoint : bool
+        Whether the input is that of the adjoint.
+    dtype : dtype
+        Of the input.
+    blocks : int, optional
+        How many there are to be, if an axis is long enough.
+
+    Returns
+    -------
+    dict
+        The bytes by the axis, without what the operator itself holds; None for an axis that has
+        to be one block. Axes of length one are left out.
+    """
+    dims = dims_of(op, adjoint)[0]
+    costs = costs_of_axes(op, adjoint)
+    return {
+        axis: None if math.isinf(costs[axis]) else _moved(op, adjoint, dtype, axis, blocks)
+        for axis, n in enumerate(dims)
+        if n > 1
+    }
+
+
+def _moved(op: Any, adjoint: bool, dtype: Any, axis: int, blocks: int) -> int:
+    dims = dims_of(op, adjoint)[0]
+    chunks = tuple(balanced(n, min(blocks, n) if a == axis else 1) for a, n in enumerate(dims))
+    held = stand_in(da.zeros(dims, chunks=chunks, dtype=dtype))
+    try:
+        _, graph, _ = foreseen(op, held, adjoint)
+    except Exception:  # of the operator's own code: it is told when the operator is applied
+        return 0
+    moved = graph.moved({held.name})
+    return sum(n for kind, n in moved.items() if kind != "coefficients")
+
+
+def _cheapest_first(op: Any, adjoint: bool, dtype: Any, blocks: int) -> Iterator[int]:
+    """Yield the axes that may be cut, those first whose cut moves least.
+
+    What an operator moves follows from its graph, whatever it is made of. No more is looked at
+    than is needed: an axis that moves nothing is as good as any.
+    """
+    dims = dims_of(op, adjoint)[0]
+    costs = costs_of_axes(op, adjoint)
+    left = [a for a, n in enumerate(dims) if n > 1 and not math.isinf(costs[a])]
+    left.sort(key=lambda a: costs[a])
+    moved: dict[int, int] = {}
+    while left:
+        for axis in left if len(left) > 1 else []:
+            if axis not in moved:
+                moved[axis] = _moved(op, adjoint, dtype, axis, min(blocks, _SAMPLED))
+            if not moved[axis]:
+                break
+        best = min(left, key=lambda axis: moved.get(axis, math.inf))
+        left.remove(best)
+        yield best
+
+
 def suggest_chunks(
     Op: Any,
     dims: Shape | None = None,
@@ -96,8 +167,9 @@ def suggest_chunks(
 ) -> Chunks:
     """Choose chunks for the model of an operator, or for its data.
 
-    Axes that the operator leaves independent are cut first, the first of them before the last;
-    then those with the smallest halo. Axes that have to be one block are not cut.
+    Axes are cut first whose cut moves nothing, the first of them before the last, and then those
+    that move least, which is seen from the operator's graph for a few blocks. Axes that have to
+    be one block are not cut.
 
     Parameters
     ----------
@@ -148,9 +220,9 @@ def suggest_chunks(
     wanted = max(-(-total // target_bytes), min(parallel, max(total // _SMALLEST, 1)))
     costs = costs_of_axes(Op, adjoint)
     counts = [1] * len(shape)
-    for axis in sorted(range(len(shape)), key=lambda a: (costs[a], a)):
+    for axis in _cheapest_first(Op, adjoint, Op.dtype if dtype is None else dtype, wanted):
         left = -(-wanted // math.prod(counts))
-        if left <= 1 or math.isinf(costs[axis]):
+        if left <= 1:
             break
         halo = int(costs[axis]) if costs[axis] < SUMMED else 0
         longest = -(-shape[axis] // left)

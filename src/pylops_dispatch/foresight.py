@@ -1,0 +1,327 @@
+"""What arrays will be made of, before anything runs: stand-ins, and graphs as they will run."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import numpy as np
+from dask._task_spec import Alias, DataNode, TaskRef
+from dask.array.core import Array as DaskArray
+from dask.array.core import slices_from_chunks
+from dask.base import tokenize
+from dask.order import order
+
+from pylops_dispatch.blocks import samples_of_neighbours
+from pylops_dispatch.pieces import Shape
+from pylops_dispatch.policy import set_policy
+
+# what moves data, by how the names of dask's and our own tasks begin
+_KINDS = {
+    "halo": "halo",
+    "gather": "gather",
+    "fold": "gather",
+    "rechunk": "rechunk",
+    "reshape": "rechunk",
+    "sum": "reduction",
+    "norm": "reduction",
+    "mean": "reduction",
+}
+
+
+def stand_in(x: DaskArray, name: str | None = None, value: Any = 1) -> DaskArray:
+    """Return an array with the chunks of `x`, of blocks that are `value` and take no memory."""
+    name = name or f"planned-{tokenize(x.name)}"
+    block = np.broadcast_to(np.asarray(value, x.dtype), x.shape)
+    graph: Any = {
+        (name, *index): DataNode((name, *index), block[where])
+        for index, where in zip(np.ndindex(*x.numblocks), slices_from_chunks(x.chunks), strict=True)
+    }
+    return DaskArray(graph, name, x.chunks, dtype=x.dtype)
+
+
+def foreseen(
+    op: Any, held: DaskArray, adjoint: bool
+) -> tuple[DaskArray, OptimisedGraph, list[warnings.WarningMessage]]:
+    """Apply an operator to a stand-in.
+
+    Parameters
+    ----------
+    op : pylops.LinearOperator
+        Operator.
+    held : dask.array.Array
+        Of :func:`stand_in`.
+    adjoint : bool
+        Whether its adjoint is meant.
+
+    Returns
+    -------
+    dask.array.Array
+        What comes out.
+    OptimisedGraph
+        Its graph.
+    list of warnings.WarningMessage
+        Of operators that run in one task on the whole vector.
+    """
+    with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with set_policy(whole_array="warn"):
+            y = (op.H if adjoint else op) @ held
+    return y, OptimisedGraph([y], {**arrays, held.name: held}), caught
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def created_arrays() -> Iterator[dict[str, DaskArray]]:
+    """Note every dask array made in this block, by its name.
+
+    A graph does not tell how large its blocks are; the arrays that it was built of do.
+    """
+    found: dict[str, DaskArray] = {}
+    original = DaskArray.__new__
+
+    def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
+        array = original(cls, *args, **kwargs)
+        found[array.name] = array  # dask sets the chunks of partial sums afterwards
+        return array
+
+    with _lock:
+        DaskArray.__new__ = noting  # type: ignore[method-assign]
+        try:
+            yield found
+        finally:
+            DaskArray.__new__ = original  # type: ignore[method-assign]
+
+
+def _executed(arrays: Sequence[DaskArray]) -> dict[Any, Any]:
+    """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short."""
+    nodes: dict[Any, Any] = {}
+
+    def note(graph: Any, keys: Any, **kwargs: Any) -> list[Any]:
+        nodes.update(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
+        return [None] * len(keys)
+
+    dask.persist(*arrays, scheduler=note)
+    return nodes
+
+
+class OptimisedGraph:
+    """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
+
+    def __init__(self, results: Sequence[DaskArray], arrays: Mapping[str, DaskArray]) -> None:
+        self._arrays = arrays
+        nodes = _executed(results)
+        priority = order(nodes)
+        names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
+
+        self._aliases = names
+        meant = self._meant
+        # a task that was fused with others has a new name, and the old one is an alias
+        known_as = {meant(alias): alias for alias in names}
+        self._nodes = {
+            key: nodes[key]
+            for key in sorted(nodes, key=lambda k: priority.get(k, -1))
+            if key not in names
+        }
+        self._inputs = {k: {meant(d) for d in n.dependencies} for k, n in self._nodes.items()}
+        self._results = {
+            meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
+        }
+        self._needed = self._reached(self._results)  # schedulers leave out the others
+        self._sizes: dict[Any, int] = {}
+        for key in self._nodes:
+            self._sizes[key] = self._size(key, known_as.get(key, key))
+
+    def _meant(self, key: Any) -> Any:
+        while key in self._aliases:
+            key = self._aliases[key]
+        return key
+
+    def _reached(self, keys: Iterable[Any]) -> set[Any]:
+        found: set[Any] = set()
+        left = list(keys)
+        while left:
+            key = left.pop()
+            if key not in found:
+                found.add(key)
+                left.extend(self._inputs[key])
+        return found
+
+    @property
+    def tasks(self) -> list[Any]:
+        """Keys of what a scheduler will run, in dask's order."""
+        return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
+
+    def _size(self, key: Any, name: Any) -> int:
+        node = self._nodes[key]
+        for known in (name, key):
+            shape = self._shape(known)
+            if shape is not None:
+                return math.prod(shape) * self._arrays[known[0]].dtype.itemsize
+        if isinstance(node, DataNode):
+            return int(getattr(node.value, "nbytes", 0))
+        blocks = [d for d in self._inputs[key] if self._shape(d) is not None]
+        if len(blocks) == 1:
+            index = next(self._indices(getattr(node, "args", ())), ())
+            samples = math.prod(_taken(self._shape(blocks[0]) or (), index))
+            if index:
+                return samples * self._arrays[blocks[0][0]].dtype.itemsize
+        return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
+
+    def _shape(self, key: Any) -> Shape | None:
+        """Return the shape of a block, if it is one of an array that is known."""
+        name, *index = key if isinstance(key, tuple) else (key,)
+        array = self._arrays.get(name)
+        if array is None or array.ndim != len(index):
+            return None
+        return tuple(axis[i] for axis, i in zip(array.chunks, index, strict=True))
+
+    def _indices(self, value: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield the indices among the arguments of a task: tuples of slices and positions."""
+        if isinstance(value, TaskRef):
+            value = self._nodes.get(self._meant(value.key))
+        value = getattr(value, "value", value)
+        items = tuple(value) if isinstance(value, (list, tuple)) else ()
+        if items and all(isinstance(item, (slice, np.ndarray)) for item in items):
+            yield items
+        else:
+            for item in items:
+                yield from self._indices(item)
+
+    def _halo(self, key: Any) -> dict[Any, int]:
+        """Return the bytes that a task reads of blocks around its own."""
+        found = {}
+        for neighbour, samples in samples_of_neighbours(self._nodes[key]).items():
+            if neighbour[0] in self._arrays:
+                itemsize = self._arrays[neighbour[0]].dtype.itemsize
+                found[self._meant(neighbour)] = samples * itemsize
+        return found
+
+    def moved(self, sources: Collection[str]) -> dict[str, int]:
+        """Return the bytes that tasks take from elsewhere, if each block has its own place.
+
+        A task runs where most of its inputs are, as it would on a cluster.
+        """
+        places: dict[Any, set[Any]] = {}
+        moved: Counter[str] = Counter()
+        for key, inputs in self._inputs.items():
+            if isinstance(key, tuple) and key[0] in sources:
+                places[key] = {key[1:]}
+                continue
+            halo = self._halo(key)
+            here: Counter[Any] = Counter()
+            for dependency in inputs:
+                for place in places.get(dependency, ()):
+                    here[place] += halo.get(dependency, self._sizes[dependency])
+            own = key[1:] if isinstance(key, tuple) else ()
+            if not here:
+                if not isinstance(self._nodes[key], DataNode):
+                    places[key] = {own}  # a block of data that was fused with what reads it
+                continue
+            chosen = max(here, key=lambda place: (here[place], place == own))
+            for dependency in inputs:
+                if dependency in halo:
+                    if chosen not in places.get(dependency, ()):
+                        moved["halo"] += halo[dependency]
+                    continue
+                own_data = isinstance(self._nodes[dependency], DataNode)
+                if chosen not in places.setdefault(dependency, set()):
+                    places[dependency].add(chosen)
+                    held = own_data and dependency[0] not in sources
+                    kind = "coefficients" if held else _kind(dependency, key)
+                    moved[kind] += self._sizes[dependency]
+            places[key] = {chosen}
+        return {kind: n for kind, n in moved.items() if n}
+
+    def views(self, names: Collection[str]) -> set[str]:
+        """Return the names of arrays that are others of these `names` in another shape."""
+        found: dict[str, bool] = {}
+        for key in self._needed:
+            name = key[0] if isinstance(key, tuple) else key
+            if name.startswith("reshape"):
+                inputs = [d for d in self._inputs[key] if isinstance(d, tuple) and d[0] in names]
+                alone = len(inputs) == len(self._inputs[key]) == 1
+                found[name] = found.get(name, True) and alone
+        return {name for name, alone in found.items() if alone}
+
+    def peak(
+        self, threads: int, held: Mapping[str, int], views: Collection[str] = frozenset()
+    ) -> int:
+        """Return the bytes held at once when `threads` tasks run at a time, in dask's order.
+
+        Parameters
+        ----------
+        threads : int
+            Tasks at a time.
+        held : mapping
+            The bytes of arrays that somebody holds meanwhile, by their names: also of those that
+            the graph does not read, or whose blocks were fused with what reads them.
+        views : collection of str, optional
+            Names of arrays that take no memory of their own.
+        """
+        kept = {key for key in self._needed if isinstance(self._nodes[key], DataNode)}
+        data = (key for key in kept if not (isinstance(key, tuple) and key[0] in held))
+        peak = now = sum(held.values()) + sum(self._sizes[key] for key in data)
+        kept |= self._results
+        waiting = Counter(d for key in self._needed for d in self._inputs[key])
+        for key, begins in self._events(threads):
+            if isinstance(key, tuple) and key[0] in views:
+                continue
+            if begins:
+                now += self._sizes[key]
+                peak = max(peak, now)
+                continue
+            for dependency in self._inputs[key]:
+                waiting[dependency] -= 1
+                if not waiting[dependency] and dependency not in kept:
+                    now -= self._sizes[dependency]
+        return peak
+
+    def _events(self, threads: int) -> Iterator[tuple[Any, bool]]:
+        """Yield each task as it begins, and as it ends, as dask's local schedulers take them."""
+        rank = {key: i for i, key in enumerate(self.tasks) if key in self._needed}
+        missing = {key: self._inputs[key] & rank.keys() for key in rank}
+        readers: dict[Any, list[Any]] = {}
+        for key in rank:
+            for dependency in missing[key]:
+                readers.setdefault(dependency, []).append(key)
+        ready = sorted(
+            (key for key in rank if not missing[key]), key=rank.__getitem__, reverse=True
+        )
+        running: deque[Any] = deque()
+        while ready or running:
+            while ready and len(running) < threads:
+                running.append(ready.pop())  # the one that became ready last
+                yield running[-1], True
+            done = running.popleft()
+            yield done, False
+            for key in sorted(readers.get(done, ()), key=rank.__getitem__, reverse=True):
+                missing[key].discard(done)
+                if not missing[key]:
+                    ready.append(key)
+
+
+def _taken(shape: Shape, index: tuple[Any, ...]) -> Shape:
+    """Return the shape of what is taken of a block."""
+    taken = (
+        len(range(n)[each]) if isinstance(each, slice) else len(each)
+        for n, each in zip(shape, index, strict=False)
+    )
+    return (*taken, *shape[len(index) :])
+
+
+def _kind(dependency: Any, key: Any) -> str:
+    for name in (dependency, key):
+        first = str(name[0] if isinstance(name, tuple) else name)
+        for start, kind in _KINDS.items():
+            if first.startswith(start):
+                return kind
+    return "blocks"
