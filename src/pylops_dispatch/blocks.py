@@ -32,16 +32,9 @@ from pylops_dispatch.halos import (
     surroundings,
 )
 from pylops_dispatch.namespace import inside_block
+from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
-from pylops_dispatch.operators import (
-    duplicate,
-    lazy_arrays,
-    name_of,
-    parts,
-    rebuilt,
-    resized,
-    without_pools,
-)
+from pylops_dispatch.operators import duplicate, lazy_arrays, parts, rebuilt, resized, without_pools
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole

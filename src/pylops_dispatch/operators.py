@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -15,15 +14,15 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, found, is_dask
-from pylops_dispatch.pieces import Shape, Zeros, contents, identity, samples
+from pylops_dispatch.pieces import Shape, Zeros
 
 LinearOperator = pylops.LinearOperator
 
-_SMALL = 4096  # bytes: arrays up to this size are named by their contents
 # not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
 made_lazy: set[bool] = set()
 
-_DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, or changes nothing
+# PyLops's counters of applications
+COUNTERS = frozenset(("matvec_count", "rmatvec_count", "matmat_count", "rmatmat_count"))
 
 
 def is_operator(value: Any) -> bool:
@@ -34,6 +33,23 @@ def is_operator(value: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_operator_class(cls: Any) -> bool:
     return issubclass(cls, LinearOperator)
+
+
+@functools.lru_cache(maxsize=1024)
+def is_pylops(cls: Any) -> bool:
+    """Whether a class is PyLops's own, not a user's or another package's."""
+    return bool(cls.__module__.partition(".")[0] == "pylops")
+
+
+def runs_users_code(op: Any) -> bool:
+    """Whether an operator, apart from its parts, runs code that is not PyLops's own."""
+    cls: Any = type(op)
+    if not is_pylops(cls) or cls in (pylops.FunctionOperator, LinearOperator):
+        return True
+    # PyLops's operators that set these themselves, to one of their methods, name them elsewhere
+    return any(name in vars(op) for name in ("_matvec", "_rmatvec")) and not hasattr(
+        cls, "_register_multiplications"
+    )
 
 
 def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
@@ -111,7 +127,7 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
 
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
-    return {name: value for name, value in vars(op).items() if name.endswith("_count")}
+    return {name: value for name, value in vars(op).items() if name in COUNTERS}
 
 
 def without_pools(op: Any) -> Any:
@@ -145,49 +161,3 @@ def arrays_of(op: Any) -> Iterator[DaskArray]:
     yield from found(vars(op), is_dask)
     for part in parts(op):
         yield from arrays_of(part)
-
-
-def name_of(op: Any) -> str:
-    """Return a name for an operator as it is now: the same settings, the same name."""
-    # the signature is made of strings; dask's tokenize would walk through it again
-    return hashlib.blake2b(repr(signature(op)).encode(), digest_size=16).hexdigest()
-
-
-def signature(op: Any, skip: tuple[str, ...] = ()) -> Any:
-    """Return what tells this operator from another, cheaply and for good.
-
-    Settings count by value, large arrays and unknown objects by identity.
-    """
-    items = []
-    for name, value in vars(op).items():
-        if name in skip or name in _DERIVED or name.endswith("_count"):
-            continue
-        items.append((name, _token(value, op)))
-    return (f"{type(op).__module__}.{type(op).__qualname__}", tuple(items))
-
-
-def _token(value: Any, owner: Any) -> Any:
-    if isinstance(value, (str, int, float, complex, bool, type(None), np.dtype, np.generic, slice)):
-        return repr(value)
-    if is_operator(value):
-        return signature(value)
-    if isinstance(value, types.MethodType) and value.__self__ is owner:
-        return value.__func__.__qualname__
-    if isinstance(value, DaskArray):
-        return value.name
-    if isinstance(value, np.ndarray):
-        if value.nbytes <= _SMALL:
-            return contents(value)
-        return identity(value), samples(value)
-    if isinstance(value, functools.partial):
-        return (_token(value.func, owner), _token(value.args, owner), _token(value.keywords, owner))
-    if isinstance(value, (tuple, list)):
-        return tuple(_token(v, owner) for v in value)
-    if isinstance(value, dict):
-        return tuple((repr(k), _token(v, owner)) for k, v in value.items())
-    if hasattr(value, "__dask_tokenize__"):
-        return value.__dask_tokenize__()
-    try:
-        return identity(value)
-    except TypeError:
-        return f"{type(value).__qualname__}-{id(value)}"

@@ -12,7 +12,8 @@ from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
-from pylops_dispatch.operators import counters, lazy_arrays, name_of
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import counters, lazy_arrays
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rules import matrix

@@ -17,7 +17,8 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
-from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts, shaped
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import dims_of, lazy_arrays, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
