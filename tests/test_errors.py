@@ -404,3 +404,47 @@ def test_policies_are_independent():
         (Reader(DIMS) @ x).compute(scheduler="synchronous")
         with pytest.raises(NotDispatchedError):
             float(total())
+
+
+# ------------------------------------------- one task: of the operator as it was
+
+
+class Convolving(pylops.LinearOperator):
+    """Convolves by its weights, which NumPy does to whole vectors only."""
+
+    def __init__(self, n, weights):
+        super().__init__(dtype=np.dtype("f8"), dims=(n,), dimsd=(n,))
+        self.weights = weights
+
+    def _matvec(self, x):
+        return np.convolve(x, self.weights, "same")
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stacked", "product"],
+)
+def test_what_is_set_anew_later_does_not_reach_earlier_results(around):
+    """NumPy's results are there at once."""
+    inner = Convolving(12, np.ones(3))
+    op = around(inner)
+    x0 = rand(12)
+    results, expected = [], []
+    with set_policy(whole_array="allow"):
+        for k in (1.0, 2.0, 3.0):
+            inner.weights = np.array([1.0, k, 1.0])
+            results.append(op @ to_dask(x0, 4))
+            expected.append(op @ x0)
+    for result, values in zip(results, expected, strict=True):
+        assert_same(result, values)
+
+
+def test_columns_are_of_the_operator_as_it_was():
+    op = pylops.FirstDerivative((4, 3), axis=0)
+    x0 = rand((12, 2))
+    result, expected = op @ to_dask(x0, (12, 1)), op @ x0
+    op.sampling = 2.0
+    assert_same(result, expected)

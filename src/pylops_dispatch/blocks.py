@@ -100,7 +100,7 @@ def method_of(cls: type, op: Any, adjoint: bool) -> Callable[[Any], Any]:
 
 
 def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
-    """Return an operator for tasks without its dask arrays, and these, each in one block.
+    """Return a copy of an operator for tasks without its dask arrays, and these, each in one block.
 
     A task puts them back with :func:`filled`.
     """
@@ -112,8 +112,6 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
 
 def _without(op: Any, held: list[tuple[int, str]]) -> Any:
     """Return a copy of a tree of operators with placeholders where dask arrays were."""
-    if not held:
-        return op
     new = rebuilt(op, lambda part: _without(part, held))
     for owner, name in held:
         if owner == id(op):

@@ -125,6 +125,11 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
     return new
 
 
+def copied(op: Any) -> Any:
+    """Return a copy of a tree of operators: attributes set anew later make no difference to it."""
+    return rebuilt(op, copied)
+
+
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
     return {name: value for name, value in vars(op).items() if name in COUNTERS}
