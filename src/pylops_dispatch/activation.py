@@ -6,6 +6,7 @@ import functools
 import importlib
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from pylops_dispatch import (
     solvers,
 )
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.policy import NotDispatchedError
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -366,8 +368,17 @@ class _OwnMethod:
         own = vars(op).get(self._name)
         if own is None:  # not registered yet
             return getattr(super(self._cls, op), self._name)
+        if not isinstance(own, types.MethodType):  # a user's, in place of what the class sets
+            return own
         ruled = _ruled(self._cls, self._adjoint, lambda _, x: own(x))
-        return functools.partial(ruled, op)
+
+        def if_still_own(x: Any) -> Any:
+            # a copy of the operator for a task would run what took its place
+            if type(x) is DispatchArray and vars(op).get(self._name) is not own:
+                raise NotDispatchedError(f"{self._name} of {self._cls.__name__} was replaced")
+            return ruled(op, x)
+
+        return if_still_own
 
     def __set__(self, op: Any, method: Any) -> None:
         vars(op)[self._name] = method

@@ -81,8 +81,8 @@ def _all_parts(op: Any) -> Iterator[Any]:
         yield from _all_parts(part)
 
 
-def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
-    """Apply the operator, as `cls` defines it, to the block `x`, and return a vector.
+def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
+    """Apply the operator, as `cls` or else itself defines it, to `x`, and return a vector.
 
     With `limit`, for one of several blocks, BLAS has one thread.
     """
@@ -91,10 +91,11 @@ def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
         return method_of(cls, op, adjoint)(x.ravel())
 
 
-def method_of(cls: type, op: Any, adjoint: bool) -> Callable[[Any], Any]:
-    """Return an operator's method: its own, or as a base class `cls` of its class defines it."""
+def method_of(cls: type | None, op: Any, adjoint: bool) -> Callable[[Any], Any]:
+    """Return a method of an operator: as `cls` defines it, or else as the object has it."""
     name = "_rmatvec" if adjoint else "_matvec"
-    if not isinstance(op, cls) or cls is type(op):
+    own = cls is None or not isinstance(op, cls)
+    if own or (cls is type(op) and name not in vars(op)):
         return getattr(op, name)
     return functools.partial(getattr(cls, name), op)
 
@@ -630,14 +631,17 @@ def along_block(
 # ---- the whole vector --------------------------------------------------------------------
 
 
-def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype[Any]) -> DaskArray:
-    """Apply an operator to the whole vector in one lazy task.
+def apply_whole(
+    cls: type | None, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype[Any]
+) -> DaskArray:
+    """Apply an operator to the whole vector in one lazy task, as `cls` or else itself defines it.
 
     Dask arrays that the operator holds come in as inputs of the task.
     """
     n = op.shape[1 if adjoint else 0]
     key = tokenize(name_of(op), adjoint, x.name)
-    name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    kind = (cls or type(op)).__name__.strip("_")
+    name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
     template, held = taken_apart(op)
     whole = [x.rechunk(-1), *held]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
@@ -654,7 +658,9 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     return DaskArray(graph, name, ((n,),), dtype=dtype)
 
 
-def _whole_block(cls: type, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any) -> Any:
+def _whole_block(
+    cls: type | None, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any
+) -> Any:
     op = filled(template, arrays)
     # what was announced holds, whatever the operator makes of the values
     with noted(op, "_rmatvec" if adjoint else "_matvec", x):

@@ -23,7 +23,7 @@ from pylops_dispatch.array import (
     lower,
     session,
 )
-from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
+from pylops_dispatch.operators import counters, has_new_methods, lazy_arrays, made_lazy, parts
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.policy import (
     NotDispatchedError,
@@ -145,7 +145,7 @@ def _apply_or_whole(
         if not is_unsuited(error) or (_is_known(op) and not refused):
             raise
         reason = str(error).partition("\n")[0]
-    y = run_whole(type(op), op, x.reshape(-1), adjoint, reason)
+    y = run_whole(None, op, x.reshape(-1), adjoint, reason)
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
     return y.reshape(y.size, 1) if x.ndim == 2 else y
@@ -156,6 +156,7 @@ def _is_known(op: Any) -> bool:
     return (
         type(op) in RULES
         and not isinstance(op, pylops.FunctionOperator)
+        and not has_new_methods(op)
         and all(_is_known(part) for part in parts(op))
     )
 

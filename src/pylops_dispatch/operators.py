@@ -44,11 +44,15 @@ def is_pylops(cls: Any) -> bool:
 def runs_users_code(op: Any) -> bool:
     """Whether an operator, apart from its parts, runs code that is not PyLops's own."""
     cls: Any = type(op)
-    if not is_pylops(cls) or cls in (pylops.FunctionOperator, LinearOperator):
-        return True
-    # PyLops's operators that set these themselves, to one of their methods, name them elsewhere
-    return any(name in vars(op) for name in ("_matvec", "_rmatvec")) and not hasattr(
-        cls, "_register_multiplications"
+    own = is_pylops(cls) and cls not in (pylops.FunctionOperator, LinearOperator)
+    return not own or has_new_methods(op)
+
+
+def has_new_methods(op: Any) -> bool:
+    """Whether the methods of an operator were set on the object, and not by PyLops's own class."""
+    # FourierRadon2D._register_multiplications sets them to one of its methods
+    return ("_matvec" in vars(op) or "_rmatvec" in vars(op)) and not hasattr(
+        op, "_register_multiplications"
     )
 
 
@@ -82,9 +86,21 @@ def duplicate(op: Any) -> Any:
     """
     new = copy.copy(op)
     for name, value in vars(op).items():
-        if isinstance(value, types.MethodType) and value.__self__ is op:
+        if isinstance(value, types.MethodType) and _is_own_method(op, name, value):
             setattr(new, name, types.MethodType(value.__func__, new))
     return new
+
+
+def _is_own_method(op: Any, name: str, method: types.MethodType) -> bool:
+    """Whether a bound method is the operator's own, or of one that it is an equal copy of."""
+    owner: Any = method.__self__
+    if owner is op:
+        return True
+    if type(owner) is not type(op) or vars(owner).get(name) is not method:
+        return False
+    held, others = vars(op), vars(owner)
+    settings = (held.keys() & others.keys()) - COUNTERS - {"_shape"}  # which follows from dims
+    return all(held[key] is others[key] for key in settings)
 
 
 def resized(op: Any, dims: Shape, dimsd: Shape) -> Any:

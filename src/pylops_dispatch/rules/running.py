@@ -18,7 +18,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.naming import name_of
-from pylops_dispatch.operators import dims_of, lazy_arrays, parts, shaped
+from pylops_dispatch.operators import dims_of, has_new_methods, lazy_arrays, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
@@ -39,6 +39,8 @@ class LocalNeeds:
 
 def rule_of(op: Any) -> Rule | None:
     """Return the rule of an operator's own class, or of the class that defines its methods."""
+    if has_new_methods(op):
+        return None
     return RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
 
 
@@ -295,8 +297,10 @@ def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
     return shaped(op, box, adjoint, dtype, apply)
 
 
-def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
-    """Run an operator in one lazy task on the whole vector, and say so."""
+def run_whole(
+    cls: type | None, op: Any, box: DispatchArray, adjoint: bool, reason: str
+) -> DispatchArray:
+    """Run an operator, as `cls` or else itself defines it, in one lazy task, and say so."""
     announce_whole(type(op).__name__, reason)
     dtype = _whole_dtype(cls, op, box, adjoint)
     n = op.shape[1 if adjoint else 0]
@@ -306,8 +310,8 @@ def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str
 _PROBED = 4096  # elements: operators of this size are run on zeros to learn their dtype
 
 
-def _whole_dtype(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
-    rule = RULES.get(cls)
+def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
+    rule = None if cls is None else RULES.get(cls)
     if rule is not None and rule.dtype is not None:
         return np.dtype(rule.dtype(op, box.dtype, adjoint))
     small = max(op.shape) <= _PROBED and not isinstance(op, MemoizeOperator)
@@ -318,7 +322,7 @@ def _whole_dtype(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> np.dt
                 zeros = np.zeros(box.size, box.dtype)
                 return np.asarray(blocks.method_of(cls, op, adjoint)(zeros)).dtype
             except Exception as error:  # whatever a user's code says of zeros, it says of data
-                logger.debug("%s cannot be applied to zeros: %s", cls.__name__, error)
+                logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
     return np.dtype(np.result_type(op.dtype, box.dtype))
 
 

@@ -236,5 +236,5 @@ def _apply(
 ) -> Any:
     op = blocks.filled(op, arrays)
     with one_blas_thread():
-        y = blocks.run(type(op), op, blocks.single(block), adjoint)
+        y = blocks.run(None, op, blocks.single(block), adjoint)
     return y.reshape(*leading, y.size).astype(out_dtype, copy=False)
