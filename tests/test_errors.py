@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import warnings
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -19,7 +20,7 @@ from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy
 from pylops_dispatch.array import DispatchArray
 
 from .catalogue import UserBlur
-from .helpers import assert_same, forbid_executions, rand, to_dask
+from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
 
 DIMS = (6, 5)
 
@@ -448,3 +449,54 @@ def test_columns_are_of_the_operator_as_it_was():
     result, expected = op @ to_dask(x0, (12, 1)), op @ x0
     op.sampling = 2.0
     assert_same(result, expected)
+
+
+class Weighing(pylops.LinearOperator):
+    """Convolves by weights that it finds in what it was given."""
+
+    def __init__(self, weights, find):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.weights = weights
+        self.find = find
+
+    def _matvec(self, x):
+        return sum(np.convolve(x, w, "same") for w in self.find(self.weights))
+
+    _rmatvec = _matvec
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+KEPT = {
+    "list": (lambda a, b: [a, b], lambda w: w),
+    "tuple": (lambda a, b: (a, b), lambda w: w),
+    "named tuple": (Pair, lambda w: (w.left, w.right)),
+    "dict": (lambda a, b: {"a": a, "b": b}, lambda w: (w["a"], w["b"])),
+    "nested": (lambda a, b: {"all": [(a, 1), [b]]}, lambda w: (w["all"][0][0], w["all"][1][0])),
+}
+
+
+@pytest.mark.parametrize(("keep", "find"), KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("around", [lambda op: op, lambda op: op.H @ op], ids=["alone", "product"])
+def test_dask_arrays_that_an_operator_keeps_in_containers_are_lazy(keep, find, around):
+    weights = rand(3, seed=1), rand(5, seed=2)
+    lazy = around(Weighing(keep(*(to_dask(w, 2) for w in weights)), find))
+    expected = around(Weighing(keep(*weights), find))
+    x0 = rand(12)
+    with set_policy(whole_array="allow"), forbid_executions():
+        results = [lazy @ to_dask(x0, 4), lazy @ to_dask(rand((12, 2)), (12, 1))]
+    assert_same(results[0], expected @ x0)
+    assert_same(results[1], expected @ rand((12, 2)))
+
+
+def test_dask_arrays_in_a_container_of_an_operator_in_a_solver():
+    weights = [rand(3, seed=1) / 10, rand(3, seed=2) / 10]
+    x0 = rand(12)
+    lazy = Weighing([to_dask(w, 2) for w in weights], lambda w: w)
+    expected = pylops.cgls(Weighing(weights, lambda w: w), x0, niter=3)[0]
+    with set_policy(whole_array="allow"):
+        result = pylops.cgls(lazy, to_dask(x0, 4), niter=3)[0]
+    assert_close(result.compute(), expected)

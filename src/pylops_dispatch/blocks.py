@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from pylops_dispatch.array import source
+from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import (
     Extended,
@@ -34,7 +34,16 @@ from pylops_dispatch.halos import (
 from pylops_dispatch.namespace import inside_block
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
-from pylops_dispatch.operators import duplicate, lazy_arrays, parts, rebuilt, resized, without_pools
+from pylops_dispatch.operators import (
+    all_parts,
+    duplicate,
+    lazy_within,
+    parts,
+    rebuilt,
+    resized,
+    with_changes,
+    without_pools,
+)
 from pylops_dispatch.pieces import Chunks, Shape, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
@@ -64,7 +73,7 @@ def embed(op: Any) -> Any:
     op = without_pools(op)
     held = [
         value
-        for part in _all_parts(op)
+        for part in all_parts(op)
         for value in vars(part).values()
         if isinstance(value, np.ndarray)
     ]
@@ -73,12 +82,6 @@ def embed(op: Any) -> Any:
     key = f"operator-{name_of(op)}"
     largest = max(held, key=lambda array: array.nbytes)
     return operator_on_cluster(key, op, largest)
-
-
-def _all_parts(op: Any) -> Iterator[Any]:
-    yield op
-    for part in parts(op):
-        yield from _all_parts(part)
 
 
 def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
@@ -105,19 +108,20 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
 
     A task puts them back with :func:`filled`.
     """
-    op = without_pools(op)
-    held = list(lazy_arrays(op))
-    template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
-    return template, [source(vars(owner)[name]).rechunk(-1) for owner, name, _ in held]
+    arrays: list[DaskArray] = []
 
+    def without(part: Any) -> Any:
+        new = duplicate(part)
+        for name, value in vars(part).items():
+            if any(True for _ in lazy_within(part, value)):
+                vars(new)[name] = with_changes(value, is_lazy, functools.partial(take, name))
+        return rebuilt(part, without, new)
 
-def _without(op: Any, held: list[tuple[int, str]]) -> Any:
-    """Return a copy of a tree of operators with placeholders where dask arrays were."""
-    new = rebuilt(op, lambda part: _without(part, held))
-    for owner, name in held:
-        if owner == id(op):
-            setattr(new, name, _Placeholder(name))
-    return new
+    def take(name: str, array: Any) -> _Placeholder:
+        arrays.append(source(array).rechunk(-1))
+        return _Placeholder(name)
+
+    return without(without_pools(op)), arrays
 
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:
@@ -427,7 +431,7 @@ def starts(sizes: tuple[int, ...]) -> DaskArray:
 
 
 def _has(op: Any, attribute: str) -> bool:
-    return any(attribute in vars(part) for part in _all_parts(op))
+    return any(attribute in vars(part) for part in all_parts(op))
 
 
 def tile_lengths(
@@ -551,11 +555,16 @@ def _refilled(
 ) -> Any:
     remaining = iter(arrays)
 
+    def is_placeholder(value: Any) -> bool:
+        return type(value) is kind
+
     def fill(op: Any) -> Any:
         new = copy(op)
         for name, value in vars(op).items():
             if type(value) is kind:
                 setattr(new, name, next(remaining))
+            elif kind is _Placeholder and isinstance(value, (dict, list, tuple)):
+                setattr(new, name, with_changes(value, is_placeholder, lambda _: next(remaining)))
         return rebuilt(op, fill, new)
 
     return fill(template)

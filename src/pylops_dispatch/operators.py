@@ -13,7 +13,7 @@ import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, found, is_dask
+from pylops_dispatch.array import DispatchArray, found, holds, is_dask, is_lazy
 from pylops_dispatch.pieces import Shape, Zeros
 
 LinearOperator = pylops.LinearOperator
@@ -35,10 +35,9 @@ def _is_operator_class(cls: Any) -> bool:
     return issubclass(cls, LinearOperator)
 
 
-@functools.lru_cache(maxsize=1024)
-def is_pylops(cls: Any) -> bool:
+def is_pylops(cls: type) -> bool:
     """Whether a class is PyLops's own, not a user's or another package's."""
-    return bool(cls.__module__.partition(".")[0] == "pylops")
+    return cls.__module__.partition(".")[0] == "pylops"
 
 
 def runs_users_code(op: Any) -> bool:
@@ -113,12 +112,19 @@ def resized(op: Any, dims: Shape, dimsd: Shape) -> Any:
 
 def parts(op: Any) -> list[Any]:
     """Return the operators that `op` directly holds, each once."""
-    found: list[Any] = []
+    within: list[Any] = []
     for value in vars(op).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            if is_operator(item) and not any(item is f for f in found):
-                found.append(item)
-    return found
+            if is_operator(item) and not any(item is f for f in within):
+                within.append(item)
+    return within
+
+
+def all_parts(op: Any) -> Iterator[Any]:
+    """Yield an operator and all that it is made of."""
+    yield op
+    for part in parts(op):
+        yield from all_parts(part)
 
 
 def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> Any:
@@ -133,12 +139,34 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
             seen[id(item)] = change(item)
         return seen[id(item)]
 
-    for name, value in vars(op).items():
+    for name, value in list(vars(new).items()):
         if is_operator(value):
             setattr(new, name, changed(value))
         elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
-            setattr(new, name, type(value)(changed(v) for v in value))
+            setattr(new, name, _alike(value, [changed(v) for v in value]))
     return new
+
+
+def with_changes(value: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """Change what `matches` in nested lists, tuples and dicts, which stay of their kinds.
+
+    Where nothing matches, `value` itself comes back.
+    """
+    if not holds(value, matches):
+        return value
+    if isinstance(value, dict):
+        new = copy.copy(value)
+        new.update({key: with_changes(item, matches, change) for key, item in value.items()})
+        return new
+    if isinstance(value, (list, tuple)):
+        return _alike(value, [with_changes(item, matches, change) for item in value])
+    return change(value)
+
+
+def _alike(value: Any, items: list[Any]) -> Any:
+    """Return a list or a tuple of the kind of `value` that holds `items`."""
+    make = getattr(value, "_make", type(value))  # of named tuples
+    return make(items)
 
 
 def copied(op: Any) -> Any:
@@ -166,13 +194,20 @@ def without_pools(op: Any) -> Any:
     return new
 
 
+def lazy_within(op: Any, value: Any) -> Iterator[Any]:
+    """Yield the dask arrays and boxes in an attribute of an operator."""
+    if isinstance(value, (DaskArray, DispatchArray)):
+        yield value
+    # lists of PyLops's operators are of operators, and of numbers
+    elif isinstance(value, (dict, list, tuple)) and not is_pylops(type(op)):
+        yield from found(value, is_lazy)
+
+
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
     """Yield owner, attribute and array for every dask array that an operator holds."""
     for name, value in vars(op).items():
-        if isinstance(value, DaskArray):
-            yield op, name, value
-        elif isinstance(value, DispatchArray):
-            yield op, name, value.dask()
+        for item in lazy_within(op, value):
+            yield op, name, item.dask() if isinstance(item, DispatchArray) else item
     for part in parts(op):
         yield from lazy_arrays(part)
 
