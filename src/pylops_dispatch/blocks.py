@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
@@ -44,11 +45,12 @@ from pylops_dispatch.operators import (
     with_changes,
     without_pools,
 )
-from pylops_dispatch.pieces import Chunks, Shape, largest_block
+from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block
 from pylops_dispatch.placing import operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
+from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
 
 if TYPE_CHECKING:
     from pylops_dispatch.rules.table import Rule
@@ -648,10 +650,11 @@ def apply_whole(
     Dask arrays that the operator holds come in as inputs of the task.
     """
     n = op.shape[1 if adjoint else 0]
-    key = tokenize(name_of(op), adjoint, x.name)
+    known = name_of(op)
+    key = tokenize(known, adjoint, x.name)
     kind = (cls or type(op)).__name__.strip("_")
     name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
-    template, held = taken_apart(op)
+    template, held = whole_copy(op, known)
     whole = [x.rechunk(-1), *held]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     task = Task(
@@ -660,6 +663,7 @@ def apply_whole(
         cls,
         dtype,
         DataNode(None, template),
+        turns_of(op),
         adjoint,
         *inputs,
     )
@@ -667,13 +671,43 @@ def apply_whole(
     return DaskArray(graph, name, ((n,),), dtype=dtype)
 
 
+_copies: OrderedDict[str, tuple[str, Any]] = OrderedDict()
+
+
+def whole_copy(op: Any, name: str) -> tuple[Any, list[DaskArray]]:
+    """Return what :func:`taken_apart` does, the same again while the operator has this name.
+
+    What an operator works out when it is first applied, and keeps, is there the next time.
+    """
+    owner = identity(op)
+    known = _copies.get(owner)
+    if known is not None and known[0] == name:
+        return known[1], []
+    template, arrays = taken_apart(op)
+    if not arrays:
+        if known is None:
+            weakref.finalize(op, _copies.pop, owner, None)
+        _copies[owner] = name, template
+        # one that refers to the operator itself, by a function it keeps, would never go
+        if len(_copies) > 32:
+            _copies.popitem(last=False)
+    return template, arrays
+
+
 def _whole_block(
-    cls: type | None, dtype: Any, template: Any, adjoint: bool, x: Any, *arrays: Any
+    cls: type | None,
+    dtype: Any,
+    template: Any,
+    turns: tuple[Turn, ...],
+    adjoint: bool,
+    x: Any,
+    *arrays: Any,
 ) -> Any:
     op = filled(template, arrays)
     # what was announced holds, whatever the operator makes of the values
-    with noted(op, "_rmatvec" if adjoint else "_matvec", x):
-        return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+    with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
+        y = method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+        return out_of_own_memory(y, op) if turns else y
 
 
 def solve_explicit(

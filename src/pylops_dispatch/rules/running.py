@@ -24,6 +24,7 @@ from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import RULES, Rule
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
+from pylops_dispatch.turns import in_turn, turns_of
 
 logger = logging.getLogger(__name__)
 
@@ -319,11 +320,16 @@ def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             try:
-                zeros = np.zeros(box.size, box.dtype)
-                return np.asarray(blocks.method_of(cls, op, adjoint)(zeros)).dtype
+                return np.asarray(_of_zeros(cls, op, box, adjoint)).dtype
             except Exception as error:  # whatever a user's code says of zeros, it says of data
                 logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
     return np.dtype(np.result_type(op.dtype, box.dtype))
+
+
+def _of_zeros(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    copy, _ = blocks.whole_copy(op, name_of(op))
+    with in_turn(turns_of(op)):
+        return blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
