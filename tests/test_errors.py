@@ -500,3 +500,75 @@ def test_dask_arrays_in_a_container_of_an_operator_in_a_solver():
     with set_policy(whole_array="allow"):
         result = pylops.cgls(lazy, to_dask(x0, 4), niter=3)[0]
     assert_close(result.compute(), expected)
+
+
+# ------------------------------------------------------ what operators keep of boxes
+
+
+class Keeping(pylops.LinearOperator):
+    """Keeps what it has seen."""
+
+    def __init__(self, whole=False):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.whole = whole
+        self.sums = []
+
+    def _matvec(self, x):
+        self.last = x
+        self.sums.append(x.sum())
+        self.pair = {"twice": (2 * x, None)}
+        return np.convolve(x, np.ones(3), "same") if self.whole else 2 * x
+
+    _rmatvec = _matvec
+
+
+def kept_in(op):
+    return [op.last, *op.sums, op.pair["twice"][0]]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([3 * op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+def test_operators_keep_dask_arrays_not_boxes(around, whole):
+    op = Keeping(whole)
+    with set_policy(whole_array="allow"):
+        around(op) @ to_dask(rand(12), 4)
+    assert {type(value) for value in kept_in(op)} == {da.Array}
+    assert op.sums[0].ndim == 0
+    assert_close(op.sums[0].compute(), rand(12).sum())
+
+
+def test_operators_keep_dask_arrays_after_an_error():
+    class Failing(Keeping):
+        def _matvec(self, x):
+            super()._matvec(x)
+            raise RuntimeError("as it is")
+
+    op = Failing()
+    with pytest.raises(RuntimeError, match="as it is"):
+        op @ to_dask(rand(12), 4)
+    assert {type(value) for value in kept_in(op)} == {da.Array}
+
+
+def test_operators_keep_no_boxes_of_a_solver():
+    op = Keeping()
+    pylops.cgls(op, to_dask(rand(12), 4), niter=3)
+    assert not any(isinstance(value, DispatchArray) for value in kept_in(op))
+
+
+@pytest.mark.parametrize("solver", [False, True])
+def test_what_an_application_has_left_makes_an_operator_no_lazy_one(solver):
+    pylops.Diagonal(to_dask(rand(12), 4))  # from now on NumPy input is looked at
+    op, x0 = Keeping(), rand(12)
+    if solver:
+        pylops.cgls(op, to_dask(x0, 4), niter=3)
+    else:
+        op @ to_dask(x0, 4)
+    y = op @ x0
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, 2 * x0)
+    op @ to_dask(x0, 4)
+    assert type(pylops.cgls(op, x0, niter=3)[0]) is np.ndarray

@@ -23,7 +23,14 @@ from pylops_dispatch.array import (
     lower,
     session,
 )
-from pylops_dispatch.operators import counters, has_new_methods, lazy_arrays, made_lazy, parts
+from pylops_dispatch.operators import (
+    counters,
+    has_new_methods,
+    lazy_arrays,
+    let_boxes_out,
+    made_lazy,
+    parts,
+)
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.policy import (
     NotDispatchedError,
@@ -66,6 +73,9 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         except Exception:
             vars(self).update(counts)
             raise
+        finally:
+            if session.get() is None:
+                let_boxes_out(self)
 
     return wrapper
 

@@ -6,15 +6,16 @@ import copy
 import functools
 import math
 import types
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, found, holds, is_dask, is_lazy
-from pylops_dispatch.pieces import Shape, Zeros
+from pylops_dispatch.array import DispatchArray, found, holds, is_box, is_dask, is_lazy, lower
+from pylops_dispatch.pieces import Shape, Zeros, identity
 
 LinearOperator = pylops.LinearOperator
 
@@ -204,12 +205,43 @@ def lazy_within(op: Any, value: Any) -> Iterator[Any]:
 
 
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
-    """Yield owner, attribute and array for every dask array that an operator holds."""
+    """Yield owner, attribute and array for every dask array that an operator is made of.
+
+    What an application has left in it is no such array.
+    """
+    left = _left.get(identity(op), ()) if _left else ()
     for name, value in vars(op).items():
         for item in lazy_within(op, value):
-            yield op, name, item.dask() if isinstance(item, DispatchArray) else item
+            array = item.dask() if isinstance(item, DispatchArray) else item
+            if array.name not in left:
+                yield op, name, array
     for part in parts(op):
         yield from lazy_arrays(part)
+
+
+# what applications left in operators: the names of dask arrays, by the identity of the operator
+_left: dict[str, set[str]] = {}
+
+
+def let_boxes_out(op: Any) -> None:
+    """Let a user's operators in a tree hold dask arrays where their code has kept boxes."""
+    for part in all_parts(op):
+        if runs_users_code(part):
+            kept = {name: value for name, value in vars(part).items() if holds(value, is_box)}
+            vars(part).update({n: with_changes(value, is_box, lower) for n, value in kept.items()})
+            note_left(part, kept)
+
+
+def note_left(op: Any, names: Iterable[str]) -> None:
+    """Remember that the dask arrays in these attributes of an operator were boxes."""
+    if not names:
+        return
+    key = identity(op)
+    if key not in _left:
+        weakref.finalize(op, _left.pop, key, None)
+    held = {array.name for value in vars(op).values() for array in found(value, is_dask)}
+    new = {array.name for name in names for array in found(vars(op)[name], is_dask)}
+    _left[key] = (_left.get(key, set()) & held) | new
 
 
 def arrays_of(op: Any) -> Iterator[DaskArray]:

@@ -34,7 +34,13 @@ from pylops_dispatch.array import (
 from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
-from pylops_dispatch.operators import arrays_of, lazy_arrays
+from pylops_dispatch.operators import (
+    all_parts,
+    arrays_of,
+    lazy_arrays,
+    note_left,
+    runs_users_code,
+)
 from pylops_dispatch.optimisation import persist
 from pylops_dispatch.placing import bytes_of_block, vectors_together
 from pylops_dispatch.policy import set_policy
@@ -93,6 +99,7 @@ class Session:
                 if holds(value, is_box):
                     vars(owner)[name] = lower_all(value)
                     self._shown.append((owner, name, vars(owner)[name], value))
+                    note_left(owner, [name])
 
     def adopt(self, solver: Any) -> None:
         """Know a solver that PyLops makes inside of one of its functions."""
@@ -122,6 +129,8 @@ class Session:
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
         for op in found(values, lambda value: isinstance(value, LinearOperator)):
+            for part in filter(runs_users_code, all_parts(op)):
+                self.visit(part)
             held = list(arrays_of(op))
             self._kernel = max([self._kernel, *map(bytes_of_block, held)])
             lazy = (array for array in held if not pc.in_memory(array))

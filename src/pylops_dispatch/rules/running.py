@@ -18,7 +18,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.naming import name_of
-from pylops_dispatch.operators import dims_of, has_new_methods, lazy_arrays, parts, shaped
+from pylops_dispatch.operators import dims_of, has_new_methods, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
@@ -315,21 +315,35 @@ def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -
     rule = None if cls is None else RULES.get(cls)
     if rule is not None and rule.dtype is not None:
         return np.dtype(rule.dtype(op, box.dtype, adjoint))
-    small = max(op.shape) <= _PROBED and not isinstance(op, MemoizeOperator)
-    if small and next(lazy_arrays(op), None) is None:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            try:
-                return np.asarray(_of_zeros(cls, op, box, adjoint)).dtype
-            except Exception as error:  # whatever a user's code says of zeros, it says of data
-                logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
-    return np.dtype(np.result_type(op.dtype, box.dtype))
+    try:
+        found = _of_zeros(cls, op, box, adjoint)
+    except Exception as error:  # whatever a user's code says of zeros, it says of data
+        logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
+        found = None
+    return np.dtype(np.result_type(op.dtype, box.dtype)) if found is None else found.dtype
 
 
-def _of_zeros(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> Any:
-    copy, _ = blocks.whole_copy(op, name_of(op))
-    with in_turn(turns_of(op)):
-        return blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
+def fails_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> bool:
+    """Whether an operator cannot be applied to a NumPy vector either, as far as can be told."""
+    try:
+        _of_zeros(None, op, box, adjoint)
+    except Exception:
+        return True
+    return False
+
+
+def _of_zeros(
+    cls: type | None, op: Any, box: DispatchArray, adjoint: bool
+) -> np.ndarray[Any, Any] | None:
+    """Return what a small operator in memory makes of zeros, None for others."""
+    if max(op.shape) > _PROBED or isinstance(op, MemoizeOperator):
+        return None
+    copy, lazy = blocks.whole_copy(op, name_of(op))
+    if lazy:
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
+        warnings.simplefilter("ignore")
+        return np.asarray(blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype)))
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
