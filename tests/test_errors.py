@@ -195,10 +195,11 @@ def test_an_error_inside_an_operator_is_the_users_error():
     assert_same(op.H @ da.ones(5), np.ones(5))
 
 
-def test_not_implemented_adjoint():
-    op = pylops.FunctionOperator(lambda v: 2 * v, 5)
+@pytest.mark.parametrize("n", [5, 5000])
+def test_not_implemented_adjoint(n):
+    op = pylops.FunctionOperator(lambda v: 2 * v, n)
     with pytest.raises(NotImplementedError, match="Adjoint not implemented"):
-        op.H @ da.ones(5)
+        op.H @ da.ones(n)
 
 
 def test_an_error_leaves_the_dispatch_working():
@@ -572,3 +573,89 @@ def test_what_an_application_has_left_makes_an_operator_no_lazy_one(solver):
     np.testing.assert_array_equal(y, 2 * x0)
     op @ to_dask(x0, 4)
     assert type(pylops.cgls(op, x0, niter=3)[0]) is np.ndarray
+
+
+# ------------------------------------------------- errors that NumPy does not raise
+
+
+def of_user(matvec):
+    """An operator whose code is this function."""
+
+    class Own(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+
+        def _matvec(self, x):
+            return matvec(x)
+
+        _rmatvec = _matvec
+
+    return Own()
+
+
+def _raising(error):
+    """Code that NumPy arrays pass through, and other arrays do not."""
+
+    def matvec(x):
+        if not isinstance(x, np.ndarray):
+            raise error
+        return 2 * x
+
+    return matvec
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError, TypeError])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+def test_errors_that_numpy_does_not_raise_lead_to_a_whole_array_run(error, around):
+    op = around(of_user(_raising(error("no such thing"))))
+    x0 = rand(12)
+    with forbid_executions(), pytest.warns(PerformanceWarning, match="no such thing"):
+        y = op @ to_dask(x0, 4)
+    assert_same(y, op @ x0)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+def test_errors_that_numpy_raises_too_come_out(error, around):
+    def matvec(x):
+        raise error("what the user is to be told")
+
+    op = around(of_user(matvec))
+    with forbid_executions(), pytest.raises(error, match="what the user is to be told"):
+        op @ to_dask(rand(12), 4)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
+def test_a_policy_refuses_the_whole_array_run_after_any_error(error):
+    with set_policy(whole_array="raise"), pytest.raises(NotDispatchedError, match="no such thing"):
+        of_user(_raising(error("no such thing"))) @ to_dask(rand(12), 4)
+
+
+def test_errors_of_blocks_come_out():
+    """In a solver, a user's code may read values."""
+
+    def matvec(x):
+        return x * (1 + 0 * float(abs(register @ x).sum()))
+
+    class Failing(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+
+        def _matvec(self, x):
+            if x.any():
+                raise ValueError("in a block")
+            return x
+
+    pylops_dispatch.register_rule(Failing, pylops_dispatch.halo(1))
+    register = Failing()
+    with pytest.raises(ValueError, match="in a block"):
+        pylops.cgls(of_user(matvec), to_dask(rand(12), 4), niter=2)

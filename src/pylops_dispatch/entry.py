@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from pylops_dispatch.array import (
     lower,
     session,
 )
+from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
     counters,
     has_new_methods,
@@ -37,7 +39,7 @@ from pylops_dispatch.policy import (
     announce_numpy_vectors,
 )
 from pylops_dispatch.rules import RULES
-from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.rules.running import fails_on_zeros, run_whole
 from pylops_dispatch.scipy_solvers import scipy_lsqr
 
 
@@ -151,14 +153,34 @@ def _apply_or_whole(
     try:
         return _in_chunks_of(x, _checked(original(op, x), op))
     except Exception as error:
-        refused = isinstance(error, NotDispatchedError)
-        if not is_unsuited(error) or (_is_known(op) and not refused):
+        if not _calls_for_numpy(error, op, x, adjoint):
             raise
         reason = str(error).partition("\n")[0]
     y = run_whole(None, op, x.reshape(-1), adjoint, reason)
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
     return y.reshape(y.size, 1) if x.ndim == 2 else y
+
+
+# errors of a user's code that may be about boxes, or just what the user is to be told
+_DOUBTFUL = (NotImplementedError, IndexError, ValueError)
+
+
+def _calls_for_numpy(error: Exception, op: Any, x: DispatchArray, adjoint: bool) -> bool:
+    """Whether an operator that raised an error on a box may do better on the whole vector."""
+    if _is_known(op):
+        return isinstance(error, NotDispatchedError)
+    if is_unsuited(error):
+        return True
+    # a block is a NumPy array, and what PyLops itself refuses it always refuses
+    if not isinstance(error, _DOUBTFUL) or was_noted(error) or _is_raised_by_pylops(error):
+        return False
+    return not fails_on_zeros(op, x, adjoint)
+
+
+def _is_raised_by_pylops(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "pylops"
 
 
 def _is_known(op: Any) -> bool:
