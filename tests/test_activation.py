@@ -618,3 +618,31 @@ def test_every_module_of_pylops_imports_while_enabled():
             missing.append(str(error))
     assert not [text for text in missing if "pylops_dispatch" in text]
     assert to_dask(rand(3), 2).shape == (3,)
+
+
+LATE = """
+import numpy as np, dask.array as da, pylops, pylops_dispatch
+from pylops_dispatch.operators import made_lazy
+
+pylops.FirstDerivative(12) @ np.ones(12)
+assert not made_lazy  # NumPy programs need no look at PyLops's operators
+
+class Late(pylops.LinearOperator):
+    def __init__(self, weights):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.weights = weights
+
+    def _matvec(self, x):
+        return np.convolve(x, self.weights, "same")
+
+    _rmatvec = _matvec
+
+pylops_dispatch.set_policy(whole_array="allow")
+assert type(Late(da.ones(12)) @ np.ones(12)) is da.Array
+assert type(Late(np.ones(12)) @ np.ones(12)) is np.ndarray
+print("ok")
+"""
+
+
+def test_a_users_operator_that_gets_its_dask_arrays_last_is_lazy_for_numpy_vectors():
+    run(LATE)

@@ -28,6 +28,7 @@ from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
     counters,
     has_new_methods,
+    is_pylops,
     lazy_arrays,
     let_boxes_out,
     made_lazy,
@@ -267,6 +268,8 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
                 check(value, name)
             if is_lazy(value):  # a box: PyLops's code that makes this operator may apply it
                 made_lazy.add(True)
+        if not is_pylops(type(self)):  # it may get its arrays later
+            made_lazy.add(True)
         original(self, *args, **kwargs)
 
     return wrapper

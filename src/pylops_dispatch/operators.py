@@ -19,7 +19,8 @@ from pylops_dispatch.pieces import Shape, Zeros, identity
 
 LinearOperator = pylops.LinearOperator
 
-# not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
+# not empty once an operator was made that may hold dask arrays: until then NumPy input needs no
+# look at it
 made_lazy: set[bool] = set()
 
 # PyLops's counters of applications
