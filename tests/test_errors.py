@@ -13,6 +13,7 @@ import numpy as np
 import pylops
 import pytest
 import scipy.ndimage
+from pylops.optimization.cls_basic import CGLS
 from pylops.utils.decorators import reshaped
 
 import pylops_dispatch
@@ -659,3 +660,38 @@ def test_errors_of_blocks_come_out():
     register = Failing()
     with pytest.raises(ValueError, match="in a block"):
         pylops.cgls(of_user(matvec), to_dask(rand(12), 4), niter=2)
+
+
+# ------------------------------------------------- operators that solve for their input
+
+A = pylops.MatrixMult(rand((12, 12)) + 12 * np.eye(12))
+
+SOLVES = {
+    "cgls": lambda x: pylops.cgls(A, x, niter=3)[0],
+    "cg": lambda x: pylops.cg(A.H @ A, x, niter=3)[0],
+    "lsqr": lambda x: pylops.lsqr(A, x, niter=3)[0],
+    "fista": lambda x: pylops.fista(A, x, niter=3)[0],
+    "omp": lambda x: pylops.omp(A, x, niter_outer=2, niter_inner=2)[0],
+    "regularized": lambda x: pylops.regularized_inversion(A, x, [pylops.Identity(12)], iter_lim=3)[
+        0
+    ],
+    "class": lambda x: CGLS(A).solve(x, niter=3)[0],
+    "division": lambda x: (A + pylops.Identity(12)) / x,
+}
+
+
+@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
+def test_an_operator_that_solves_does_so_in_one_task(solve):
+    op, x0 = of_user(solve), rand(12)
+    with forbid_executions(), pytest.warns(PerformanceWarning):
+        y = op @ to_dask(x0, 4)
+    assert_close(y.compute(scheduler="synchronous"), op @ x0)
+
+
+@pytest.mark.parametrize("name", ["cgls", "class"])
+def test_an_operator_that_solves_in_a_solver(name):
+    op, x0 = of_user(SOLVES[name]), rand(12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PerformanceWarning)
+        result = pylops.cgls(op, to_dask(x0, 4), niter=3)[0]
+    assert_close(result.compute(), pylops.cgls(op, x0, niter=3)[0], rtol=1e-8)

@@ -222,6 +222,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
 
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(y, DispatchArray):  # pyproximal's L2 divides inside its solvers
+            solvers.refuse_outside_solve(f"{type(self).__name__} / x")
             return lift(wrapper(self, lower(y), *args, **kwargs))
         if type(y) is np.ndarray and _holds_lazy_arrays(self):
             y = _named(y)

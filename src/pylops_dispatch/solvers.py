@@ -43,7 +43,7 @@ from pylops_dispatch.operators import (
 )
 from pylops_dispatch.optimisation import persist
 from pylops_dispatch.placing import bytes_of_block, vectors_together
-from pylops_dispatch.policy import set_policy
+from pylops_dispatch.policy import not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
@@ -373,6 +373,20 @@ def _in_tiles(x: Any, thresh: Any, *, function: Callable[..., Any], out_dtype: A
     return out
 
 
+def refuse_outside_solve(name: str) -> None:
+    """Raise where an operator that is applied outside of any solver solves for its input.
+
+    The steps would be worked out when it is applied; a task on the whole vector can solve later.
+
+    Raises
+    ------
+    NotDispatchedError
+        Which has the operator run in such a task.
+    """
+    if session.get() is None:
+        raise not_dispatched(name, "A solver works out its steps one after another.")
+
+
 def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
 
@@ -382,6 +396,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
+            refuse_outside_solve(original.__name__)
             with nullcontext() if outer is None else outer.letting_go():
                 return original(*args, **kwargs)  # inside another solver
         for name, value in kwargs.items():
@@ -441,6 +456,8 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         current = session.get()
+        if holds((args, kwargs), is_box):
+            refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
         lazy = holds((args, kwargs), is_lazy) or _is_lazy_operator(op)
