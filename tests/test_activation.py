@@ -170,6 +170,36 @@ def test_enabling_inside_disabled():
     assert is_enabled()
 
 
+def test_disabled_inside_what_was_enabled_inside_disabled():
+    with disabled():
+        enable()
+        with disabled():
+            assert not is_enabled()
+            with disabled():
+                assert not is_enabled()
+            assert not is_enabled()
+        assert is_enabled()
+    assert is_enabled()
+
+
+def test_disabled_blocks_that_overlap():
+    """As those of two threads do."""
+    blocks = [disabled() for _ in range(3)]
+    blocks[0].__enter__()
+    enable()
+    blocks[1].__enter__()
+    blocks[0].__exit__(None, None, None)
+    assert not is_enabled()
+    blocks[2].__enter__()
+    blocks[1].__exit__(None, None, None)
+    assert not is_enabled()
+    blocks[2].__exit__(None, None, None)
+    assert is_enabled()
+    with disabled():
+        assert not is_enabled()
+    assert is_enabled()
+
+
 def test_disabled_when_it_was_already_disabled():
     pylops_dispatch.disable()
     try:
