@@ -170,6 +170,36 @@ def test_enabling_inside_disabled():
     assert is_enabled()
 
 
+def test_disabled_inside_what_was_enabled_inside_disabled():
+    with disabled():
+        enable()
+        with disabled():
+            assert not is_enabled()
+            with disabled():
+                assert not is_enabled()
+            assert not is_enabled()
+        assert is_enabled()
+    assert is_enabled()
+
+
+def test_disabled_blocks_that_overlap():
+    """As those of two threads do."""
+    blocks = [disabled() for _ in range(3)]
+    blocks[0].__enter__()
+    enable()
+    blocks[1].__enter__()
+    blocks[0].__exit__(None, None, None)
+    assert not is_enabled()
+    blocks[2].__enter__()
+    blocks[1].__exit__(None, None, None)
+    assert not is_enabled()
+    blocks[2].__exit__(None, None, None)
+    assert is_enabled()
+    with disabled():
+        assert not is_enabled()
+    assert is_enabled()
+
+
 def test_disabled_when_it_was_already_disabled():
     pylops_dispatch.disable()
     try:
@@ -618,3 +648,31 @@ def test_every_module_of_pylops_imports_while_enabled():
             missing.append(str(error))
     assert not [text for text in missing if "pylops_dispatch" in text]
     assert to_dask(rand(3), 2).shape == (3,)
+
+
+LATE = """
+import numpy as np, dask.array as da, pylops, pylops_dispatch
+from pylops_dispatch.operators import made_lazy
+
+pylops.FirstDerivative(12) @ np.ones(12)
+assert not made_lazy  # NumPy programs need no look at PyLops's operators
+
+class Late(pylops.LinearOperator):
+    def __init__(self, weights):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.weights = weights
+
+    def _matvec(self, x):
+        return np.convolve(x, self.weights, "same")
+
+    _rmatvec = _matvec
+
+pylops_dispatch.set_policy(whole_array="allow")
+assert type(Late(da.ones(12)) @ np.ones(12)) is da.Array
+assert type(Late(np.ones(12)) @ np.ones(12)) is np.ndarray
+print("ok")
+"""
+
+
+def test_a_users_operator_that_gets_its_dask_arrays_last_is_lazy_for_numpy_vectors():
+    run(LATE)

@@ -6,12 +6,14 @@ import sys
 import textwrap
 import threading
 import warnings
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import pylops
 import pytest
 import scipy.ndimage
+from pylops.optimization.cls_basic import CGLS
 from pylops.utils.decorators import reshaped
 
 import pylops_dispatch
@@ -19,7 +21,7 @@ from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy, 
 from pylops_dispatch.array import DispatchArray
 
 from .catalogue import UserBlur
-from .helpers import assert_same, forbid_executions, rand, to_dask
+from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
 
 DIMS = (6, 5)
 
@@ -194,10 +196,11 @@ def test_an_error_inside_an_operator_is_the_users_error():
     assert_same(op.H @ da.ones(5), np.ones(5))
 
 
-def test_not_implemented_adjoint():
-    op = pylops.FunctionOperator(lambda v: 2 * v, 5)
+@pytest.mark.parametrize("n", [5, 5000])
+def test_not_implemented_adjoint(n):
+    op = pylops.FunctionOperator(lambda v: 2 * v, n)
     with pytest.raises(NotImplementedError, match="Adjoint not implemented"):
-        op.H @ da.ones(5)
+        op.H @ da.ones(n)
 
 
 def test_an_error_leaves_the_dispatch_working():
@@ -443,3 +446,291 @@ def test_a_comparison_with_numpy_is_of_numpy_arrays():
         testing.assert_dask_equal(op, [1.0] * 12)
     with forbid_executions(), pytest.raises(TypeError, match=r"x\.compute\(\)"):
         testing.assert_dask_equal(op, da.ones(12, chunks=5))
+
+
+# ------------------------------------------- one task: of the operator as it was
+
+
+class Convolving(pylops.LinearOperator):
+    """Convolves by its weights, which NumPy does to whole vectors only."""
+
+    def __init__(self, n, weights):
+        super().__init__(dtype=np.dtype("f8"), dims=(n,), dimsd=(n,))
+        self.weights = weights
+
+    def _matvec(self, x):
+        return np.convolve(x, self.weights, "same")
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stacked", "product"],
+)
+def test_what_is_set_anew_later_does_not_reach_earlier_results(around):
+    """NumPy's results are there at once."""
+    inner = Convolving(12, np.ones(3))
+    op = around(inner)
+    x0 = rand(12)
+    results, expected = [], []
+    with set_policy(whole_array="allow"):
+        for k in (1.0, 2.0, 3.0):
+            inner.weights = np.array([1.0, k, 1.0])
+            results.append(op @ to_dask(x0, 4))
+            expected.append(op @ x0)
+    for result, values in zip(results, expected, strict=True):
+        assert_same(result, values)
+
+
+def test_columns_are_of_the_operator_as_it_was():
+    op = pylops.FirstDerivative((4, 3), axis=0)
+    x0 = rand((12, 2))
+    result, expected = op @ to_dask(x0, (12, 1)), op @ x0
+    op.sampling = 2.0
+    assert_same(result, expected)
+
+
+class Weighing(pylops.LinearOperator):
+    """Convolves by weights that it finds in what it was given."""
+
+    def __init__(self, weights, find):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.weights = weights
+        self.find = find
+
+    def _matvec(self, x):
+        return sum(np.convolve(x, w, "same") for w in self.find(self.weights))
+
+    _rmatvec = _matvec
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+KEPT = {
+    "list": (lambda a, b: [a, b], lambda w: w),
+    "tuple": (lambda a, b: (a, b), lambda w: w),
+    "named tuple": (Pair, lambda w: (w.left, w.right)),
+    "dict": (lambda a, b: {"a": a, "b": b}, lambda w: (w["a"], w["b"])),
+    "nested": (lambda a, b: {"all": [(a, 1), [b]]}, lambda w: (w["all"][0][0], w["all"][1][0])),
+}
+
+
+@pytest.mark.parametrize(("keep", "find"), KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("around", [lambda op: op, lambda op: op.H @ op], ids=["alone", "product"])
+def test_dask_arrays_that_an_operator_keeps_in_containers_are_lazy(keep, find, around):
+    weights = rand(3, seed=1), rand(5, seed=2)
+    lazy = around(Weighing(keep(*(to_dask(w, 2) for w in weights)), find))
+    expected = around(Weighing(keep(*weights), find))
+    x0 = rand(12)
+    with set_policy(whole_array="allow"), forbid_executions():
+        results = [lazy @ to_dask(x0, 4), lazy @ to_dask(rand((12, 2)), (12, 1))]
+    assert_same(results[0], expected @ x0)
+    assert_same(results[1], expected @ rand((12, 2)))
+
+
+def test_dask_arrays_in_a_container_of_an_operator_in_a_solver():
+    weights = [rand(3, seed=1) / 10, rand(3, seed=2) / 10]
+    x0 = rand(12)
+    lazy = Weighing([to_dask(w, 2) for w in weights], lambda w: w)
+    expected = pylops.cgls(Weighing(weights, lambda w: w), x0, niter=3)[0]
+    with set_policy(whole_array="allow"):
+        result = pylops.cgls(lazy, to_dask(x0, 4), niter=3)[0]
+    assert_close(result.compute(), expected)
+
+
+# ------------------------------------------------------ what operators keep of boxes
+
+
+class Keeping(pylops.LinearOperator):
+    """Keeps what it has seen."""
+
+    def __init__(self, whole=False):
+        super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+        self.whole = whole
+        self.sums = []
+
+    def _matvec(self, x):
+        self.last = x
+        self.sums.append(x.sum())
+        self.pair = {"twice": (2 * x, None)}
+        return np.convolve(x, np.ones(3), "same") if self.whole else 2 * x
+
+    _rmatvec = _matvec
+
+
+def kept_in(op):
+    return [op.last, *op.sums, op.pair["twice"][0]]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([3 * op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+def test_operators_keep_dask_arrays_not_boxes(around, whole):
+    op = Keeping(whole)
+    with set_policy(whole_array="allow"):
+        around(op) @ to_dask(rand(12), 4)
+    assert {type(value) for value in kept_in(op)} == {da.Array}
+    assert op.sums[0].ndim == 0
+    assert_close(op.sums[0].compute(), rand(12).sum())
+
+
+def test_operators_keep_dask_arrays_after_an_error():
+    class Failing(Keeping):
+        def _matvec(self, x):
+            super()._matvec(x)
+            raise RuntimeError("as it is")
+
+    op = Failing()
+    with pytest.raises(RuntimeError, match="as it is"):
+        op @ to_dask(rand(12), 4)
+    assert {type(value) for value in kept_in(op)} == {da.Array}
+
+
+def test_operators_keep_no_boxes_of_a_solver():
+    op = Keeping()
+    pylops.cgls(op, to_dask(rand(12), 4), niter=3)
+    assert not any(isinstance(value, DispatchArray) for value in kept_in(op))
+
+
+@pytest.mark.parametrize("solver", [False, True])
+def test_what_an_application_has_left_makes_an_operator_no_lazy_one(solver):
+    pylops.Diagonal(to_dask(rand(12), 4))  # from now on NumPy input is looked at
+    op, x0 = Keeping(), rand(12)
+    if solver:
+        pylops.cgls(op, to_dask(x0, 4), niter=3)
+    else:
+        op @ to_dask(x0, 4)
+    y = op @ x0
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, 2 * x0)
+    op @ to_dask(x0, 4)
+    assert type(pylops.cgls(op, x0, niter=3)[0]) is np.ndarray
+
+
+# ------------------------------------------------- errors that NumPy does not raise
+
+
+def of_user(matvec):
+    """An operator whose code is this function."""
+
+    class Own(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+
+        def _matvec(self, x):
+            return matvec(x)
+
+        _rmatvec = _matvec
+
+    return Own()
+
+
+def _raising(error):
+    """Code that NumPy arrays pass through, and other arrays do not."""
+
+    def matvec(x):
+        if not isinstance(x, np.ndarray):
+            raise error
+        return 2 * x
+
+    return matvec
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError, TypeError])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+def test_errors_that_numpy_does_not_raise_lead_to_a_whole_array_run(error, around):
+    op = around(of_user(_raising(error("no such thing"))))
+    x0 = rand(12)
+    with forbid_executions(), pytest.warns(PerformanceWarning, match="no such thing"):
+        y = op @ to_dask(x0, 4)
+    assert_same(y, op @ x0)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
+    ids=["alone", "stack", "product"],
+)
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+def test_errors_that_numpy_raises_too_come_out(error, around):
+    def matvec(x):
+        raise error("what the user is to be told")
+
+    op = around(of_user(matvec))
+    with forbid_executions(), pytest.raises(error, match="what the user is to be told"):
+        op @ to_dask(rand(12), 4)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
+def test_a_policy_refuses_the_whole_array_run_after_any_error(error):
+    with set_policy(whole_array="raise"), pytest.raises(NotDispatchedError, match="no such thing"):
+        of_user(_raising(error("no such thing"))) @ to_dask(rand(12), 4)
+
+
+def test_errors_of_blocks_come_out():
+    """In a solver, a user's code may read values."""
+
+    def matvec(x):
+        return x * (1 + 0 * float(abs(register @ x).sum()))
+
+    class Failing(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype("f8"), dims=(12,), dimsd=(12,))
+
+        def _matvec(self, x):
+            if x.any():
+                raise ValueError("in a block")
+            return x
+
+    pylops_dispatch.register_rule(Failing, pylops_dispatch.halo(1))
+    register = Failing()
+    with pytest.raises(ValueError, match="in a block"):
+        pylops.cgls(of_user(matvec), to_dask(rand(12), 4), niter=2)
+
+
+# ------------------------------------------------- operators that solve for their input
+
+A = pylops.MatrixMult(rand((12, 12)) + 12 * np.eye(12))
+
+SOLVES = {
+    "cgls": lambda x: pylops.cgls(A, x, niter=3)[0],
+    "cg": lambda x: pylops.cg(A.H @ A, x, niter=3)[0],
+    "lsqr": lambda x: pylops.lsqr(A, x, niter=3)[0],
+    "fista": lambda x: pylops.fista(A, x, niter=3)[0],
+    "omp": lambda x: pylops.omp(A, x, niter_outer=2, niter_inner=2)[0],
+    "regularized": lambda x: pylops.regularized_inversion(A, x, [pylops.Identity(12)], iter_lim=3)[
+        0
+    ],
+    "class": lambda x: CGLS(A).solve(x, niter=3)[0],
+    "division": lambda x: (A + pylops.Identity(12)) / x,
+}
+
+
+@pytest.mark.parametrize("solve", SOLVES.values(), ids=SOLVES)
+def test_an_operator_that_solves_does_so_in_one_task(solve):
+    op, x0 = of_user(solve), rand(12)
+    with forbid_executions(), pytest.warns(PerformanceWarning):
+        y = op @ to_dask(x0, 4)
+    assert_close(y.compute(scheduler="synchronous"), op @ x0)
+
+
+@pytest.mark.parametrize("name", ["cgls", "class"])
+def test_an_operator_that_solves_in_a_solver(name):
+    op, x0 = of_user(SOLVES[name]), rand(12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PerformanceWarning)
+        result = pylops.cgls(op, to_dask(x0, 4), niter=3)[0]
+    assert_close(result.compute(), pylops.cgls(op, x0, niter=3)[0], rtol=1e-8)

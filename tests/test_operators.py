@@ -1,6 +1,7 @@
 """Every operator of the catalogue on dask arrays, against NumPy."""
 
 import contextlib
+import copy
 import pickle
 import warnings
 
@@ -712,3 +713,42 @@ def test_a_product_of_stencils_needs_the_neighbours_of_both(direction):
         with forbid_executions():
             y = apply(op, direction, to_dask(x0, ((2, 3, 1, 4, 4), 3)))
         assert_same(y, apply(op, direction, x0))
+
+
+COPIED = {
+    "first derivative": lambda: pylops.FirstDerivative((12, 2), axis=0),
+    "second derivative": lambda: pylops.SecondDerivative((12, 2), axis=0),
+    "windows": lambda: pylops.signalprocessing.Sliding1D(
+        pylops.Identity(4), dim=20, dimd=20, nwin=4, nover=0, tapertype="hanning"
+    ),
+    "matrix": lambda: pylops.MatrixMult(rand((24, 24))),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
+@pytest.mark.parametrize("times", [1, 2])
+def test_copies_of_operators(make, direction, times):
+    """Bound methods that an operator keeps of itself stay the original's in a copy."""
+    op = make()
+    for _ in range(times):
+        op = copy.copy(op)
+    x0 = rand(op.shape[1 if direction == "forward" else 0])
+    assert_same(apply(op, direction, to_dask(x0, 5)), apply(op, direction, x0))
+
+
+@pytest.mark.parametrize("make", COPIED.values(), ids=COPIED)
+@pytest.mark.parametrize(
+    "around",
+    [lambda op: op, lambda op: 3 * op, lambda op: pylops.VStack([op, op])],
+    ids=["alone", "scaled", "stacked"],
+)
+def test_a_method_in_place_of_the_operators_own_that_calls_it(make, around):
+    op = make()
+    own = op._matvec
+    op._matvec = lambda x: 7 * own(x)
+    outer = around(op)
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        for shape in ((op.shape[1],), (op.shape[1], 2)):
+            x0 = rand(shape)
+            assert_same(outer @ to_dask(x0, (5, 1)[: len(shape)]), outer @ x0)

@@ -6,8 +6,10 @@ import functools
 import importlib
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pylops
@@ -24,6 +26,7 @@ from pylops_dispatch import (
     solvers,
 )
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.policy import NotDispatchedError
 from pylops_dispatch.rules import RULES, columns, run_rule
 
 _TESTED = "2.8"
@@ -65,7 +68,7 @@ _SEAMS = {
 
 _lock = threading.RLock()
 _enabled = False
-_suspended = 0
+_pause: _Pause | None = None  # the latest that has not ended
 # what was put where: (owner, attribute, original, replacement) for classes and modules
 _class_changes: list[tuple[Any, str, Any, Any]] = []
 # and for functions, by identity, wherever they are bound: replacement and original
@@ -152,23 +155,47 @@ def disable() -> None:
         _enabled = False
 
 
+@dataclass(eq=False)
+class _Pause:
+    """Blocks of :func:`disabled` that found PyLops enabled, or one of them that has not ended."""
+
+    outer: _Pause | None
+    blocks: int = 0
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Run PyLops as it is inside the block; nests, and may be used from several threads."""
-    global _suspended
+    """Run PyLops as it is inside the block, and put back what was found at its end.
+
+    This is for the whole process: other threads have no dask arrays meanwhile, either. Blocks
+    may be nested, and may overlap in several threads: the last that ends puts back what the
+    first found.
+    """
+    global _pause
     with _lock:
-        was_enabled = _enabled or _suspended > 0
-        if was_enabled:
-            _suspended += 1
+        if _enabled:
+            _pause = _Pause(_pause)
             disable()
+        pause = _pause
+        if pause is not None:
+            pause.blocks += 1
     try:
         yield
     finally:
-        if was_enabled:
-            with _lock:
-                _suspended -= 1
-                if _suspended == 0:
-                    enable()
+        with _lock:
+            if pause is not None:
+                _leave(pause)
+
+
+def _leave(pause: _Pause) -> None:
+    """End a block; what a later pause found, which has not ended, is put back by that."""
+    global _pause
+    pause.blocks -= 1
+    if pause.blocks or pause is not _pause:
+        return
+    while _pause is not None and not _pause.blocks:
+        _pause = _pause.outer
+    enable()
 
 
 def _change_functions() -> None:
@@ -372,8 +399,17 @@ class _OwnMethod:
         own = vars(op).get(self._name)
         if own is None:  # not registered yet
             return getattr(super(self._cls, op), self._name)
+        if not isinstance(own, types.MethodType):  # a user's, in place of what the class sets
+            return own
         ruled = _ruled(self._cls, self._adjoint, lambda _, x: own(x))
-        return functools.partial(ruled, op)
+
+        def if_still_own(x: Any) -> Any:
+            # a copy of the operator for a task would run what took its place
+            if type(x) is DispatchArray and vars(op).get(self._name) is not own:
+                raise NotDispatchedError(f"{self._name} of {self._cls.__name__} was replaced")
+            return ruled(op, x)
+
+        return if_still_own
 
     def __set__(self, op: Any, method: Any) -> None:
         vars(op)[self._name] = method

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from pylops_dispatch.array import source
+from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import (
     Extended,
@@ -32,21 +33,24 @@ from pylops_dispatch.halos import (
     surroundings,
 )
 from pylops_dispatch.namespace import inside_block
+from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
+    all_parts,
     duplicate,
-    lazy_arrays,
-    name_of,
+    lazy_within,
     parts,
     rebuilt,
     resized,
+    with_changes,
     without_pools,
 )
-from pylops_dispatch.pieces import Chunks, Shape, largest_block, samples
+from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, samples
 from pylops_dispatch.placing import client_in_use, is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
+from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
 from pylops_dispatch.whole import arrays_within, with_arrays, without_large_arrays
 
 if TYPE_CHECKING:
@@ -82,18 +86,12 @@ def embed(op: Any) -> Any:
 
 
 def _arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
-    held = (value for part in _all_parts(op) for value in vars(part).values())
+    held = (value for part in all_parts(op) for value in vars(part).values())
     return [value for value in held if isinstance(value, np.ndarray)]
 
 
-def _all_parts(op: Any) -> Iterator[Any]:
-    yield op
-    for part in parts(op):
-        yield from _all_parts(part)
-
-
-def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
-    """Apply the operator, as `cls` defines it, to the block `x`, and return a vector.
+def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
+    """Apply the operator, as `cls` or else itself defines it, to `x`, and return a vector.
 
     With `limit`, for one of several blocks, BLAS has one thread.
     """
@@ -102,34 +100,34 @@ def run(cls: type, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
         return method_of(cls, op, adjoint)(x.ravel())
 
 
-def method_of(cls: type, op: Any, adjoint: bool) -> Callable[[Any], Any]:
-    """Return an operator's method: its own, or as a base class `cls` of its class defines it."""
+def method_of(cls: type | None, op: Any, adjoint: bool) -> Callable[[Any], Any]:
+    """Return a method of an operator: as `cls` defines it, or else as the object has it."""
     name = "_rmatvec" if adjoint else "_matvec"
-    if not isinstance(op, cls) or cls is type(op):
+    own = cls is None or not isinstance(op, cls)
+    if own or (cls is type(op) and name not in vars(op)):
         return getattr(op, name)
     return functools.partial(getattr(cls, name), op)
 
 
 def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
-    """Return an operator for tasks without its dask arrays, and these, each in one block.
+    """Return a copy of an operator for tasks without its dask arrays, and these, each in one block.
 
     A task puts them back with :func:`filled`.
     """
-    op = without_pools(op)
-    held = list(lazy_arrays(op))
-    template = _without(op, [(id(owner), attribute) for owner, attribute, _ in held])
-    return template, [source(vars(owner)[name]).rechunk(-1) for owner, name, _ in held]
+    arrays: list[DaskArray] = []
 
+    def without(part: Any) -> Any:
+        new = duplicate(part)
+        for name, value in vars(part).items():
+            if any(True for _ in lazy_within(part, value)):
+                vars(new)[name] = with_changes(value, is_lazy, functools.partial(take, name))
+        return rebuilt(part, without, new)
 
-def _without(op: Any, held: list[tuple[int, str]]) -> Any:
-    """Return a copy of a tree of operators with placeholders where dask arrays were."""
-    if not held:
-        return op
-    new = rebuilt(op, lambda part: _without(part, held))
-    for owner, name in held:
-        if owner == id(op):
-            setattr(new, name, _Placeholder(name))
-    return new
+    def take(name: str, array: Any) -> _Placeholder:
+        arrays.append(source(array).rechunk(-1))
+        return _Placeholder(name)
+
+    return without(without_pools(op)), arrays
 
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:
@@ -439,7 +437,7 @@ def starts(sizes: tuple[int, ...]) -> DaskArray:
 
 
 def _has(op: Any, attribute: str) -> bool:
-    return any(attribute in vars(part) for part in _all_parts(op))
+    return any(attribute in vars(part) for part in all_parts(op))
 
 
 def tile_lengths(
@@ -563,11 +561,16 @@ def _refilled(
 ) -> Any:
     remaining = iter(arrays)
 
+    def is_placeholder(value: Any) -> bool:
+        return type(value) is kind
+
     def fill(op: Any) -> Any:
         new = copy(op)
         for name, value in vars(op).items():
             if type(value) is kind:
                 setattr(new, name, next(remaining))
+            elif kind is _Placeholder and isinstance(value, (dict, list, tuple)):
+                setattr(new, name, with_changes(value, is_placeholder, lambda _: next(remaining)))
         return rebuilt(op, fill, new)
 
     return fill(template)
@@ -643,15 +646,19 @@ def along_block(
 # ---- the whole vector --------------------------------------------------------------------
 
 
-def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype[Any]) -> DaskArray:
-    """Apply an operator to the whole vector in one lazy task.
+def apply_whole(
+    cls: type | None, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype[Any]
+) -> DaskArray:
+    """Apply an operator to the whole vector in one lazy task, as `cls` or else itself defines it.
 
     Dask arrays that the operator holds come in as inputs of the task.
     """
     n = op.shape[1 if adjoint else 0]
-    key = tokenize(name_of(op), adjoint, x.name)
-    name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
-    template, held = taken_apart(op)
+    known = name_of(op)
+    key = tokenize(known, adjoint, x.name)
+    kind = (cls or type(op)).__name__.strip("_")
+    name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    template, held = whole_copy(op, known)
     template, large = without_large_arrays(template)
     whole = [x.rechunk(-1), *held, *large]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
@@ -662,6 +669,7 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
         dtype,
         DataNode(None, template),
         len(large),
+        turns_of(op),
         adjoint,
         *inputs,
     )
@@ -669,13 +677,44 @@ def apply_whole(cls: type, op: Any, x: DaskArray, adjoint: bool, dtype: np.dtype
     return DaskArray(graph, name, ((n,),), dtype=dtype)
 
 
+_copies: OrderedDict[str, tuple[str, Any]] = OrderedDict()
+
+
+def whole_copy(op: Any, name: str) -> tuple[Any, list[DaskArray]]:
+    """Return what :func:`taken_apart` does, the same again while the operator has this name.
+
+    What an operator works out when it is first applied, and keeps, is there the next time.
+    """
+    owner = identity(op)
+    known = _copies.get(owner)
+    if known is not None and known[0] == name:
+        return known[1], []
+    template, arrays = taken_apart(op)
+    if not arrays:
+        if known is None:
+            weakref.finalize(op, _copies.pop, owner, None)
+        _copies[owner] = name, template
+        # one that refers to the operator itself, by a function it keeps, would never go
+        if len(_copies) > 32:
+            _copies.popitem(last=False)
+    return template, arrays
+
+
 def _whole_block(
-    cls: type, dtype: Any, template: Any, large: int, adjoint: bool, x: Any, *arrays: Any
+    cls: type | None,
+    dtype: Any,
+    template: Any,
+    large: int,
+    turns: tuple[Turn, ...],
+    adjoint: bool,
+    x: Any,
+    *arrays: Any,
 ) -> Any:
     op = _put_together(template, large, arrays)
     # what was announced holds, whatever the operator makes of the values
-    with noted(op, "_rmatvec" if adjoint else "_matvec", x):
-        return method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+    with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
+        y = method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+        return out_of_own_memory(y, op) if turns else y
 
 
 def _put_together(template: Any, large: int, arrays: Sequence[Any]) -> Any:

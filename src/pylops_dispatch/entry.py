@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +24,16 @@ from pylops_dispatch.array import (
     lower,
     session,
 )
-from pylops_dispatch.operators import counters, lazy_arrays, made_lazy, parts
+from pylops_dispatch.notes import was_noted
+from pylops_dispatch.operators import (
+    counters,
+    has_new_methods,
+    is_pylops,
+    lazy_arrays,
+    let_boxes_out,
+    made_lazy,
+    parts,
+)
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
@@ -31,7 +41,7 @@ from pylops_dispatch.policy import (
     announce_numpy_vectors,
 )
 from pylops_dispatch.rules import RULES
-from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.rules.running import fails_on_zeros, run_whole
 from pylops_dispatch.scipy_solvers import scipy_lsqr
 
 
@@ -67,6 +77,9 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         except Exception:
             vars(self).update(counts)
             raise
+        finally:
+            if session.get() is None:
+                let_boxes_out(self)
 
     return wrapper
 
@@ -143,14 +156,34 @@ def _apply_or_whole(
         with applied(op):
             return _in_chunks_of(x, _checked(original(op, x), op))
     except Exception as error:
-        refused = isinstance(error, NotDispatchedError)
-        if not is_unsuited(error) or (_is_known(op) and not refused):
+        if not _calls_for_numpy(error, op, x, adjoint):
             raise
         reason = str(error).partition("\n")[0]
-    y = run_whole(type(op), op, x.reshape(-1), adjoint, reason)
+    y = run_whole(None, op, x.reshape(-1), adjoint, reason)
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
     return y.reshape(y.size, 1) if x.ndim == 2 else y
+
+
+# errors of a user's code that may be about boxes, or just what the user is to be told
+_DOUBTFUL = (NotImplementedError, IndexError, ValueError)
+
+
+def _calls_for_numpy(error: Exception, op: Any, x: DispatchArray, adjoint: bool) -> bool:
+    """Whether an operator that raised an error on a box may do better on the whole vector."""
+    if _is_known(op):
+        return isinstance(error, NotDispatchedError)
+    if is_unsuited(error):
+        return True
+    # a block is a NumPy array, and what PyLops itself refuses it always refuses
+    if not isinstance(error, _DOUBTFUL) or was_noted(error) or _is_raised_by_pylops(error):
+        return False
+    return not fails_on_zeros(op, x, adjoint)
+
+
+def _is_raised_by_pylops(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "pylops"
 
 
 def _is_known(op: Any) -> bool:
@@ -158,6 +191,7 @@ def _is_known(op: Any) -> bool:
     return (
         type(op) in RULES
         and not isinstance(op, pylops.FunctionOperator)
+        and not has_new_methods(op)
         and all(_is_known(part) for part in parts(op))
     )
 
@@ -190,6 +224,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
 
     def wrapper(self: Any, y: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(y, DispatchArray):  # pyproximal's L2 divides inside its solvers
+            solvers.refuse_outside_solve(f"{type(self).__name__} / x")
             return lift(wrapper(self, lower(y), *args, **kwargs))
         if type(y) is np.ndarray and _holds_lazy_arrays(self):
             y = _named(y)
@@ -236,6 +271,8 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
                 check(value, name)
             if is_lazy(value):  # a box: PyLops's code that makes this operator may apply it
                 made_lazy.add(True)
+        if not is_pylops(type(self)):  # it may get its arrays later
+            made_lazy.add(True)
         original(self, *args, **kwargs)
 
     return wrapper

@@ -28,12 +28,17 @@ def noted(op: Any, method: str, x: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not any("while running on a block" in n for n in getattr(error, "__notes__", ())):
+        if not was_noted(error):
             error.add_note(
                 f"while running on a block: {type(op).__name__}.{method} on a block of shape "
                 f"{tuple(x.shape)} and dtype {x.dtype}, {_place()}{_line(error)}"
             )
         raise
+
+
+def was_noted(error: BaseException) -> bool:
+    """Whether an error came up while an operator ran on a block."""
+    return any("while running on a block" in note for note in getattr(error, "__notes__", ()))
 
 
 def _place() -> str:

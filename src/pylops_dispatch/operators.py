@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 import types
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, found, is_dask
-from pylops_dispatch.pieces import Shape, Zeros, contents, identity, samples
+from pylops_dispatch.array import DispatchArray, found, holds, is_box, is_dask, is_lazy, lower
+from pylops_dispatch.pieces import Shape, Zeros, identity
 
 LinearOperator = pylops.LinearOperator
 
-_SMALL = 4096  # bytes: arrays up to this size are named by their contents
-# not empty once an operator was made of dask arrays: until then NumPy input needs no look at it
+# not empty once an operator was made that may hold dask arrays: until then NumPy input needs no
+# look at it
 made_lazy: set[bool] = set()
 
-_DERIVED = ("_name", "_slice", "_sample")  # what follows from other settings, or changes nothing
+# PyLops's counters of applications
+COUNTERS = frozenset(("matvec_count", "rmatvec_count", "matmat_count", "rmatmat_count"))
 
 
 def is_operator(value: Any) -> bool:
@@ -34,6 +35,26 @@ def is_operator(value: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_operator_class(cls: Any) -> bool:
     return issubclass(cls, LinearOperator)
+
+
+def is_pylops(cls: type) -> bool:
+    """Whether a class is PyLops's own, not a user's or another package's."""
+    return cls.__module__.partition(".")[0] == "pylops"
+
+
+def runs_users_code(op: Any) -> bool:
+    """Whether an operator, apart from its parts, runs code that is not PyLops's own."""
+    cls: Any = type(op)
+    own = is_pylops(cls) and cls not in (pylops.FunctionOperator, LinearOperator)
+    return not own or has_new_methods(op)
+
+
+def has_new_methods(op: Any) -> bool:
+    """Whether the methods of an operator were set on the object, and not by PyLops's own class."""
+    # FourierRadon2D._register_multiplications sets them to one of its methods
+    return ("_matvec" in vars(op) or "_rmatvec" in vars(op)) and not hasattr(
+        op, "_register_multiplications"
+    )
 
 
 def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
@@ -66,9 +87,21 @@ def duplicate(op: Any) -> Any:
     """
     new = copy.copy(op)
     for name, value in vars(op).items():
-        if isinstance(value, types.MethodType) and value.__self__ is op:
+        if isinstance(value, types.MethodType) and _is_own_method(op, name, value):
             setattr(new, name, types.MethodType(value.__func__, new))
     return new
+
+
+def _is_own_method(op: Any, name: str, method: types.MethodType) -> bool:
+    """Whether a bound method is the operator's own, or of one that it is an equal copy of."""
+    owner: Any = method.__self__
+    if owner is op:
+        return True
+    if type(owner) is not type(op) or vars(owner).get(name) is not method:
+        return False
+    held, others = vars(op), vars(owner)
+    settings = (held.keys() & others.keys()) - COUNTERS - {"_shape"}  # which follows from dims
+    return all(held[key] is others[key] for key in settings)
 
 
 def resized(op: Any, dims: Shape, dimsd: Shape) -> Any:
@@ -81,12 +114,19 @@ def resized(op: Any, dims: Shape, dimsd: Shape) -> Any:
 
 def parts(op: Any) -> list[Any]:
     """Return the operators that `op` directly holds, each once."""
-    found: list[Any] = []
+    within: list[Any] = []
     for value in vars(op).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            if is_operator(item) and not any(item is f for f in found):
-                found.append(item)
-    return found
+            if is_operator(item) and not any(item is f for f in within):
+                within.append(item)
+    return within
+
+
+def all_parts(op: Any) -> Iterator[Any]:
+    """Yield an operator and all that it is made of."""
+    yield op
+    for part in parts(op):
+        yield from all_parts(part)
 
 
 def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> Any:
@@ -101,17 +141,44 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
             seen[id(item)] = change(item)
         return seen[id(item)]
 
-    for name, value in vars(op).items():
+    for name, value in list(vars(new).items()):
         if is_operator(value):
             setattr(new, name, changed(value))
         elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
-            setattr(new, name, type(value)(changed(v) for v in value))
+            setattr(new, name, _alike(value, [changed(v) for v in value]))
     return new
+
+
+def with_changes(value: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """Change what `matches` in nested lists, tuples and dicts, which stay of their kinds.
+
+    Where nothing matches, `value` itself comes back.
+    """
+    if not holds(value, matches):
+        return value
+    if isinstance(value, dict):
+        new = copy.copy(value)
+        new.update({key: with_changes(item, matches, change) for key, item in value.items()})
+        return new
+    if isinstance(value, (list, tuple)):
+        return _alike(value, [with_changes(item, matches, change) for item in value])
+    return change(value)
+
+
+def _alike(value: Any, items: list[Any]) -> Any:
+    """Return a list or a tuple of the kind of `value` that holds `items`."""
+    make = getattr(value, "_make", type(value))  # of named tuples
+    return make(items)
+
+
+def copied(op: Any) -> Any:
+    """Return a copy of a tree of operators: attributes set anew later make no difference to it."""
+    return rebuilt(op, copied)
 
 
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
-    return {name: value for name, value in vars(op).items() if name.endswith("_count")}
+    return {name: value for name, value in vars(op).items() if name in COUNTERS}
 
 
 def without_pools(op: Any) -> Any:
@@ -129,15 +196,53 @@ def without_pools(op: Any) -> Any:
     return new
 
 
+def lazy_within(op: Any, value: Any) -> Iterator[Any]:
+    """Yield the dask arrays and boxes in an attribute of an operator."""
+    if isinstance(value, (DaskArray, DispatchArray)):
+        yield value
+    # lists of PyLops's operators are of operators, and of numbers
+    elif isinstance(value, (dict, list, tuple)) and not is_pylops(type(op)):
+        yield from found(value, is_lazy)
+
+
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
-    """Yield owner, attribute and array for every dask array that an operator holds."""
+    """Yield owner, attribute and array for every dask array that an operator is made of.
+
+    What an application has left in it is no such array.
+    """
+    left = _left.get(identity(op), ()) if _left else ()
     for name, value in vars(op).items():
-        if isinstance(value, DaskArray):
-            yield op, name, value
-        elif isinstance(value, DispatchArray):
-            yield op, name, value.dask()
+        for item in lazy_within(op, value):
+            array = item.dask() if isinstance(item, DispatchArray) else item
+            if array.name not in left:
+                yield op, name, array
     for part in parts(op):
         yield from lazy_arrays(part)
+
+
+# what applications left in operators: the names of dask arrays, by the identity of the operator
+_left: dict[str, set[str]] = {}
+
+
+def let_boxes_out(op: Any) -> None:
+    """Let a user's operators in a tree hold dask arrays where their code has kept boxes."""
+    for part in all_parts(op):
+        if runs_users_code(part):
+            kept = {name: value for name, value in vars(part).items() if holds(value, is_box)}
+            vars(part).update({n: with_changes(value, is_box, lower) for n, value in kept.items()})
+            note_left(part, kept)
+
+
+def note_left(op: Any, names: Iterable[str]) -> None:
+    """Remember that the dask arrays in these attributes of an operator were boxes."""
+    if not names:
+        return
+    key = identity(op)
+    if key not in _left:
+        weakref.finalize(op, _left.pop, key, None)
+    held = {array.name for value in vars(op).values() for array in found(value, is_dask)}
+    new = {array.name for name in names for array in found(vars(op)[name], is_dask)}
+    _left[key] = (_left.get(key, set()) & held) | new
 
 
 def arrays_of(op: Any) -> Iterator[DaskArray]:
@@ -145,49 +250,3 @@ def arrays_of(op: Any) -> Iterator[DaskArray]:
     yield from found(vars(op), is_dask)
     for part in parts(op):
         yield from arrays_of(part)
-
-
-def name_of(op: Any) -> str:
-    """Return a name for an operator as it is now: the same settings, the same name."""
-    # the signature is made of strings; dask's tokenize would walk through it again
-    return hashlib.blake2b(repr(signature(op)).encode(), digest_size=16).hexdigest()
-
-
-def signature(op: Any, skip: tuple[str, ...] = ()) -> Any:
-    """Return what tells this operator from another, cheaply and for good.
-
-    Settings count by value, large arrays and unknown objects by identity.
-    """
-    items = []
-    for name, value in vars(op).items():
-        if name in skip or name in _DERIVED or name.endswith("_count"):
-            continue
-        items.append((name, _token(value, op)))
-    return (f"{type(op).__module__}.{type(op).__qualname__}", tuple(items))
-
-
-def _token(value: Any, owner: Any) -> Any:
-    if isinstance(value, (str, int, float, complex, bool, type(None), np.dtype, np.generic, slice)):
-        return repr(value)
-    if is_operator(value):
-        return signature(value)
-    if isinstance(value, types.MethodType) and value.__self__ is owner:
-        return value.__func__.__qualname__
-    if isinstance(value, DaskArray):
-        return value.name
-    if isinstance(value, np.ndarray):
-        if value.nbytes <= _SMALL:
-            return contents(value)
-        return identity(value), samples(value)
-    if isinstance(value, functools.partial):
-        return (_token(value.func, owner), _token(value.args, owner), _token(value.keywords, owner))
-    if isinstance(value, (tuple, list)):
-        return tuple(_token(v, owner) for v in value)
-    if isinstance(value, dict):
-        return tuple((repr(k), _token(v, owner)) for k, v in value.items())
-    if hasattr(value, "__dask_tokenize__"):
-        return value.__dask_tokenize__()
-    try:
-        return identity(value)
-    except TypeError:
-        return f"{type(value).__qualname__}-{id(value)}"

@@ -34,10 +34,16 @@ from pylops_dispatch.construction import inspect_values, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
-from pylops_dispatch.operators import arrays_of, lazy_arrays
+from pylops_dispatch.operators import (
+    all_parts,
+    arrays_of,
+    lazy_arrays,
+    note_left,
+    runs_users_code,
+)
 from pylops_dispatch.optimisation import persist
 from pylops_dispatch.placing import bytes_of_block, vectors_together
-from pylops_dispatch.policy import set_policy
+from pylops_dispatch.policy import not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
@@ -95,6 +101,7 @@ class Session:
                 if holds(value, is_box):
                     vars(owner)[name] = self._outside.outwards(value)
                     self._shown.append((owner, name, vars(owner)[name], value))
+                    note_left(owner, [name])
 
     def adopt(self, solver: Any) -> None:
         """Know a solver that PyLops makes inside of one of its functions."""
@@ -131,6 +138,8 @@ class Session:
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
         for op in found(values, lambda value: isinstance(value, LinearOperator)):
+            for part in filter(runs_users_code, all_parts(op)):
+                self.visit(part)
             held = list(arrays_of(op))
             self._kernel = max([self._kernel, *map(bytes_of_block, held)])
             lazy = (array for array in held if not pc.in_memory(array))
@@ -426,6 +435,20 @@ def _in_tiles(x: Any, thresh: Any, *, function: Callable[..., Any], out_dtype: A
     return out
 
 
+def refuse_outside_solve(name: str) -> None:
+    """Raise where an operator that is applied outside of any solver solves for its input.
+
+    The steps would be worked out when it is applied; a task on the whole vector can solve later.
+
+    Raises
+    ------
+    NotDispatchedError
+        Which has the operator run in such a task.
+    """
+    if session.get() is None:
+        raise not_dispatched(name, "A solver works out its steps one after another.")
+
+
 def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
 
@@ -435,6 +458,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
+            refuse_outside_solve(original.__name__)
             with nullcontext() if outer is None else outer.letting_go():
                 return original(*args, **kwargs)  # inside another solver
         for name, value in kwargs.items():
@@ -495,6 +519,8 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         before_solving.get()(self)
         current = session.get()
+        if holds((args, kwargs), is_box):
+            refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
         lazy = holds((args, kwargs), is_lazy) or _is_lazy_operator(op)

@@ -12,12 +12,14 @@ from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
-from pylops_dispatch.operators import counters, lazy_arrays, name_of
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import counters, lazy_arrays
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rules import matrix
 from pylops_dispatch.rules.running import rule_of
 from pylops_dispatch.rules.table import RULES
+from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
 
 # a task holds at least one column, up to this many bytes of them, and as many of other arrays
 _BYTES = 1 << 27
@@ -61,6 +63,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             dtype=dtype,
             meta=np.empty((0, 0), dtype=dtype),
             op=embed(template),
+            turns=turns_of(self),
             adjoint=adjoint,
         )
         return DispatchArray(y)
@@ -82,6 +85,8 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
     return dtype
 
 
-def _columns(block: Any, *arrays: Any, op: Any, adjoint: bool) -> Any:
+def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
-    return op._rmatmat(block) if adjoint else op._matmat(block)
+    with in_turn(turns):
+        y = op._rmatmat(block) if adjoint else op._matmat(block)
+        return out_of_own_memory(y, op) if turns else y

@@ -16,11 +16,11 @@ from dask.base import tokenize
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
 
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.positions import balanced
+from pylops_dispatch.naming import name_of_matrix
 from pylops_dispatch.pieces import Chunks, Zeros
 from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.rules.running import run_whole
@@ -186,7 +186,7 @@ def _wrap(A: Any, chunks: Chunks) -> DaskArray:
     if isinstance(A, np.ndarray):
         return coefficient(A, chunks)
     sizes = normalize_chunks(chunks, A.shape, dtype=A.dtype)
-    key = (pc.identity(A), sizes)
+    key = (name_of_matrix(A), sizes)
     name = f"coefficient-{tokenize(*key)}"
     graph = _sparse.get(key)
     if graph is None:

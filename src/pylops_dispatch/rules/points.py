@@ -18,7 +18,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, name_of, resized, shaped
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import dims_of, resized, shaped
 from pylops_dispatch.pieces import Chunks
 from pylops_dispatch.placing import client_in_use
 

@@ -17,12 +17,14 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
-from pylops_dispatch.operators import dims_of, lazy_arrays, name_of, parts, shaped
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import dims_of, has_new_methods, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import RULES, Rule
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
+from pylops_dispatch.turns import in_turn, turns_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class LocalNeeds:
 
 def rule_of(op: Any) -> Rule | None:
     """Return the rule of an operator's own class, or of the class that defines its methods."""
+    if has_new_methods(op):
+        return None
     return RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
 
 
@@ -294,8 +298,10 @@ def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
     return shaped(op, box, adjoint, dtype, apply)
 
 
-def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
-    """Run an operator in one lazy task on the whole vector, and say so."""
+def run_whole(
+    cls: type | None, op: Any, box: DispatchArray, adjoint: bool, reason: str
+) -> DispatchArray:
+    """Run an operator, as `cls` or else itself defines it, in one lazy task, and say so."""
     announce_whole(type(op).__name__, reason)
     dtype = _whole_dtype(cls, op, box, adjoint)
     n = op.shape[1 if adjoint else 0]
@@ -305,20 +311,39 @@ def run_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool, reason: str
 _PROBED = 4096  # elements: operators of this size are run on zeros to learn their dtype
 
 
-def _whole_dtype(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
-    rule = RULES.get(cls)
+def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
+    rule = None if cls is None else RULES.get(cls)
     if rule is not None and rule.dtype is not None:
         return np.dtype(rule.dtype(op, box.dtype, adjoint))
-    small = max(op.shape) <= _PROBED and not isinstance(op, MemoizeOperator)
-    if small and next(lazy_arrays(op), None) is None:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            try:
-                zeros = np.zeros(box.size, box.dtype)
-                return np.asarray(blocks.method_of(cls, op, adjoint)(zeros)).dtype
-            except Exception as error:  # whatever a user's code says of zeros, it says of data
-                logger.debug("%s cannot be applied to zeros: %s", cls.__name__, error)
-    return np.dtype(np.result_type(op.dtype, box.dtype))
+    try:
+        found = _of_zeros(cls, op, box, adjoint)
+    except Exception as error:  # whatever a user's code says of zeros, it says of data
+        logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
+        found = None
+    return np.dtype(np.result_type(op.dtype, box.dtype)) if found is None else found.dtype
+
+
+def fails_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> bool:
+    """Whether an operator cannot be applied to a NumPy vector either, as far as can be told."""
+    try:
+        _of_zeros(None, op, box, adjoint)
+    except Exception:
+        return True
+    return False
+
+
+def _of_zeros(
+    cls: type | None, op: Any, box: DispatchArray, adjoint: bool
+) -> np.ndarray[Any, Any] | None:
+    """Return what a small operator in memory makes of zeros, None for others."""
+    if max(op.shape) > _PROBED or isinstance(op, MemoizeOperator):
+        return None
+    copy, lazy = blocks.whole_copy(op, name_of(op))
+    if lazy:
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
+        warnings.simplefilter("ignore")
+        return np.asarray(blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype)))
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:

@@ -23,7 +23,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.operators import duplicate, lazy_arrays, name_of, parts
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.placing import client_in_use
 from pylops_dispatch.rules.running import COMBINATIONS
@@ -261,5 +262,5 @@ def _apply(
 ) -> Any:
     op = blocks.filled(op, arrays)
     with one_blas_thread():
-        y = blocks.run(type(op), op, blocks.single(block), adjoint)
+        y = blocks.run(None, op, blocks.single(block), adjoint)
     return y.reshape(*leading, y.size).astype(out_dtype, copy=False)

@@ -19,7 +19,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, name_of, rebuilt, resized, shaped
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import dims_of, rebuilt, resized, shaped
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
 
 RULES[oneway._PhaseShift] = alone(("gazx",))

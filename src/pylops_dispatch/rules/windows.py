@@ -17,7 +17,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.operators import dims_of, duplicate, name_of, resized
+from pylops_dispatch.naming import name_of
+from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
 

@@ -1,0 +1,188 @@
+"""Names of operators: the same settings, the same name; what differs, another."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import types
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+
+from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.operators import COUNTERS, is_operator, is_pylops, runs_users_code
+from pylops_dispatch.pieces import contents, identity, samples
+
+_SMALL = 4096  # bytes: arrays up to this size are named by their contents
+_DEPTH = 4  # objects within objects whose attributes are looked at
+
+_DERIVED = frozenset(("_name", "_slice", "_sample"))  # of PyLops: they follow from other settings
+
+# packages of objects that change as they are used, and what they are used for does not
+_OPAQUE = frozenset(
+    "asyncio concurrent dask distributed logging multiprocessing numba pyfftw pylops queue "
+    "threading".split()
+)
+
+
+def name_of(op: Any) -> str:
+    """Return a name for an operator as it is now: the same settings, the same name."""
+    # the signature is made of strings; dask's tokenize would walk through it again
+    return hashlib.blake2b(repr(signature(op)).encode(), digest_size=16).hexdigest()
+
+
+def signature(op: Any, within: tuple[int, ...] = ()) -> Any:
+    """Return what tells this operator from another, cheaply and for good.
+
+    Settings count by value, large arrays by identity and samples, objects by identity and their
+    attributes.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        What is to be told from others.
+    within : tuple of int, optional
+        The addresses of the objects that it was reached through.
+
+    Returns
+    -------
+    tuple
+        Of strings and tuples.
+    """
+    kind = _kind(type(op))
+    skipped = kind.skipped
+    items = [
+        (name, _token(value, op, within)) for name, value in vars(op).items() if name not in skipped
+    ]
+    return (kind.name, tuple(items))
+
+
+def name_of_matrix(matrix: Any) -> str:
+    """Return a name for a sparse matrix, which changes when it is changed in place."""
+    return repr(_token(matrix, None))
+
+
+# ---- classes -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Kind:
+    """What is known of a class."""
+
+    made: weakref.ref[type]
+    name: str
+    skipped: frozenset[str]  # attributes of its objects that make no difference
+
+
+_kinds: dict[int, _Kind] = {}
+_given: set[str] = set()  # for good: lazy results may outlive the class
+_naming = threading.Lock()
+
+
+def _kind(cls: type) -> _Kind:
+    """Return what is known of a class: the first of a name has that name, others one more."""
+    known = _kinds.get(id(cls))
+    if known is not None and known.made() is cls:
+        return known
+    plain, key = f"{cls.__module__}.{cls.__qualname__}", id(cls)
+    own = _DERIVED if is_pylops(cls) else frozenset()
+    with _naming:
+        known = _kinds.get(key)
+        if known is not None and known.made() is cls:  # another thread was faster
+            return known
+        name = f"{plain}-{identity(cls)}" if plain in _given else plain
+        _given.add(plain)
+        made = weakref.ref(cls, lambda _: _kinds.pop(key, None))
+        _kinds[key] = _Kind(made, name, COUNTERS | own)
+        return _kinds[key]
+
+
+# ---- values ------------------------------------------------------------------------------
+
+
+def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
+    if isinstance(value, (str, int, float, complex, bool, type(None), np.dtype, np.generic, slice)):
+        return repr(value)
+    if is_operator(value):
+        return signature(value, within) if id(value) not in within else "around"
+    if isinstance(value, types.MethodType):
+        return _token_of_method(value, owner, within)
+    if isinstance(value, DaskArray):
+        return value.name
+    if isinstance(value, np.ndarray):
+        if value.nbytes <= _SMALL:
+            return contents(value)
+        return identity(value), samples(value)
+    if isinstance(value, functools.partial):
+        given = value.func, value.args, value.keywords
+        return tuple(_token(v, owner, within) for v in given)
+    if isinstance(value, (tuple, list, deque)):
+        return tuple(_token(v, owner, within) for v in value)
+    if isinstance(value, dict):
+        return tuple((repr(k), _token(v, owner, within)) for k, v in value.items())
+    return _token_of_object(value, owner, within)
+
+
+def _token_of_method(method: types.MethodType, owner: Any, within: tuple[int, ...]) -> Any:
+    function: Any = method.__func__
+    if method.__self__ is owner:
+        own = getattr(type(owner), function.__name__, None) is function
+        return function.__qualname__ if own else _token(function, owner, within)
+    inner = (*within, id(owner))
+    return _token(function, owner, inner), _token(method.__self__, owner, inner)
+
+
+def _token_of_object(value: Any, owner: Any, within: tuple[int, ...]) -> Any:
+    if isinstance(value, DispatchArray):
+        return value.names
+    if isinstance(value, type):
+        return _kind(value).name
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if hasattr(value, "__dask_tokenize__"):
+        return value.__dask_tokenize__()
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(repr(_token(v, owner, within)) for v in value))
+    if id(value) in within:
+        return "around"
+    inner = (*within, id(owner), id(value))
+    deep = len(within) >= 2 * _DEPTH
+    held = {} if deep else _attributes(value, owner)
+    tokens = tuple((key, _token(v, owner, inner)) for key, v in held.items())
+    try:
+        return (identity(value), tokens) if tokens else identity(value)
+    except TypeError:  # nothing tells when it goes, and another may then have its address
+        return (_kind(type(value)).name, tokens) if tokens else tokenize(value)
+
+
+def _attributes(value: Any, owner: Any) -> dict[str, Any]:
+    """Return what an object is made of, as far as results may depend on it."""
+    if isinstance(value, types.FunctionType):
+        return _closure(value)
+    held = getattr(value, "__dict__", None)
+    if not isinstance(held, dict):
+        return {}
+    if scipy.sparse.issparse(value):  # the rest are notes of what SciPy found out about it
+        return {key: v for key, v in held.items() if isinstance(v, (np.ndarray, dict))}
+    # what PyLops's operators hold is a library's, set once
+    if not runs_users_code(owner) or type(value).__module__.partition(".")[0] in _OPAQUE:
+        return {}
+    return held.copy()  # another thread may add to it
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    """Return the variables of the functions around a function that it uses."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return found

@@ -1,0 +1,253 @@
+"""Names of results: what differs has another name, and the same in another process has the same."""
+
+import gc
+import subprocess
+import sys
+import types
+from fractions import Fraction
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+import scipy.sparse
+
+from pylops_dispatch import halo, register_rule
+
+from .helpers import rand
+
+N = 12
+X0 = np.arange(1.0, N + 1)
+
+pytestmark = pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+
+
+def lazy(x=X0):
+    return da.from_array(x, chunks=4)
+
+
+class Settings(pylops.LinearOperator):
+    """Keeps whatever it is given."""
+
+    def __init__(self, **attributes):
+        super().__init__(dtype=np.dtype("f8"), dims=(N,), dimsd=(N,))
+        vars(self).update(attributes)
+
+    def _matvec(self, x):
+        return np.convolve(x, [1, float(self.factor()), 1], "same")
+
+    def factor(self):
+        return self.k
+
+
+def smoothing(k):
+    """An operator of a class that is made anew with each call."""
+
+    class Smoothing(Settings):
+        def _matvec(self, x):
+            return np.convolve(x, [1, k, 1], "same")
+
+    return Smoothing()
+
+
+def together(*results):
+    return da.compute(*results, scheduler="synchronous")
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_two_classes_of_one_name_are_told_apart():
+    first, second = smoothing(1.0), smoothing(2.0)
+    for result, op in zip(together(first @ lazy(), second @ lazy()), (first, second), strict=True):
+        np.testing.assert_array_equal(result, op @ X0)
+
+
+def test_a_class_that_is_gone_leaves_its_name_to_no_other():
+    result = smoothing(1.0) @ lazy()
+    gc.collect()
+    later = smoothing(2.0)
+    np.testing.assert_array_equal(together(result, later @ lazy())[1], later @ X0)
+
+
+def test_a_local_operator_defined_anew_is_the_one_that_runs():
+    """Threads remember copies of operators for blocks."""
+
+    def define(k):
+        op = smoothing(k)
+        register_rule(type(op), halo(1))
+        return op
+
+    for k in (1.0, 2.0):
+        op = define(k)
+        result = (op @ lazy()).compute(scheduler="synchronous")
+        np.testing.assert_array_equal(result, op @ X0)
+
+
+def test_names_are_the_same_in_another_process():
+    program = (
+        "import numpy as np, pylops, pylops_dispatch, dask.array as da\n"
+        "class Mine(pylops.FirstDerivative): pass\n"
+        "x = da.ones(12, chunks=4)\n"
+        "print((Mine(12) @ x).name, (pylops.Diagonal(np.arange(12.0)) @ x).name)\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+
+
+# ------------------------------------------------------------- attributes
+
+
+@pytest.mark.parametrize("name", ["fold_count", "_slice", "_name", "_sample"])
+def test_attributes_of_users_classes_count_whatever_they_are_called(name):
+    class Named(Settings):
+        def factor(self):
+            return vars(self)[name]
+
+    ops = [Named(**{name: k}) for k in (1.0, 2.0)]
+    for result, op in zip(together(*(op @ lazy() for op in ops)), ops, strict=True):
+        np.testing.assert_array_equal(result, op @ X0)
+
+
+def test_applications_that_were_counted_make_no_difference():
+    op = Settings(k=1.0)
+    assert (op @ lazy()).name == (op @ lazy()).name
+
+
+class Slots:
+    __slots__ = ("k",)
+
+    def __init__(self, k):
+        self.k = k
+
+    def __float__(self):
+        return float(self.k)
+
+
+@pytest.mark.parametrize(
+    "make", [Fraction, Slots, lambda k: range(k, k + 1)], ids=["Fraction", "slots", "range"]
+)
+def test_values_that_nothing_can_watch_are_named_by_value(make):
+    class Valued(Settings):
+        def factor(self):
+            return self.k[0] if isinstance(self.k, range) else self.k
+
+    def result(k):
+        return Valued(k=make(k)) @ lazy()
+
+    results = []
+    for k in range(30):
+        results.append(result(k))
+        gc.collect()  # another value may have the address of one that is gone
+    assert len({y.name for y in results}) == len(results)
+    assert result(3).name == results[3].name
+
+
+def _object_setting():
+    op = Settings(k=0.0, config=types.SimpleNamespace(inner=types.SimpleNamespace(k=1.0)))
+    op.config.owner = op  # in a circle
+
+    def change():
+        op.config.inner.k = 2.0
+
+    return op, change
+
+
+def _sparse_matrix():
+    op = pylops.MatrixMult(scipy.sparse.random(N, N, density=0.5, random_state=1, format="csr"))
+
+    def change():
+        op.A.data *= 3
+
+    return op, change
+
+
+def _large_sparse_matrix():
+    op = pylops.MatrixMult(scipy.sparse.diags([rand(4096)] * 3, [-1, 0, 1], shape=(4096, 4096)))
+
+    def change():
+        op.A.data *= 3
+
+    return op, change
+
+
+def _variable_of_a_function():
+    k = 1.0
+
+    def forward(x):
+        return np.convolve(x, [k])
+
+    def change():
+        nonlocal k
+        k = 2.0
+
+    return pylops.FunctionOperator(forward, forward, N), change
+
+
+def _callable_object():
+    class Scaling:
+        def __call__(self, x):
+            return np.convolve(x, [self.k])
+
+    scaling = Scaling()
+    scaling.k = 1.0
+
+    def change():
+        scaling.k = 2.0
+
+    return pylops.FunctionOperator(scaling, scaling, N), change
+
+
+def _operator_behind_a_method():
+    inner = Settings(k=1.0)
+
+    def change():
+        inner.k = 2.0
+
+    return pylops.FunctionOperator(inner.matvec, inner.matvec, N), change
+
+
+def _set():
+    op = Settings(k=1.0, chosen={1, 2})
+
+    def change():
+        op.chosen.add(3)
+
+    return op, change
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _object_setting,
+        _sparse_matrix,
+        _large_sparse_matrix,
+        _variable_of_a_function,
+        _callable_object,
+        _operator_behind_a_method,
+        _set,
+    ],
+)
+def test_what_is_changed_in_place_changes_the_name(make):
+    op, change = make()
+    x = da.ones(op.shape[1], chunks=4096 if op.shape[1] > N else 4)
+    before = (op @ x).name
+    assert (op @ x).name == before
+    change()
+    assert (op @ x).name != before
+
+
+def test_functions_set_on_the_object_are_told_apart():
+    x = lazy()
+    results = []
+    for k in (1.0, 2.0):
+        op = Settings(k=k)
+        op.factor = types.MethodType(lambda self, k=k: k, op)
+        del op.k
+        results.append(op @ x)
+    first, second = dask.compute(*results, scheduler="synchronous")
+    assert not np.allclose(first, second)
