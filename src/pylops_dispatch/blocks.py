@@ -38,7 +38,8 @@ from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
     duplicate,
-    lazy_within,
+    is_pylops,
+    lazy_attributes,
     parts,
     rebuilt,
     resized,
@@ -118,9 +119,9 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
 
     def without(part: Any) -> Any:
         new = duplicate(part)
-        for name, value in vars(part).items():
-            if any(True for _ in lazy_within(part, value)):
-                vars(new)[name] = with_changes(value, is_lazy, functools.partial(take, name))
+        for name, _ in lazy_attributes(part):
+            put = functools.partial(take, name)
+            vars(new)[name] = with_changes(vars(part)[name], is_lazy, put)
         return rebuilt(part, without, new)
 
     def take(name: str, array: Any) -> _Placeholder:
@@ -566,10 +567,11 @@ def _refilled(
 
     def fill(op: Any) -> Any:
         new = copy(op)
+        containers = kind is _Placeholder and not is_pylops(type(op))
         for name, value in vars(op).items():
             if type(value) is kind:
                 setattr(new, name, next(remaining))
-            elif kind is _Placeholder and isinstance(value, (dict, list, tuple)):
+            elif containers and isinstance(value, (dict, list, tuple)):
                 setattr(new, name, with_changes(value, is_placeholder, lambda _: next(remaining)))
         return rebuilt(op, fill, new)
 

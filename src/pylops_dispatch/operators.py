@@ -196,13 +196,16 @@ def without_pools(op: Any) -> Any:
     return new
 
 
-def lazy_within(op: Any, value: Any) -> Iterator[Any]:
-    """Yield the dask arrays and boxes in an attribute of an operator."""
-    if isinstance(value, (DaskArray, DispatchArray)):
-        yield value
-    # lists of PyLops's operators are of operators, and of numbers
-    elif isinstance(value, (dict, list, tuple)) and not is_pylops(type(op)):
-        yield from found(value, is_lazy)
+def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the attributes of an operator that hold dask arrays or boxes, and these."""
+    containers = not is_pylops(type(op))  # PyLops's own are of operators, and of numbers
+    for name, value in vars(op).items():
+        if isinstance(value, (DaskArray, DispatchArray)):
+            yield name, (value,)
+        elif containers and isinstance(value, (dict, list, tuple)):
+            items = tuple(found(value, is_lazy))
+            if items:
+                yield name, items
 
 
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
@@ -211,8 +214,8 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
     What an application has left in it is no such array.
     """
     left = _left.get(identity(op), ()) if _left else ()
-    for name, value in vars(op).items():
-        for item in lazy_within(op, value):
+    for name, items in lazy_attributes(op):
+        for item in items:
             array = item.dask() if isinstance(item, DispatchArray) else item
             if array.name not in left:
                 yield op, name, array
