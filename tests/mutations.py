@@ -22,6 +22,7 @@ ARRAY = "tests/test_array.py"
 SELECTIONS = "tests/test_selections.py"
 TILES = "tests/test_tiles.py"
 STACKS = "tests/test_stacks.py"
+VIEWS = "tests/test_views.py"
 OPTIMISATION = "tests/test_optimisation.py"
 
 
@@ -38,6 +39,47 @@ class Fault:
 
 
 FAULTS = [
+    Fault(
+        "what ravel has to copy given as a view", "array.py",
+        "return vector if self._strides is None else vector.copy()", "return vector",
+        VIEWS, "parts_of_complex",
+    ),
+    Fault(
+        "flatten without a copy", "array.py",
+        "return self.ravel(order).copy()", "return self.ravel(order)",
+        VIEWS, "a_view_or_a_copy",
+    ),
+    Fault(
+        "the order of one operand enough for that of the result", "memory_layout.py",
+        "return all(told) if told else None", "return any(told) if told else None",
+        VIEWS, "laid_out_as_numpy",
+    ),
+    Fault(
+        "axes of positions left where they are behind a slice", "functions/indexing.py",
+        "return places[-1] - places[0] >= len(places)", "return False",
+        VIEWS, "at_an_index",
+    ),
+    Fault(
+        "a mask of any length taken", "functions/indexing.py",
+        "if _is_mask(entry) and entry.shape != shape[axis : axis + count]:", "if False:",
+        VIEWS, "write_outside",
+    ),
+    Fault(
+        "classes of one name told apart by nothing", "naming.py",
+        'name = f"{plain}-{identity(cls)}" if plain in _given else plain', "name = plain",
+        "tests/test_naming.py", "two_classes",
+    ),
+    Fault(
+        "chunks without samples kept", "array.py",
+        "if all(0 not in sizes for sizes in x.chunks):", "if True:",
+        OPERATORS, "test_any_chunks and (Diagonal or FirstDerivative)",
+    ),
+    Fault(
+        "a pool's stack given the dtype of the serial one", "rules/stacks.py",
+        'return op.parallel_kind == "multiproc" or _bounds(op, adjoint) is not None',
+        "return False",
+        STACKS, "pool_of_threads",
+    ),
     Fault(
         "blocks of an axis that is summed over handed over without their list", "optimisation.py",
         "for _ in range(self.lists):", "for _ in range(0):",
@@ -127,7 +169,8 @@ FAULTS = [
     ),
     Fault(
         "halo one sample too small before a block", "halos.py",
-        "max(int(start) - width, 0)", "min(max(int(start) - width, 0) + 1, int(start))",
+        "else (max(int(start) - width, 0), int(start))",
+        "else (min(max(int(start) - width, 0) + 1, int(start)), int(start))",
         OPERATORS, "test_flat_vector and FirstDerivative",
     ),
     Fault(
@@ -188,7 +231,8 @@ FAULTS = [
     ),
     Fault(
         "matrix product and its adjoint under one name", "rules/matrix.py",
-        "tokenize(matrix.name, x.name, adjoint)", "tokenize(matrix.name, x.name)",
+        "x.name, adjoint, apart)}\",\n        adjust_chunks={i: 1} if adjoint else None,",
+        "x.name, apart)}\",\n        adjust_chunks={i: 1} if adjoint else None,",
         OPERATORS, "MatrixMult or never_share",
     ),
     Fault(

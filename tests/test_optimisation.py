@@ -1,8 +1,10 @@
 """How the graph of one execution in a solver is changed before it is handed over."""
 
+import concurrent.futures
 import itertools
 import operator
 import sys
+import threading
 import weakref
 from collections import Counter
 
@@ -376,3 +378,22 @@ def test_a_step_keeps_what_will_be_read(name):
     np.testing.assert_allclose(
         x.compute(), getattr(pylops, name)(op, y0, niter=5, **options)[0], rtol=1e-10, atol=1e-12
     )
+
+
+def test_solves_in_several_threads_leave_the_configuration_as_it_was():
+    def enter(entered, leave):
+        with straight_tasks():
+            entered.set()
+            assert leave.wait(10)
+
+    events = [(threading.Event(), threading.Event()) for _ in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        running = []
+        for entered, leave in events:
+            running.append(pool.submit(enter, entered, leave))
+            assert entered.wait(10)
+        for future, (_, leave) in zip(running, events, strict=True):
+            assert dask.config.get("array_optimize") is not None
+            leave.set()
+            future.result()
+    assert dask.config.get("array_optimize", None) is None

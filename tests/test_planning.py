@@ -20,7 +20,7 @@ from pylops.optimization.leastsquares import preconditioned_inversion, regulariz
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
-from pylops_dispatch.functions.indexing import balanced
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.suggesting import costs_of_axes
 
 from .helpers import assert_close, count_executions, forbid_executions, rand
@@ -355,7 +355,7 @@ COMPOSED = {
     "gradient": lambda: pylops.Gradient(SIZES),
     "matrix": lambda: pylops.MatrixMult(rand((40, 64)), otherdims=SIZES[1:]),
     "magnetic resonance": lambda: pylops.medical.MRI2D(
-        (64, 64), mask="vertical-uni", nlines=16, perc_center=0.0
+        (64, 64), mask="vertical-reg", nlines=16, perc_center=0.0
     ),
 }
 

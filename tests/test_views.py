@@ -71,7 +71,7 @@ def run_steps(a, steps, writes):
     return arrays
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
     steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5),
@@ -221,7 +221,7 @@ def number_of_arrays(index):
     return sum(isinstance(i, np.ndarray) for i in index)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
     transposed=st.booleans(),

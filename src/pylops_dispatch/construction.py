@@ -105,7 +105,7 @@ def settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 # what PyLops makes integers, tuples and shapes of, wherever it is a parameter
 _SETTINGS = frozenset((
-    "dims", "dimsd", "dim", "dimd", "shape", "otherdims", "spatdims", "axis", "axes", "shift",
+    "dims", "dimsd", "dim", "dimd", "shape", "otherdims", "spatdims", "axis", "axes",
     "pad", "offset", "sampling", "spacing", "nsmooth", "nwin", "nover", "nop", "nfft", "nffts",
     "hsize", "hshape", "ih", "ihx", "ihy", "ihz", "level", "flims", "cols", "order", "ntaper",
 ))  # fmt: skip
@@ -235,6 +235,7 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
     "pylops.basicoperators": {
         "Restriction": {"inspected": ("iava",)},
         "Spread": {"inspected": ("table",)},
+        "Roll": {"inspected": ("shift",)},  # np.roll(x, shift)
         "Laplacian": {"inspected": ("weights",)},  # numbers that scale operators
     },
     "pylops.signalprocessing": {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
 
@@ -78,11 +79,26 @@ def straight_tasks() -> Iterator[None]:
     every block, which costs more than the tasks of a small block; and its element-wise tasks each
     read and write a whole block. A function that the user has set for ``array_optimize`` stays.
     """
-    if dask.config.get("array_optimize", None) is not None:
+    global _users
+    with _changing:
+        own = _users or dask.config.get("array_optimize", None) is None
+        if own and not _users:
+            _setting.enter_context(dask.config.set(array_optimize=_optimised))
+        _users += bool(own)
+    try:
         yield
-        return
-    with dask.config.set(array_optimize=_optimised):
-        yield
+    finally:
+        with _changing:
+            _users -= bool(own)
+            if own and not _users:
+                _setting.close()
+
+
+# dask's configuration is for all threads: the first that needs the setting makes it, the last
+# one takes it back
+_changing = threading.Lock()
+_setting = ExitStack()
+_users = 0
 
 
 def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
