@@ -26,7 +26,7 @@ from .coverage import (  # noqa: F401
 settings.register_profile(
     "default",
     deadline=None,
-    max_examples=10,
+    max_examples=8,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
