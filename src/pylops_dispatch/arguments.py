@@ -29,9 +29,7 @@ def require_operator(value: Any, name: str = "Op") -> None:
         f"Make an operator of it: pylops.MatrixMult({name})." if np.ndim(value) == 2
         else "Give it one of PyLops's operators, or one of your own."
     )  # fmt: skip
-    raise TypeError(
-        f"{name} must be a pylops.LinearOperator, and is of type {type(value).__name__}. {advice}"
-    )
+    raise _not(value, name, "a pylops.LinearOperator", advice)
 
 
 def require_dask(value: Any, name: str = "x") -> None:
@@ -44,10 +42,11 @@ def require_dask(value: Any, name: str = "x") -> None:
     """
     if is_dask(value):
         return
-    raise TypeError(
-        f"{name} must be a dask array, and is of type {type(value).__name__}. Cut it into blocks: "
+    advice = (
+        "Cut it into blocks: "
         f"dask.array.from_array({name}, chunks=pylops_dispatch.suggest_chunks(Op))."
     )
+    raise _not(value, name, "a dask array", advice)
 
 
 def require_numpy(value: Any, name: str = "x") -> None:
@@ -61,6 +60,8 @@ def require_numpy(value: Any, name: str = "x") -> None:
     if isinstance(value, np.ndarray):
         return
     advice = f"Compute it first: {name}.compute()." if is_dask(value) else f"Use np.array({name})."
-    raise TypeError(
-        f"{name} must be a NumPy array, and is of type {type(value).__name__}. {advice}"
-    )
+    raise _not(value, name, "a NumPy array", advice)
+
+
+def _not(value: Any, name: str, wanted: str, advice: str) -> TypeError:
+    return TypeError(f"{name} must be {wanted}, and is of type {type(value).__name__}. {advice}")

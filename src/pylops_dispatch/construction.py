@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import dask.array as da
@@ -66,8 +66,7 @@ def built(
         for name, value in given.items():
             if is_dask(value):
                 check(value, name)
-        for name in inspected:
-            given.update(inspect_values(original, name, given.get(name)))
+        given.update(inspect_all(original, inspected, given))
         given = walk(given, is_dask, lift)
         if everything:
             given = walk(given, _is_array, as_box)
@@ -91,8 +90,7 @@ def settled(original: Callable[..., Any]) -> Callable[..., Any]:
         if not holds((args, kwargs), is_lazy):
             return original(*args, **kwargs)
         given = named_arguments(original, args, kwargs)
-        for name in inspected:
-            given.update(inspect_values(original, name, given.get(name)))
+        given.update(inspect_all(original, inspected, given))
         return original(given.pop("self"), **given)
 
     return wrapper
@@ -137,6 +135,16 @@ def inspect_values(original: Callable[..., Any], name: str, value: Any) -> dict[
         stacklevel=users_stacklevel(),
     )
     return {name: walk(value, is_lazy, values_of)}
+
+
+def inspect_all(
+    original: Callable[..., Any], names: Iterable[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return those parameters computed, of the given names, that are lazy."""
+    found: dict[str, Any] = {}
+    for name in names:
+        found.update(inspect_values(original, name, given.get(name)))
+    return found
 
 
 def _lower_held(result: Any) -> None:
@@ -195,9 +203,7 @@ def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
         if not holds((args, kwargs), is_dask):
             return original(*args, **kwargs)
         given = named_arguments(original, args, kwargs)
-        for name, value in given.items():
-            given[name] = inspect_values(original, name, value).get(name, value)
-        return original(**given)
+        return original(**{**given, **inspect_all(original, given, given)})
 
     return wrapper
 

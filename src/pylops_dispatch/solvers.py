@@ -30,7 +30,7 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
-from pylops_dispatch.construction import inspect_values, named_arguments
+from pylops_dispatch.construction import inspect_all, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
@@ -488,8 +488,7 @@ def application(
         if not lazy or holds((args, kwargs), is_box):
             return original(*args, **kwargs)
         given = named_arguments(original, args, kwargs, defaults=True)
-        for name in inspected:
-            given.update(inspect_values(original, name, given.get(name)))
+        given.update(inspect_all(original, inspected, given))
         if "solver" in given:
             given["solver"] = in_place_of_scipy(given["solver"])
         own = [given.pop("self")] if "self" in given else []

@@ -73,12 +73,10 @@ def _pool_keeps_dtypes(op: Any, box: DispatchArray, adjoint: bool) -> bool:
 
 
 def _as_in_a_pool(op: Any, box: DispatchArray, adjoint: bool) -> Any:
-    bounds = _bounds(op, not adjoint)
-    ranges = [(0, box.size)] * len(op.ops) if bounds is None else pairwise(bounds)
     name = "_rmatvec" if adjoint else "_matvec"
     parts_of_result = [
         getattr(part, name)(box[start:stop]).squeeze()
-        for part, (start, stop) in zip(op.ops, ranges, strict=True)
+        for part, (start, stop) in zip(op.ops, _ranges(op, box, adjoint), strict=True)
     ]
     if _bounds(op, adjoint) is None:
         return functools.reduce(np.add, parts_of_result)
@@ -113,9 +111,13 @@ def _is_one_task(op: Any) -> bool:
 
 def _reads(op: Any, box: DispatchArray, adjoint: bool) -> list[Any]:
     """Return what each operator reads, None for more than one block."""
+    return [_block_of(box, start, stop) for start, stop in _ranges(op, box, adjoint)]
+
+
+def _ranges(op: Any, box: DispatchArray, adjoint: bool) -> list[tuple[int, int]]:
+    """Return where the part of the input that each operator reads begins and ends."""
     bounds = _bounds(op, not adjoint)
-    ranges = [(0, box.size)] * len(op.ops) if bounds is None else pairwise(bounds)
-    return [_block_of(box, start, stop) for start, stop in ranges]
+    return [(0, box.size)] * len(op.ops) if bounds is None else list(pairwise(bounds))
 
 
 def _bounds(op: Any, model: bool) -> list[int] | None:
