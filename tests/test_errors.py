@@ -734,3 +734,39 @@ def test_an_operator_that_solves_in_a_solver(name):
         warnings.simplefilter("error", PerformanceWarning)
         result = pylops.cgls(op, to_dask(x0, 4), niter=3)[0]
     assert_close(result.compute(), pylops.cgls(op, x0, niter=3)[0], rtol=1e-8)
+
+
+class Broken(pylops.LinearOperator):
+    """Whose code raises an error on values, never on what is lazy."""
+
+    def __init__(self, n):
+        super().__init__(dtype=np.dtype("float64"), shape=(n, n))
+
+    def _matvec(self, x):
+        if isinstance(x, np.ndarray):
+            raise RuntimeError("no values, please")
+        raise TypeError("values, please")
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda op: op,
+        lambda op: 2 * op @ pylops.Diagonal(np.ones(8)),
+        lambda op: pylops.VStack([pylops.Identity(8), op]),
+        lambda op: pylops.Kronecker(op, pylops.Identity(2)),
+        lambda op: pylops.BlockDiag([op.H, op.T]),
+        lambda op: op.conj() ** 2,
+    ],
+)
+def test_an_error_names_the_operator_within_others(around):
+    op = around(Broken(8))
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        y = op @ da.ones(op.shape[1], chunks=4)
+    with pytest.raises(RuntimeError) as caught:
+        y.compute()
+    (note,) = caught.value.__notes__
+    assert "Broken._" in note
+    assert " on a block of shape (" in note

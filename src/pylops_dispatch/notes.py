@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from dask._task_spec import Task
+from pylops import LinearOperator
 
 
 @contextmanager
@@ -30,8 +32,8 @@ def noted(op: Any, method: str, x: Any) -> Iterator[None]:
     except Exception as error:
         if not was_noted(error):
             error.add_note(
-                f"while running on a block: {type(op).__name__}.{method} on a block of shape "
-                f"{tuple(x.shape)} and dtype {x.dtype}, {_place()}{_line(error)}"
+                f"while running on a block: {type(op).__name__}.{method}{_part(error, op)} on a "
+                f"block of shape {tuple(x.shape)} and dtype {x.dtype}, {_place()}{_line(error)}"
             )
         raise
 
@@ -52,14 +54,24 @@ def _place() -> str:
     return "outside of any graph"
 
 
+def _part(error: BaseException, op: Any) -> str:
+    """Name the operator within others, stacked or multiplied, whose code raised the error."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        part, method = frame.f_locals.get("self"), frame.f_code.co_name
+        if isinstance(part, LinearOperator) and method in _METHODS:
+            found = "" if type(part) is type(op) else f", in {type(part).__name__}.{method}"
+    return found
+
+
+_METHODS = ("_matvec", "_rmatvec", "_matmat", "_rmatmat")
+
+
 def _line(error: BaseException) -> str:
     """Name the last line of PyLops's that the error went through."""
     found = ""
-    step = error.__traceback__
-    while step is not None:
-        module = step.tb_frame.f_globals.get("__name__", "")
-        if module.partition(".")[0] == "pylops":
-            path = "/".join(step.tb_frame.f_code.co_filename.replace("\\", "/").split("/")[-3:])
-            found = f" ({path}:{step.tb_lineno})"
-        step = step.tb_next
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "pylops":
+            path = "/".join(frame.f_code.co_filename.replace("\\", "/").split("/")[-3:])
+            found = f" ({path}:{line})"
     return found

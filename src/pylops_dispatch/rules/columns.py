@@ -13,6 +13,7 @@ from dask.base import tokenize
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
 from pylops_dispatch.naming import name_of
+from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import counters, lazy_arrays
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
@@ -87,6 +88,6 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
 
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
-    with in_turn(turns):
+    with noted(op, "_rmatmat" if adjoint else "_matmat", block), in_turn(turns):
         y = op._rmatmat(block) if adjoint else op._matmat(block)
         return out_of_own_memory(y, op) if turns else y
