@@ -526,3 +526,61 @@ def test_einsum_of_other_lengths_is_repeated_or_refused(shapes):
     names = "ij"[-len(shapes[0]) :] if len(shapes[0]) == len(shapes[1]) else "ij"
     call = lambda a, b: np.einsum(f"{names},{names}->", a, b)  # noqa: E731
     assert_as_numpy_or_refused(call, arrays, [box(a) for a in arrays])
+
+
+# ------------------------------------------------------------- methods and operators
+
+METHODS = """
+x.all(axis=0); x.any(axis=-1, keepdims=True); x.argmax(); x.argmin(0); x.argsort(axis=1)
+x.astype("float32"); x.astype(complex); x.clip(0, 1); x.clip(max=1); x.compress([1, 0, 1], axis=1)
+x.conj(); x.copy(); x.cumprod(0); x.cumsum(); x.cumsum(axis=1); x.diagonal(1); x.dot(y); x.imag
+x.flatten(); x.max(axis=0); x.mean(axis=1, keepdims=True); x.min(axis=(0, 1)); x.mT; x.prod()
+x.ravel(); x.real; x.repeat(2, axis=0); x.reshape(2, -1); x.round(1); x[None].squeeze(0); x.std()
+x.std(axis=0, ddof=1); x.sum(); x.sum(axis=0, keepdims=True); x.sum(dtype="float32"); x.T; -x; +x
+x.swapaxes(0, 1); x.take([0, 2], axis=1); x.take([1, 5, 3]); x.trace(); x.transpose(1, 0); abs(x)
+x.var(axis=1); ~x; x @ y; 2 ** abs(x)
+x // 2; x % 2; divmod(x, 2); x / 2; x << 1; x & 1; x | 1; x ^ 1
+x == y.T; x != 2; x < 2; 2 > x; x >= y.T; 2.5 - x; np.float32(2) * x; x * np.float64(2); x + 1j
+x + True; sum(x); list(x)[0]; x[0].max(); x.mean(0) * 2
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # NumPy's own, of casts, overflows and divisions
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("call", [c.strip() for c in METHODS.replace("\n", ";").split(";") if c])
+def test_methods_and_operators_are_numpys_of_any_dtype(call, dtype):
+    x, y = numbers((4, 3), dtype), numbers((3, 4), dtype, seed=1)
+    try:
+        expected = eval(call, {"x": x.copy(), "y": y.copy(), "np": np})
+    except TypeError:
+        with pytest.raises(TypeError):
+            eval(call, {"x": box(x), "y": box(y), "np": np})
+        return
+    with forbid_executions():
+        result = eval(call, {"x": box(x), "y": box(y), "np": np})
+    parts = zip(*(r if isinstance(r, tuple) else (r,) for r in (result, expected)), strict=True)
+    for part, known in parts:
+        array = lower(part)
+        assert (array.shape, array.dtype) == (known.shape, known.dtype)
+        assert_close(array.compute(), known)
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_of_equal_extremes_the_first_is_found(data):
+    """In C order, whatever the chunks; what is not a number counts as an extreme."""
+    shape = data.draw(st.sampled_from([(6,), (3, 4), (2, 3, 2)]))
+    values = st.sampled_from([0.0, 1.0, 2.0, np.nan])
+    x = np.reshape(data.draw(st.lists(values, min_size=12, max_size=12)), -1)[: np.prod(shape)]
+    x = x.reshape(shape)
+    lazy = box(x, data.draw(chunks_for(shape)))
+    lazy = lazy.ravel() if data.draw(st.booleans()) else lazy
+    for function in (np.argmax, np.argmin, np.nanargmax, np.nanargmin):
+        with forbid_executions():
+            found = function(lazy)
+        assert found.dtype == np.intp
+        if function in (np.nanargmax, np.nanargmin) and np.isnan(x).all():
+            with pytest.raises(ValueError, match="All-NaN"):
+                found.compute()
+        else:
+            assert found.compute() == function(x)

@@ -407,6 +407,15 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         order[axis1], order[axis2] = order[axis2], order[axis1]
         return self.transpose(order)
 
+    @property
+    def mT(self) -> DispatchArray:
+        """The last two axes exchanged."""
+        return self.swapaxes(-2, -1)
+
+    def compress(self, condition: Any, axis: int | None = None, out: Any = None) -> Any:
+        """See :func:`numpy.compress`."""
+        return np.compress(condition, self, axis=axis, out=out)
+
     # ---- element-wise ----------------------------------------------------------------
 
     def copy(self, order: str = "C") -> DispatchArray:

@@ -60,8 +60,9 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     wrapped = from_dask(result, name)
     if func in _OF_THE_SAME_DTYPE:  # dask joins blocks in native byte order
         wrapped = wrapped.astype(args[0].dtype)
-    elif func in (np.round, np.around) and wrapped.dtype.kind in "fc":
-        wrapped = wrapped.astype(wrapped.dtype.newbyteorder("="))
+    elif func in (np.round, np.around):  # NumPy's of truth values are numbers
+        given = (args[0] if args else kwargs["a"]).dtype
+        wrapped = wrapped.astype(func(np.ones(1, given), *args[1:], **kwargs).dtype)
     return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
 
 

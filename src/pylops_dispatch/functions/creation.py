@@ -9,6 +9,7 @@ import numpy as np
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched
@@ -87,10 +88,24 @@ def _array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     return _decision(np.all(same))
 
 
+def _infinite(func: Any, negative: bool) -> None:
+    @implements(func)
+    def shim(x: Any, out: Any = None) -> Any:
+        func(np.ones(1, x.dtype))  # complex numbers have no sign: an error of NumPy's
+        result = np.isinf(x) & (np.signbit(x) == negative)
+        return written(out, result, f"np.{func.__name__}")
+
+
+_infinite(np.isposinf, negative=False)
+_infinite(np.isneginf, negative=True)
+
+
 @implements(np.isclose)
 def _isclose(
     a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Any:
+    if hasattr(b, "dtype"):  # as NumPy does: there are integers whose absolute value is none
+        b = b.astype(np.result_type(b.dtype, 1.0))
     close = np.abs(a - b) <= atol + rtol * np.abs(b)
     close = np.where(np.isfinite(b), close, a == b)
     return close | (np.isnan(a) & np.isnan(b)) if equal_nan else close

@@ -57,8 +57,35 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
     elif np.ndim(a) == 1 and np.ndim(b) == 1:
         result = dot(a, b)
     else:
-        result = DispatchArray(da.dot(as_box(a).dask(), as_box(b).dask()))
+        result = _product(da.dot, a, b)
     return written(out, result, "np.dot", "no")
+
+
+def _product(function: Callable[..., DaskArray], a: Any, b: Any, **settings: Any) -> DispatchArray:
+    """Run a product of dask's, which adds small integers in a larger dtype, as np.sum does."""
+    a, b = as_box(a), as_box(b)
+    found = function(a.dask(), b.dask(), **settings)
+    return DispatchArray(found.astype(np.result_type(a.dtype, b.dtype)))
+
+
+@implements(np.tensordot)
+def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    return _product(da.tensordot, a, b, axes=axes)
+
+
+@implements(np.linalg.tensordot)
+def _linalg_tensordot(x1: Any, x2: Any, /, *, axes: Any = 2) -> Any:
+    return np.tensordot(x1, x2, axes)
+
+
+@implements(np.linalg.matmul)
+def _linalg_matmul(x1: Any, x2: Any, /) -> Any:
+    return np.matmul(x1, x2)
+
+
+@implements(np.linalg.vecdot)
+def _linalg_vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    return generalised(np.vecdot, (x1, x2), {"axis": axis})
 
 
 @implements(np.linalg.cholesky)
@@ -82,7 +109,9 @@ def _factorised(func: Any) -> None:
         if len(set(matrix.chunks[0] + matrix.chunks[-1])) != 1:
             matrix = matrix.rechunk(-1)
         others = [as_box(b).dask().rechunk({0: matrix.chunks[0]}) for b in args]
-        return DispatchArray(lazy(matrix, *others))
+        # dask solves for an identity matrix of doubles, and for small integers in single precision
+        dtype = func(*(np.ones((1,) * part.ndim, part.dtype) for part in (matrix, *others))).dtype
+        return DispatchArray(lazy(matrix.astype(dtype), *others).astype(dtype))
 
 
 _factorised(np.linalg.inv)
@@ -146,15 +175,17 @@ _SVD_RESULT: Any = type(np.linalg.svd(np.ones((1, 1))))
 
 
 @implements(np.gradient)
-def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
+def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: Any = 1) -> Any:
     # Kirchhoff.__init__ gives the axes as an array, for which dask asks one by one
     axes = axis if axis is None else [int(a) for a in np.atleast_1d(axis)]
     array = as_box(f).dask()
+    dtype = np.gradient(np.ones(edge_order + 1, array.dtype), edge_order=edge_order).dtype
     for a in range(array.ndim) if axes is None else axes:
         if min(array.chunks[a]) <= edge_order:
             array = array.rechunk({a: -1})
     found = da.gradient(array, *varargs, axis=axes, edge_order=edge_order)
-    boxes = [DispatchArray(g) for g in (found if isinstance(found, (list, tuple)) else [found])]
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    boxes = [DispatchArray(part.astype(dtype)) for part in parts]
     return boxes[0] if len(boxes) == 1 else tuple(boxes)
 
 
@@ -162,7 +193,7 @@ def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> A
 def _inner(a: Any, b: Any) -> Any:
     if np.ndim(a) == 1 and np.ndim(b) == 1:
         return dot(a, b)
-    return DispatchArray(da.tensordot(as_box(a).dask(), as_box(b).dask(), axes=(-1, -1)))
+    return _product(da.tensordot, a, b, axes=(-1, -1))
 
 
 @implements(np.vdot)
@@ -184,9 +215,11 @@ def generalised(ufunc: np.ufunc, inputs: tuple[Any, ...], settings: dict[str, An
     if name == "matmul":
         if np.ndim(a) == 1 and np.ndim(b) == 1:
             return dot(a, b)
-        return DispatchArray(da.matmul(as_box(a).dask(), as_box(b).dask()))
+        return _product(da.matmul, a, b)
     if name == "vecdot":
-        return np.sum(np.conj(a) * b, axis=-1)
+        return np.sum(
+            np.conj(a) * b, axis=-1, dtype=np.result_type(as_box(a).dtype, as_box(b).dtype)
+        )
     if name == "matvec":
         return np.matmul(a, np.expand_dims(b, -1))[..., 0]
     if name == "vecmat":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from typing import Any
 
 import dask.array as da
@@ -13,7 +15,8 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, session
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_box, session
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.policy import announce_whole, not_dispatched
 
@@ -54,6 +57,53 @@ def _sorted(parts: list[Any]) -> Any:
     return np.sort(np.concatenate(parts))
 
 
+def _first_of(func: Any, extreme: Any) -> None:
+    """Register the position of an extreme value: of equal ones, the first in C order.
+
+    ``da.argmax`` of an array with several axes takes the first in the order of the blocks.
+    """
+    lazy = getattr(da, func.__name__)
+
+    @implements(func)
+    def shim(a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = np._NoValue) -> Any:
+        box = as_box(a)
+        keep = keepdims is not np._NoValue and bool(keepdims)
+        if axis is not None or (len(box.pieces) == 1 and len(box.pieces[0].shape) == 1):
+            array = box.dask()
+            result: Any = DispatchArray(lazy(array, axis=axis, keepdims=keep))
+        else:
+            if not box.size:
+                raise ValueError(f"attempt to get {func.__name__} of an empty sequence")
+            position = _first_position(box, extreme(box).dask(), func)
+            result = DispatchArray(position).reshape((1,) * box.ndim if keep else ())
+        return written(out, result, f"np.{func.__name__}")
+
+
+def _first_position(box: DispatchArray, value: DaskArray, func: Any) -> DaskArray:
+    """Return the smallest position, in the flattened array, of a value or of what is no number."""
+    first, parts = 0, []
+    for piece in box.pieces:
+        array = pc.realise(piece)
+        positions: Any = first
+        for axis, length in enumerate(array.shape):
+            stride = math.prod(array.shape[axis + 1 :])
+            along = da.arange(length, chunks=(array.chunks[axis],)) * stride
+            positions = positions + along.reshape((-1,) + (1,) * (array.ndim - axis - 1))
+        found = (array == value) | (array != array)  # noqa: PLR0124: nan is not equal to itself
+        if func in (np.nanargmax, np.nanargmin):
+            found = array == value
+        parts.append(da.where(found, positions, box.size).min())
+        first += pc.size(piece)
+    smallest = functools.reduce(da.minimum, parts)
+    return smallest.map_blocks(_found, size=box.size, dtype=np.intp)
+
+
+def _found(position: Any, *, size: int) -> Any:
+    if position == size:
+        raise ValueError("All-NaN slice encountered")
+    return position
+
+
 def _ordered(func: Any) -> None:
     @implements(func)
     def shim(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None):  # type: ignore[no-untyped-def]
@@ -91,7 +141,41 @@ def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:
     return func(np.concatenate([part.ravel() for part in parts]), q, **kwargs)
 
 
+def _without_nan(func: Any) -> None:
+    @implements(func)
+    def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
+        box = as_box(a)
+        dtype = func(np.ones(1, box.dtype), q).dtype
+        try:  # dask takes any q for an array, which would be doubles
+            found = getattr(da, func.__name__)(box.dask(), q, axis=axis, **kwargs)
+        except NotImplementedError as error:
+            raise not_dispatched(f"numpy.{func.__name__}", str(error)) from error
+        return DispatchArray(found.astype(dtype))
+
+
+@implements(np.histogram)
+def _histogram(
+    a: Any, bins: Any = 10, range: Any = None, density: Any = None, weights: Any = None
+) -> Any:
+    if range is None and np.ndim(bins) == 0:
+        raise not_dispatched("numpy.histogram without a range", "Its bins depend on values.")
+    if holds((bins, range), is_box):
+        raise not_dispatched("numpy.histogram with lazy bins", "Give them as a NumPy array.")
+    array = as_box(a).dask()
+    lazy = None if weights is None else as_box(weights).dask().rechunk(array.chunks)
+    counts = da.histogram(array, bins=bins, range=range, density=density, weights=lazy)[0]
+    # dask's edges are doubles
+    edges = np.histogram_bin_edges(np.empty(0, array.dtype), bins, range)
+    return DispatchArray(counts), edges
+
+
+_first_of(np.argmax, np.max)
+_first_of(np.argmin, np.min)
+_first_of(np.nanargmax, np.nanmax)
+_first_of(np.nanargmin, np.nanmin)
 _ordered(np.sort)
 _ordered(np.argsort)
 _ranked(np.percentile)
 _ranked(np.quantile)
+_without_nan(np.nanpercentile)
+_without_nan(np.nanquantile)

@@ -95,6 +95,11 @@ def _clip(
 ) -> Any:  # fmt: skip
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     low, high = (None if bound is np._NoValue else bound for bound in (low, high))
+    a = as_box(a)
+    if a.dtype.kind in "iu":  # a Python integer need not be one of the dtype
+        limits = np.iinfo(a.dtype)
+        low = None if type(low) is int and low <= limits.min else low
+        high = None if type(high) is int and high >= limits.max else high
     result = a if low is None else np.maximum(a, low)
     result = result if high is None else np.minimum(result, high)
     return written(out, result.copy() if result is a else result, "np.clip")
