@@ -8,6 +8,7 @@ NumPy for example, fails the first test by its name.
 import contextlib
 import importlib
 import io
+import re
 import warnings
 
 import dask.array as da
@@ -454,11 +455,15 @@ def test_function_is_lazy_and_equal_to_numpy(call):
     check(result, run(call, arrays()), values="empty" not in call)
 
 
-def of_dtype(dtype):
-    """The arrays of the calls in another dtype; positions and masks stay what they are."""
+ARRAYS = arrays()
+
+
+def of_dtype(dtype, call):
+    """The arrays of a call in another dtype; positions and masks stay what they are."""
     kind = np.dtype(dtype).kind
     found = {}
-    for name, array in arrays().items():
+    for name in ARRAYS.keys() & set(re.findall(r"\b\w\b", call)):
+        array = ARRAYS[name]
         if name not in "mnijkp":
             array = array if kind == "c" else array.real
             array = np.round(3 * array) if kind in "biu" else array
@@ -468,11 +473,11 @@ def of_dtype(dtype):
 
 
 @pytest.mark.filterwarnings("ignore")  # NumPy's own, of casts and divisions
-@pytest.mark.parametrize("dtype", ["float32", "complex64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "uint8", "bool"])
 @parametrized([call for call in calls(LAZY + SHIM) if "empty" not in call])
 def test_function_has_the_dtype_of_numpy(call, dtype):
     """Or the error, where NumPy has no such function of the dtype."""
-    given = of_dtype(dtype)
+    given = of_dtype(dtype, call)
     try:
         expected = run(call, {name: array.copy() for name, array in given.items()})
     except (TypeError, ValueError) as error:
