@@ -27,7 +27,7 @@ from pylops_dispatch import (
 )
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.policy import NotDispatchedError
-from pylops_dispatch.rules import RULES, columns, run_rule
+from pylops_dispatch.rules import RULES, columns, matrix, run_rule
 
 _TESTED = "2.8"
 
@@ -290,6 +290,7 @@ def _change_classes() -> None:
         _change(pylops.LinearOperator, name, functools.partial(entry.METHODS[name], name=name))
     for name in ("_matmat", "_rmatmat"):
         _change(pylops.LinearOperator, name, functools.partial(columns.matmat, name=name))
+    _change(pylops.MatrixMult, "inv", matrix.inverse)
     for cls in RULES:
         change_operator(cls)
     _change_solvers()

@@ -250,6 +250,7 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
         # np.abs(haxis[1] - haxis[0]), a number of the step of the transform
         "ChirpRadon2D": {"inspected": ("taxis", "haxis", "pmax")},
         "ChirpRadon3D": {"inspected": ("taxis", "hyaxis", "hxaxis", "pmax")},
+        "ConvolveND": {},  # self.h.reshape(dimsh)
         "PWSprayer2D": {"namespace": True},  # np.ascontiguousarray(sigma)
         "PWSmoother2D": {},
         "Seislet": {},

@@ -12,6 +12,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.linalg
+import scipy.ndimage
 import scipy.signal
 from dask.array.core import Array as DaskArray
 
@@ -318,6 +319,35 @@ def _lstsq_block(a: Any, b: Any, *, settings: dict[str, Any]) -> Any:
     return scipy.linalg.lstsq(a, b, **settings)[0]
 
 
+def _get_gaussian_filter(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_gaussian_filter(x: Any) -> Any:
+        return _gaussian_filter if isinstance(x, DispatchArray) else original(x)
+
+    return get_gaussian_filter
+
+
+_STANDARD_DEVIATIONS = 4.0  # that SciPy's filter reaches on either side
+
+
+def _gaussian_filter(x: Any, sigma: Any) -> DispatchArray:
+    """Smooth a lazy array with halos as wide as the filter."""
+    array = as_box(x).dask()
+    sigmas = np.broadcast_to(sigma, array.ndim)
+    depth = [int(_STANDARD_DEVIATIONS * float(s) + 0.5) for s in sigmas]
+    for axis, n in enumerate(array.shape):
+        if depth[axis] >= n:  # mirrored more than once
+            array, depth[axis] = array.rechunk({axis: -1}), 0
+    smooth = array.map_overlap(
+        scipy.ndimage.gaussian_filter,
+        depth=dict(enumerate(depth)),
+        boundary="reflect",
+        sigma=tuple(sigmas),
+        dtype=array.dtype,
+        meta=array._meta,
+    )
+    return DispatchArray(smooth.rechunk(array.chunks))
+
+
 # functions of pylops.utils.backend that choose the backend, and what makes their replacements
 BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "get_array_module": _get_array_module,
@@ -329,6 +359,7 @@ BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]
     "get_dia_matrix": _get_sparse,
     "get_lstsq": _get_lstsq,
     "get_fftconvolve": _get_fftconvolve,
+    "get_gaussian_filter": _get_gaussian_filter,
 }
 
 INTERNAL_FUNCTIONS = {"_value_or_sized_to_array": _value_or_sized_to_array}

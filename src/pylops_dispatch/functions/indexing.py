@@ -549,7 +549,9 @@ def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None
     source = _broadcast(values, part)
     piece = target.as_shape(target.shape)
     chunks = piece.chunks[axis] if isinstance(piece, DaskArray) else None
-    added = scatter(source.dask(), positions, axis, n, accumulate=True, chunks=chunks)
+    # values of small integers that come to one position would overflow before they are added
+    exact = source.astype(np.result_type(target.dtype, source.dtype)).dask()
+    added = scatter(exact, positions, axis, n, accumulate=True, chunks=chunks)
     target.assign(np.add(target, DispatchArray(added)))
 
 

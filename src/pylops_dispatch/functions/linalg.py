@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 from dask.delayed import delayed
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.outputs import written
@@ -70,6 +71,9 @@ def _product(function: Callable[..., DaskArray], a: Any, b: Any, **settings: Any
 
 @implements(np.tensordot)
 def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    if np.iterable(axes):  # dask counts from the front only
+        pairs = zip((as_box(a), as_box(b)), axes, strict=True)
+        axes = tuple(tuple(normalize_axis_tuple(along, box.ndim)) for box, along in pairs)
     return _product(da.tensordot, a, b, axes=axes)
 
 
@@ -88,36 +92,6 @@ def _linalg_vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     return generalised(np.vecdot, (x1, x2), {"axis": axis})
 
 
-@implements(np.linalg.cholesky)
-def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
-    # dask's default is the upper triangle, NumPy's the lower; its blocks must be square
-    return DispatchArray(da.linalg.cholesky(as_box(a).dask().rechunk(-1), lower=not upper))
-
-
-def _factorised(func: Any) -> None:
-    """Register a function for which dask wants square blocks of one size, or a single one."""
-
-    @implements(func)
-    def shim(a: Any, *args: Any) -> Any:
-        lazy = getattr(da.linalg, func.__name__)
-        matrix = as_box(a).dask()
-        if matrix.ndim != 2:
-            name = f"numpy.linalg.{func.__name__} of a stack"
-            raise not_dispatched(name, "Take one matrix at a time.")
-        if matrix.shape[0] != matrix.shape[1]:
-            raise np.linalg.LinAlgError(f"a matrix of shape {matrix.shape} is not square")
-        if len(set(matrix.chunks[0] + matrix.chunks[-1])) != 1:
-            matrix = matrix.rechunk(-1)
-        others = [as_box(b).dask().rechunk({0: matrix.chunks[0]}) for b in args]
-        # dask solves for an identity matrix of doubles, and for small integers in single precision
-        dtype = func(*(np.ones((1,) * part.ndim, part.dtype) for part in (matrix, *others))).dtype
-        return DispatchArray(lazy(matrix.astype(dtype), *others).astype(dtype))
-
-
-_factorised(np.linalg.inv)
-_factorised(np.linalg.solve)
-
-
 def _matrix(a: Any, name: str) -> DaskArray:
     matrix = as_box(a).dask()
     if matrix.ndim != 2:
@@ -132,6 +106,43 @@ def _whole_matrix(
         announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
     function = delayed(getattr(np.linalg, name), pure=True, nout=nout)
     return function(matrix.rechunk(-1), *args, **kwargs)
+
+
+@implements(np.linalg.cholesky)
+def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
+    matrix = _square(as_box(a).dask(), "cholesky")
+    if len(set(matrix.chunks[0] + matrix.chunks[1])) != 1:  # dask's blocks must be square
+        announce_whole("numpy.linalg.cholesky", "its blocks are not square")
+        matrix = matrix.rechunk(-1)
+    # dask's default is the upper triangle, NumPy's the lower
+    return DispatchArray(da.linalg.cholesky(matrix, lower=not upper))
+
+
+def _square(matrix: DaskArray, name: str) -> DaskArray:
+    if matrix.ndim != 2:
+        raise not_dispatched(f"numpy.linalg.{name} of a stack", "Take one matrix at a time.")
+    if matrix.shape[0] != matrix.shape[1]:
+        raise np.linalg.LinAlgError(f"a matrix of shape {matrix.shape} is not square")
+    return matrix
+
+
+@implements(np.linalg.inv)
+def _inv(a: Any, /) -> Any:
+    # not dask's, which does not look for pivots outside of the blocks on the diagonal
+    matrix = _square(as_box(a).dask(), "inv")
+    dtype = np.linalg.inv(np.ones((1, 1), matrix.dtype)).dtype
+    return DispatchArray(da.from_delayed(_whole_matrix("inv", matrix), matrix.shape, dtype))
+
+
+@implements(np.linalg.solve)
+def _solve(a: Any, b: Any, /) -> Any:
+    matrix, data = _square(as_box(a).dask(), "solve"), as_box(b).dask()
+    if not 0 < data.ndim <= 2 or data.shape[0] != matrix.shape[0]:
+        raise ValueError(f"solve: a matrix of {matrix.shape}, and data of {data.shape}")
+    one = np.ones((1,) * data.ndim, data.dtype)
+    dtype = np.linalg.solve(np.ones((1, 1), matrix.dtype), one).dtype
+    result = _whole_matrix("solve", matrix, data.rechunk(-1))
+    return DispatchArray(da.from_delayed(result, data.shape, dtype))
 
 
 def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
@@ -193,7 +204,7 @@ def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: Any = 1) -> A
 def _inner(a: Any, b: Any) -> Any:
     if np.ndim(a) == 1 and np.ndim(b) == 1:
         return dot(a, b)
-    return _product(da.tensordot, a, b, axes=(-1, -1))
+    return np.tensordot(as_box(a), as_box(b), axes=(-1, -1))
 
 
 @implements(np.vdot)

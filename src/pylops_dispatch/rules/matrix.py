@@ -16,7 +16,7 @@ from dask.base import tokenize
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
 
-from pylops_dispatch.array import DispatchArray, is_lazy, source
+from pylops_dispatch.array import DispatchArray, is_lazy, lift, lower, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.positions import balanced
@@ -41,6 +41,15 @@ def run_columns(op: Any, X: DispatchArray, adjoint: bool) -> DispatchArray:
     rest = tuple(int(n) for n in op.otherdims) if op.reshape else ()
     y = product(op.A, X.reshape(-1), (*rest, X.shape[1]), adjoint, apart=True)
     return y.reshape(-1, X.shape[1])
+
+
+def inverse(original: Any) -> Any:
+    """Wrap ``MatrixMult.inv``: its ``np.linalg.inv`` (matrixmult.py) is dask's on a dask matrix."""
+
+    def wrapper(self: Any) -> Any:
+        return lower(np.linalg.inv(lift(self.A))) if is_lazy(self.A) else original(self)
+
+    return wrapper
 
 
 def run_scipy(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:

@@ -28,6 +28,8 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     ``_predict_haar`` and ``_predict_lin`` make a matrix of time by time for each trace, which
     is work for tasks, and write into ``np.zeros_like(traces)`` trace by trace.
     """
+    if adjoint and op.inv:  # Seislet._rmatvec calls it
+        return inverse(op, box)
     method = cls._rmatvec if adjoint else cls._matvec  # type: ignore[attr-defined]
     return _run(op, method, box.as_shape(dims_of(op, adjoint)[0]))
 
