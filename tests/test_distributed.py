@@ -1,6 +1,7 @@
 """The same code on a small cluster in this process."""
 
 import concurrent.futures
+import contextvars
 import gc
 import os
 import signal
@@ -257,6 +258,28 @@ def test_a_solve_that_is_interrupted_frees_the_memory(several_workers):
     del op
     gc.collect()
     assert eventually(lambda: not any(several_workers.run_on_scheduler(holders).values()))
+
+
+class KeepsContexts(pylops.LinearOperator):
+    """As asyncio does when a socket is registered, which may be during a solve."""
+
+    contexts = ()
+
+    def _matvec(self, x):
+        type(self).contexts = (*self.contexts, contextvars.copy_context())
+        return 2 * x
+
+    _rmatvec = _matvec
+
+
+def test_a_context_that_is_kept_keeps_no_vectors(several_workers):
+    op = KeepsContexts(dtype="float64", shape=(200, 200))
+    pylops.cgls(op + pylops.Smoothing1D(3, 200), da.from_array(rand(200), chunks=50), niter=9)
+    del op
+    gc.collect()
+    assert len(KeepsContexts.contexts) > 1
+    assert eventually(lambda: not any(several_workers.run_on_scheduler(holders).values()))
+    KeepsContexts.contexts = ()
 
 
 # ---- errors ----------------------------------------------------------------------------------

@@ -967,6 +967,46 @@ def test_lazy_arrays_of_operators_are_worked_out_once(name, way):
     assert held[3] == held[2] == held[1]
 
 
+GIVEN_BY = {
+    "of_several_dimensions": lambda: pylops.Smoothing2D((3, 3), (9, 7)),
+    "stacked": lambda: pylops.VStack(
+        [pylops.MatrixMult(np.ones((1, 63))), pylops.Smoothing2D((3, 3), (9, 7))]
+    ),
+    "of_vectors": lambda: pylops.Smoothing1D(3, 63),
+    "with_empty_chunks": lambda: None,
+}
+
+
+class Weighted(pylops.LinearOperator):
+    """A user's own, which takes its weights for the vector that they were given as."""
+
+    def __init__(self, weights):
+        n = len(weights)
+        super().__init__(dtype=weights.dtype, shape=(n, n))
+        self.weights = weights
+
+    def _matvec(self, x):
+        return np.sqrt(np.sum(x * x) / np.sum(x * x) + self.weights) * x
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(
+    "use", [Weighted, pylops.Diagonal, lambda w: pylops.Regression(w, 2)], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("name", GIVEN_BY)
+def test_weights_that_operators_gave_are_the_vectors_that_they_are(name, use):
+    """Lazy ones, in whatever layout the operator gave them; each block is worked out once."""
+    numbers, drawn = 1 + np.abs(rand(63)), Drawn()
+    values = drawn.array(numbers, (20, 0, 43) if name == "with_empty_chunks" else 20)
+    made_by = GIVEN_BY[name]()
+    op = use(values if made_by is None else made_by.matvec(values))
+    x0 = rand(op.shape[1])
+    x, *_ = pylops.cgls(op, op @ to_dask(x0, 20), niter=50, tol=1e-20)
+    assert set(drawn.blocks.values()) == {1}
+    assert_close(x.compute(), x0, rtol=1e-5)
+
+
 def test_weights_made_in_a_solve_are_worked_out_once():
     """Each outer step of IRLS has new ones, of which the last remain."""
     op, y = pylops.MatrixMult(rand((20, 12))), to_dask(rand(20), 7)

@@ -21,8 +21,35 @@ from pylops_dispatch.policy import not_dispatched, report_implicit_compute
 
 Names = tuple[Any, ...]
 
-# the session that reads scalars, set by solvers.py; None outside of solvers
-session: contextvars.ContextVar[Any] = contextvars.ContextVar("session", default=None)
+_NO_SESSION: weakref.ref[Any] = weakref.ref(set())  # to nothing
+
+
+class _Current:
+    """A context variable for the session of a solve, which does not keep it.
+
+    asyncio copies the context that a socket was registered in, and keeps it as long as that; with
+    it, the vectors of a solve would stay on the workers of a cluster when the solve is over.
+    """
+
+    def __init__(self) -> None:
+        self._variable: contextvars.ContextVar[weakref.ref[Any]]
+        self._variable = contextvars.ContextVar("session", default=_NO_SESSION)
+
+    def get(self) -> Any:
+        """Return the session, None outside of solvers."""
+        return self._variable.get()()
+
+    def set(self, value: Any) -> contextvars.Token[weakref.ref[Any]]:
+        """Set the session, or None."""
+        return self._variable.set(_NO_SESSION if value is None else weakref.ref(value))
+
+    def reset(self, token: contextvars.Token[weakref.ref[Any]]) -> None:
+        """Set what was there before."""
+        self._variable.reset(token)
+
+
+# the session that reads scalars, set by solvers.py, which keeps it
+session = _Current()
 
 # what makes a dask array of a NumPy array, and chunks: on a cluster, of an operator that is
 # applied, it is placing.py
@@ -677,10 +704,18 @@ def lift(x: Any) -> Any:
         return x
     check(x)
     array: DaskArray = x
+    pieces = layout_of(array)
+    if pieces is not None:
+        return DispatchArray(list(pieces), array.shape)
+    return DispatchArray(without_empty_chunks(array).copy())
+
+
+def layout_of(array: DaskArray) -> list[Piece] | None:
+    """Return the pieces that a dask array was flattened from, None for any other array."""
     known = _flattened.get(id(array))
     if known is not None and known[0]() is array and known[1] == array.name:
-        return DispatchArray(list(known[2]), array.shape)
-    return DispatchArray(without_empty_chunks(array).copy())
+        return known[2]
+    return None
 
 
 def without_empty_chunks(x: DaskArray) -> DaskArray:

@@ -25,6 +25,7 @@ from pylops_dispatch.array import (
     is_box,
     is_dask,
     is_lazy,
+    layout_of,
     lift,
     lower,
     session,
@@ -142,8 +143,9 @@ class Session:
                 self.visit(part)
             held = list(arrays_of(op))
             self._kernel = max([self._kernel, *map(bytes_of_block, held)])
-            lazy = (array for array in held if not pc.in_memory(array))
-            self._coefficients.update((array.name, array) for array in lazy)
+            # a vector that an operator gave is a view of its pieces: these are kept in memory
+            kept = (piece for array in held for piece in layout_of(array) or [array])
+            self._coefficients.update((piece.name, piece) for piece in kept if _is_lazy(piece))
 
     def leaf(self, array: DaskArray) -> DaskArray:
         """Return what an operator's dask array is to be read from: memory, once persisted.
@@ -156,7 +158,7 @@ class Session:
         if array.name not in self._leaves:
             if array.name not in self._coefficients and self._ancestors(array)[0]:
                 return array
-            self._leaves[array.name] = lift(array)
+            self._leaves[array.name] = DispatchArray(array)
         return self._source(array.name)
 
     def _ancestors(self, array: DaskArray) -> tuple[set[str], set[str]]:
@@ -190,7 +192,7 @@ class Session:
 
     def _source(self, name: str) -> DaskArray:
         if name not in self._leaves:
-            self._leaves[name] = lift(self._coefficients[name])
+            self._leaves[name] = DispatchArray(self._coefficients[name])
         return pc.realise(self._leaves[name].pieces[0])
 
     def norm(self, piece: DaskArray) -> Any:

@@ -16,7 +16,7 @@ from dask.base import tokenize
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
 
-from pylops_dispatch.array import DispatchArray, is_lazy, lift, lower, source
+from pylops_dispatch.array import DispatchArray, as_box, is_lazy, lift, lower, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.positions import balanced
@@ -47,7 +47,7 @@ def inverse(original: Any) -> Any:
     """Wrap ``MatrixMult.inv``: its ``np.linalg.inv`` (matrixmult.py) is dask's on a dask matrix."""
 
     def wrapper(self: Any) -> Any:
-        return lower(np.linalg.inv(lift(self.A))) if is_lazy(self.A) else original(self)
+        return lower(as_box(np.linalg.inv(lift(self.A)))) if is_lazy(self.A) else original(self)
 
     return wrapper
 
