@@ -745,3 +745,15 @@ def test_constructor_that_tests_its_operator_runs_it_on_blocks():
     with warnings.catch_warnings(), count_executions(budget=2):
         warnings.simplefilter("ignore")
         LSM(z, x, t, ends, ends, 1000.0, wav, 2, mode="analytic", engine="numpy", dottest=True)
+
+
+@pytest.mark.parametrize("smooth", [2, (1.5, 3.0), 30], ids=str)
+@pytest.mark.parametrize("name", ["slope_estimate", "dip_estimate"])
+def test_slopes_of_a_lazy_image(name, smooth):
+    """Smoothed with halos, and by SciPy's rule at the edges, however wide the filter is."""
+    estimate = getattr(pylops.utils.signalprocessing, name)
+    image = rand((30, 20)) + np.sin(np.arange(20))
+    found = estimate(to_dask(image, ((11, 19), (7, 7, 6))), smooth=smooth)
+    for lazy, known in zip(found, estimate(image, smooth=smooth), strict=True):
+        assert isinstance(lazy, da.Array)
+        assert_close(lazy.compute(), known, rtol=1e-8)

@@ -124,3 +124,28 @@ def test_a_kernel_is_read_from_one_layout_only():
     held = [{name for name in layers if "coefficient" in name} for layers in (forward, backward)]
     assert [len(names) for names in held] == [1, 1]
     assert held[0] != held[1]
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (2, 0), (1, 2), (-1, 0)], ids=str)
+@pytest.mark.parametrize("cls", [sp.Convolve2D, sp.ConvolveND])
+def test_a_lazy_filter_may_have_its_axes_in_any_order(cls, axes):
+    dims, taps = (6, 7, 5), rand((4, 3))
+    x = rand(dims)
+    expected = cls(dims, taps, offset=(1, 1), axes=axes)
+    with forbid_executions():
+        op = cls(dims, to_dask(taps, 2), offset=(1, 1), axes=axes)
+        y, back = op @ to_dask(x, 3), op.H @ to_dask(x, (2, 7, 3))
+    assert_same(y, expected @ x)
+    assert_same(back, expected.H @ x)
+
+
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_seislet_of_lazy_slopes_runs_over_traces_in_the_dtype_of_numpy(inverse, dtype):
+    slopes, x = 0.1 * rand((4, 8)), rand((4, 8), seed=1)
+    expected = sp.Seislet(slopes, level=2, inv=inverse, dtype=dtype)
+    for given in (slopes, to_dask(slopes, 3)):
+        op = sp.Seislet(given, level=2, inv=inverse, dtype=dtype)
+        assert_same(op @ to_dask(x, 2), expected @ x)
+        assert_same(op.H @ to_dask(x, 2), expected.H @ x)

@@ -2,12 +2,13 @@
 
 import dask.array as da
 import numpy as np
+import pylops
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pylops_dispatch import NotDispatchedError
-from pylops_dispatch.array import DispatchArray, lower
+from pylops_dispatch.array import DispatchArray, lift, lower
 
 from .helpers import assert_close, chunks_for, forbid_executions, rand, random_chunks, to_dask
 
@@ -584,3 +585,68 @@ def test_of_equal_extremes_the_first_is_found(data):
                 found.compute()
         else:
             assert found.compute() == function(x)
+
+
+# ----------------------------------------------------------------------- products
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_tensordot_counts_axes_from_the_end_too(data):
+    shape, other = (2, 3, 4), (4, 3, 2)
+    count = data.draw(st.integers(0, 3))
+    first = data.draw(st.permutations(range(3)))[:count]
+    second = [2 - axis for axis in first]
+    negative = [data.draw(st.sampled_from([0, 3])) for _ in range(2 * count)]
+    first = [axis - shift for axis, shift in zip(first, negative[:count], strict=True)]
+    second = [axis - shift for axis, shift in zip(second, negative[count:], strict=True)]
+    axes = (first, second) if count != 1 or data.draw(st.booleans()) else (first[0], second[0])
+    x, y = rand(shape), rand(other, seed=1)
+    with forbid_executions():
+        found = np.tensordot(
+            box(x, data.draw(chunks_for(shape))), box(y, data.draw(chunks_for(other))), axes
+        )
+    expected = np.tensordot(x, y, axes)
+    assert found.shape == expected.shape
+    assert_close(found.compute(), expected)
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (4,)), ((4,), (3, 4)), ((2, 3, 4), (5, 4))])
+def test_inner_is_over_the_last_axes(shapes):
+    x, y = rand(shapes[0]), rand(shapes[1], seed=1)
+    assert_close(np.inner(box(x), box(y)).compute(), np.inner(x, y))
+
+
+# dask factorises the blocks on the diagonal, which may have no inverse
+NEEDS_PIVOTS = {
+    "permutation": np.eye(4)[[2, 3, 0, 1]],
+    "small_block": np.block(
+        [[1e-13 * rand((2, 2)), rand((2, 2), seed=1)], [rand((2, 2), seed=2), rand((2, 2), seed=3)]]
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("chunks", [2, 3, 4, ((1, 3), (2, 2))])
+@pytest.mark.parametrize("name", NEEDS_PIVOTS)
+def test_inverses_and_solutions_look_for_pivots_in_the_whole_matrix(name, chunks):
+    matrix, data = NEEDS_PIVOTS[name], rand((4, 3))
+    lazy = to_dask(matrix, chunks)
+    with forbid_executions():
+        inverse, solution = np.linalg.inv(box(matrix, chunks)), np.linalg.solve(lift(lazy), data)
+        own = pylops.MatrixMult(lazy).inv()
+    assert_close(inverse.compute(), np.linalg.inv(matrix), rtol=1e-12)
+    assert_close(solution.compute(), np.linalg.solve(matrix, data), rtol=1e-12)
+    assert_close(own.compute(), np.linalg.inv(matrix), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float16", "float32"])
+def test_numbers_that_come_to_one_position_are_added_in_the_dtype_of_the_sum(dtype):
+    values = np.array([100, 100.3, 100, 99, 28]).astype(dtype)
+    positions = np.array([0, 0, 0, 1, 1])
+    expected, lazy = np.zeros(5), np.zeros_like(box(np.zeros(5)))
+    np.add.at(expected, positions, values)
+    np.add.at(lazy, positions, box(values))
+    assert_close(lazy.compute(), expected)
+    restriction = pylops.Restriction(5, positions)
+    assert_close((restriction.H @ to_dask(values, 2)).compute(), restriction.H @ values)
