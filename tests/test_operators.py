@@ -227,12 +227,18 @@ def test_every_way_to_apply_an_operator(method):
     assert_same(y, call(x0))
 
 
-def test_column_vector_of_one_column():
-    op = pylops.FirstDerivative(9)
-    x0 = rand((9, 1))
-    for method in ["matvec", "rmatvec"]:
-        y = getattr(op, method)(to_dask(x0, (4, 1)))
-        assert_same(y, getattr(op, method)(x0))
+def is_first(entry):
+    """Whether it is the first of the catalogue of some class."""
+    return any(next(e for e in CATALOGUE if name in e.covers) is entry for name in entry.covers)
+
+
+@cases([c for c in SOME_CASES if c[0].adjoint and c[1] == "numpy" and is_first(c[0])])
+def test_column_vector_of_one_column(entry, coefficient):
+    for direction, method in (("forward", "matvec"), ("adjoint", "rmatvec")):
+        x0, expected = numpy_result(entry, direction, False)
+        x = to_dask(x0.reshape(-1, 1), (*random_chunks(x0.shape, seed=1), 1))
+        with build(entry, COEFFICIENTS[coefficient]) as op:
+            assert_same(getattr(op, method)(x), expected.reshape(-1, 1))
 
 
 @cases(

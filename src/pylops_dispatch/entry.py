@@ -150,7 +150,11 @@ def _apply_or_whole(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
     """Run PyLops's own code on a box, and where it cannot take one, the whole vector."""
-    if x.shape not in ((op.shape[0 if adjoint else 1],), (op.shape[0 if adjoint else 1], 1)):
+    n = op.shape[0 if adjoint else 1]
+    if x.shape == (n, 1):  # rules are for vectors
+        y = _apply_or_whole(original, op, x.reshape(n), adjoint)
+        return y.reshape(y.size, 1)
+    if x.shape != (n,):
         return original(op, x)
     try:
         with applied(op):
@@ -159,10 +163,10 @@ def _apply_or_whole(
         if not _calls_for_numpy(error, op, x, adjoint):
             raise
         reason = str(error).partition("\n")[0]
-    y = run_whole(None, op, x.reshape(-1), adjoint, reason)
+    y = run_whole(None, op, x, adjoint, reason)
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
-    return y.reshape(y.size, 1) if x.ndim == 2 else y
+    return y
 
 
 # errors of a user's code that may be about boxes, or just what the user is to be told
