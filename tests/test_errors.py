@@ -796,6 +796,27 @@ def test_a_result_of_another_size_than_the_operator_says(result, around, n):
     assert str(found.value) == str(expected.value)
 
 
+@pytest.mark.parametrize("times", [lambda a, op: a * op, lambda a, op: op * a])
+@pytest.mark.parametrize("name", operators())
+def test_a_lazy_number_times_an_operator(times, name):
+    op, x0 = operators()[name], rand(30)
+    x = to_dask(x0, 7)
+    with forbid_executions(), pytest.raises(TypeError, match=r"compute\(\).*allow") as caught:
+        times(x.sum(), op)
+    assert re.search(r"scalar \* \(Op @ x\).* lazy", str(caught.value))
+    assert type(op).__name__ in str(caught.value)
+    with set_policy(implicit_compute="allow", whole_array="allow"):
+        assert_close((times(x.sum(), op) @ x).compute(), times(x0.sum(), op) @ x0)
+
+
+@pytest.mark.parametrize("number", [np.float64(2), np.array(2.0)], ids=["scalar", "array"])
+def test_a_number_of_numpy_times_an_operator(number):
+    op, x0 = pylops.FirstDerivative(12), rand(12)
+    assert isinstance(number * op, pylops.LinearOperator)
+    assert_same((number * op) @ to_dask(x0, 5), 2 * (op @ x0))
+    assert not hasattr(pylops.LinearOperator, "__array_ufunc__")
+
+
 @pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
 def test_a_policy_refuses_the_whole_array_run_after_any_error(error):
     with set_policy(whole_array="raise"), pytest.raises(NotDispatchedError, match="no such thing"):

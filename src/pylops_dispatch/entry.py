@@ -269,6 +269,34 @@ def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
     return y
 
 
+def scaling_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``__rmul__``, or what ``dot`` is: operators are scaled by numbers, not by lazy ones."""
+
+    def wrapper(self: Any, x: Any) -> Any:
+        if getattr(x, "ndim", None) == 0 and is_lazy(x):
+            what = f"scaling {type(self).__name__} (unlike scalar * (Op @ x), which stays lazy)"
+            return original(self, as_box(x).read(what))
+        return original(self, x)
+
+    return wrapper
+
+
+def dot_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``dot``, which applies an operator, or scales it."""
+    return scaling_method(apply_method(original, name), name)
+
+
+class LeftToOperator:
+    """The attribute ``__array_ufunc__`` of operators, by which dask leaves ``x * op`` to them.
+
+    NumPy asks the class for it, and dask the operator: for NumPy there is none, as ever.
+    """
+
+    def __get__(self, op: Any, owner: type) -> None:
+        if op is None:
+            raise AttributeError("__array_ufunc__")
+
+
 def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Wrap ``__truediv__``: lsqr on dask arrays, or one lazy task for an explicit matrix."""
 
@@ -329,7 +357,8 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 METHODS: dict[str, Callable[..., Any]] = {
-    "dot": apply_method,
+    "dot": dot_method,
+    "__rmul__": scaling_method,
     "matvec": apply_method,
     "rmatvec": apply_method,
     "matmat": apply_method,
