@@ -644,7 +644,9 @@ def _raising(error):
     return matvec
 
 
-@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError, TypeError])
+@pytest.mark.parametrize(
+    "error", [NotImplementedError, IndexError, ValueError, TypeError, AssertionError]
+)
 @pytest.mark.parametrize(
     "around",
     [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
@@ -658,7 +660,7 @@ def test_errors_that_numpy_does_not_raise_lead_to_a_whole_array_run(error, aroun
     assert_same(y, op @ x0)
 
 
-@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])
+@pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError, AssertionError])
 @pytest.mark.parametrize(
     "around",
     [lambda op: op, lambda op: pylops.VStack([op, op]), lambda op: op.H @ op],
@@ -672,6 +674,147 @@ def test_errors_that_numpy_raises_too_come_out(error, around):
     op = around(of_user(matvec))
     with forbid_executions(), pytest.raises(error, match="what the user is to be told"):
         op @ to_dask(rand(12), 4)
+
+
+AROUND = {
+    "alone": lambda op: op,
+    "adjoint": lambda op: op.H,
+    "conjugate": lambda op: op.conj(),
+    "scaled": lambda op: 2 * op,
+    "stack": lambda op: pylops.VStack([op, pylops.Identity(op.shape[1])]),
+    "product": lambda op: op.H @ op,
+}
+
+
+def _first(x):
+    return float(x[0])
+
+
+def without_it(x):
+    """Go on with another value."""
+    try:
+        return (1 + _first(x)) * x
+    except (TypeError, IndexError):
+        return 0 * x
+
+
+def less_of_it(x):
+    try:
+        return (1 + _first(x)) * x
+    except TypeError:
+        return x[:2]
+
+
+def an_error_of_its_own(x):
+    try:
+        return (1 + _first(x)) * x
+    except TypeError:
+        raise RuntimeError("no such number") from None
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("matvec", [without_it, less_of_it, an_error_of_its_own])
+def test_code_that_swallows_a_refusal_has_the_whole_array(matvec, around):
+    op, x0 = around(of_user(matvec)), rand(12)
+    with forbid_executions(), pytest.warns(PerformanceWarning, match=r"float\(\) was called"):
+        y = op @ to_dask(x0, 4)
+    assert_same(y, around(of_user(matvec)) @ x0)
+    with set_policy(whole_array="raise"), pytest.raises(NotDispatchedError):
+        op @ to_dask(x0, 4)
+
+
+def test_what_an_operator_kept_of_a_refusal_is_forgotten():
+    class Scaling(pylops.LinearOperator):
+        scale = None
+
+        def _matvec(self, x):
+            if self.scale is None:
+                try:
+                    self.scale = float(x[0])
+                except TypeError:
+                    self.scale = 0.0
+            return self.scale * x
+
+    op = Scaling(dtype="f8", shape=(5000, 5000))  # too long to be applied to zeros first
+    x0 = 1 + rand(5000)
+    with pytest.warns(PerformanceWarning):
+        y = op @ to_dask(x0, 2000)
+    assert op.scale is None
+    assert op.matvec_count == 1
+    assert_same(y, x0[0] * x0)
+
+
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.ImplicitComputeWarning")
+def test_a_refusal_that_others_handled_is_no_matter():
+    """An operator within another ran in a task of its own; a policy allowed to read a value."""
+    x0 = rand(12)
+    within = of_user(without_it)
+
+    def around(x):
+        with set_policy(whole_array="allow"):
+            return x + within.matvec(x)
+
+    assert_same(of_user(around) @ to_dask(x0, 4), of_user(around) @ x0)
+    with set_policy(implicit_compute="warn"):
+        assert_same(within @ to_dask(x0, 4), within @ x0)
+
+
+def test_refusals_of_other_threads_are_no_matter():
+    from concurrent.futures import ThreadPoolExecutor
+
+    x0 = rand(12)
+    x = to_dask(x0, 4)
+    refused, lazy = of_user(without_it), of_user(lambda x: 2 * x)
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(2) as threads:
+        warnings.simplefilter("always")
+        results = list(threads.map(lambda op: op @ x, [refused, lazy] * 10))
+    for number, y in enumerate(results):
+        assert_same(y, (lazy if number % 2 else refused) @ x0)
+    assert len([w for w in caught if w.category is PerformanceWarning]) == 10
+
+
+WRONG_SIZES = {
+    "less": lambda x: x[:5],
+    "more": lambda x: np.concatenate([x, x]),
+    "less of the whole array": lambda x: scipy.ndimage.gaussian_filter(x, 1.0)[:5],
+}
+
+
+@pytest.mark.parametrize("n", [12, 5000])
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("result", WRONG_SIZES)
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+def test_a_result_of_another_size_than_the_operator_says(result, around, n):
+    op = around(pylops.FunctionOperator(*[WRONG_SIZES[result]] * 2, n, n))
+    with pytest.raises(ValueError, match="cannot reshape array of size") as expected:
+        op @ rand(n)
+    x = to_dask(rand(n), n // 3)
+    apply = (lambda: (op @ x).compute()) if "whole" in result else (lambda: op @ x)
+    with pytest.raises(ValueError, match="cannot reshape array of size") as found:
+        apply()  # where only the task knows, when that is computed
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("times", [lambda a, op: a * op, lambda a, op: op * a])
+@pytest.mark.parametrize("name", operators())
+def test_a_lazy_number_times_an_operator(times, name):
+    op, x0 = operators()[name], rand(30)
+    x = to_dask(x0, 7)
+    with forbid_executions(), pytest.raises(TypeError, match=r"compute\(\).*allow") as caught:
+        times(x.sum(), op)
+    assert re.search(r"scalar \* \(Op @ x\).* lazy", str(caught.value))
+    assert type(op).__name__ in str(caught.value)
+    with set_policy(implicit_compute="allow", whole_array="allow"):
+        assert_close((times(x.sum(), op) @ x).compute(), times(x0.sum(), op) @ x0)
+
+
+@pytest.mark.parametrize("number", [np.float64(2), np.array(2.0)], ids=["scalar", "array"])
+def test_a_number_of_numpy_times_an_operator(number):
+    op, x0 = pylops.FirstDerivative(12), rand(12)
+    assert isinstance(number * op, pylops.LinearOperator)
+    assert_same((number * op) @ to_dask(x0, 5), 2 * (op @ x0))
+    assert not hasattr(pylops.LinearOperator, "__array_ufunc__")
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, IndexError, ValueError])

@@ -227,12 +227,48 @@ def test_every_way_to_apply_an_operator(method):
     assert_same(y, call(x0))
 
 
-def test_column_vector_of_one_column():
-    op = pylops.FirstDerivative(9)
-    x0 = rand((9, 1))
-    for method in ["matvec", "rmatvec"]:
-        y = getattr(op, method)(to_dask(x0, (4, 1)))
-        assert_same(y, getattr(op, method)(x0))
+@pytest.mark.parametrize(
+    ("dims", "axis", "shape"),
+    [
+        ((3, 4), 0, (5,)),
+        ((4, 3), -1, (6,)),
+        ((2, 3, 4), 1, (4,)),
+        ((4, 1), 0, (6,)),
+        ((3, 4), 0, (5, 1)),
+        ((3, 1), 0, (5, 4)),
+        ((3, 4), 0, (5, 4)),
+    ],
+)
+def test_a_filter_longer_than_its_axis(dims, axis, shape):
+    op = pylops.signalprocessing.Convolve1D(dims, rand(shape, seed=1), offset=1, axis=axis)
+    for direction in (op, op.H):
+        x0 = rand(direction.shape[1])
+        try:
+            expected = direction @ x0
+        except ValueError as error:  # PyLops's own adjoint of it does not run
+            expected = error
+        with pylops_dispatch.set_policy(whole_array="allow"):
+            y = direction @ to_dask(x0, 3)
+        if isinstance(expected, ValueError):
+            with pytest.raises(ValueError) as found:
+                y.compute()
+            assert str(found.value) == str(expected)
+        else:
+            assert_same(y, expected)
+
+
+def is_first(entry):
+    """Whether it is the first of the catalogue of some class."""
+    return any(next(e for e in CATALOGUE if name in e.covers) is entry for name in entry.covers)
+
+
+@cases([c for c in SOME_CASES if c[0].adjoint and c[1] == "numpy" and is_first(c[0])])
+def test_column_vector_of_one_column(entry, coefficient):
+    for direction, method in (("forward", "matvec"), ("adjoint", "rmatvec")):
+        x0, expected = numpy_result(entry, direction, False)
+        x = to_dask(x0.reshape(-1, 1), (*random_chunks(x0.shape, seed=1), 1))
+        with build(entry, COEFFICIENTS[coefficient]) as op:
+            assert_same(getattr(op, method)(x), expected.reshape(-1, 1))
 
 
 @cases(

@@ -285,12 +285,22 @@ def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     _class_changes.append((owner, name, original, _made[key]))
 
 
+def _put(owner: type, name: str, new: Any) -> None:
+    """Give a class an attribute that it does not have itself."""
+    setattr(owner, name, new)
+    _class_changes.append((owner, name, _ABSENT, new))
+
+
 def _change_classes() -> None:
     for name in entry.METHODS:
         _change(pylops.LinearOperator, name, functools.partial(entry.METHODS[name], name=name))
     for name in ("_matmat", "_rmatmat"):
         _change(pylops.LinearOperator, name, functools.partial(columns.matmat, name=name))
     _change(pylops.MatrixMult, "inv", matrix.inverse)
+    left = _made.setdefault(
+        (pylops.LinearOperator, "__array_ufunc__", _ABSENT), entry.LeftToOperator()
+    )
+    _put(pylops.LinearOperator, "__array_ufunc__", left)
     for cls in RULES:
         change_operator(cls)
     _change_solvers()
@@ -319,8 +329,7 @@ def _change_derived(base: Any, change: Callable[[type], None]) -> None:
             change(cls)
 
     hook = _made.setdefault((base, "__init_subclass__", _ABSENT), classmethod(derived))
-    base.__init_subclass__ = hook
-    _class_changes.append((base, "__init_subclass__", _ABSENT, hook))
+    _put(base, "__init_subclass__", hook)
 
 
 def _change_solver(cls: type) -> None:
@@ -376,9 +385,7 @@ def change_operator(cls: type) -> None:
             continue
         registers = "_register_multiplications" in vars(cls)
         made = _OwnMethod(cls, name, adjoint) if registers else _inherited(cls, name, adjoint)
-        new = _made.setdefault((cls, name, _ABSENT), made)
-        setattr(cls, name, new)
-        _class_changes.append((cls, name, _ABSENT, new))
+        _put(cls, name, _made.setdefault((cls, name, _ABSENT), made))
 
     for name in ("__truediv__", "inverse"):
         if name in vars(cls) and cls is not pylops.LinearOperator:

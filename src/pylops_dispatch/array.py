@@ -360,7 +360,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         if order not in ("C", "A"):
             raise not_dispatched(f"reshape(order={order!r})", "Only C order is lazy.")
         target = shape[0] if len(shape) == 1 and np.iterable(shape[0]) else shape
-        wanted = _complete(tuple(int(n) for n in target), self.size, self._shape)
+        wanted = _complete(tuple(int(n) for n in target), self.size)
         strides = None
         if self._strides is not None:
             memory = layout.reshaped(self.memory(), wanted)
@@ -604,13 +604,13 @@ def _lay_out(result: Any, operands: Sequence[Any]) -> None:
         result._strides = layout.of_result(result._shape, result.itemsize, arrays)
 
 
-def _complete(shape: Shape, size: int, old: Shape) -> Shape:
+def _complete(shape: Shape, size: int) -> Shape:
     if shape.count(-1) == 1:
         known = math.prod(n for n in shape if n != -1)
         if known and size % known == 0:
             shape = tuple(size // known if n == -1 else n for n in shape)
     if math.prod(shape) != size or -1 in shape:
-        raise ValueError(f"cannot reshape array of shape {old} into shape {shape}")
+        raise ValueError(f"cannot reshape array of size {size} into shape {shape}")
     return shape
 
 

@@ -715,7 +715,9 @@ def _whole_block(
     op = _put_together(template, large, arrays)
     # what was announced holds, whatever the operator makes of the values
     with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
-        y = method_of(cls, op, adjoint)(x).reshape(-1).astype(dtype, copy=False)
+        # as LinearOperator.matvec, which refuses a result of another size
+        y = method_of(cls, op, adjoint)(x).reshape(op.shape[1 if adjoint else 0])
+        y = y.astype(dtype, copy=False)
         return out_of_own_memory(y, op) if turns else y
 
 

@@ -28,6 +28,7 @@ from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
     counters,
     has_new_methods,
+    is_operator,
     is_pylops,
     lazy_arrays,
     let_boxes_out,
@@ -39,6 +40,7 @@ from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
     NotDispatchedError,
     announce_numpy_vectors,
+    refusals,
 )
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import fails_on_zeros, run_whole
@@ -150,40 +152,88 @@ def _apply_or_whole(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
     """Run PyLops's own code on a box, and where it cannot take one, the whole vector."""
-    if x.shape not in ((op.shape[0 if adjoint else 1],), (op.shape[0 if adjoint else 1], 1)):
+    n = op.shape[0 if adjoint else 1]
+    if x.shape == (n, 1):  # rules are for vectors
+        y = _apply_or_whole(original, op, x.reshape(n), adjoint)
+        return y.reshape(y.size, 1)
+    if x.shape != (n,):
         return original(op, x)
-    try:
-        with applied(op):
-            return _in_chunks_of(x, _checked(original(op, x), op))
-    except Exception as error:
-        if not _calls_for_numpy(error, op, x, adjoint):
-            raise
-        reason = str(error).partition("\n")[0]
-    y = run_whole(None, op, x.reshape(-1), adjoint, reason)
+    before = _attributes(op)
+    with refusals() as refused:
+        try:
+            with applied(op):
+                y = _in_chunks_of(x, _checked(original(op, x), op))
+            if not refused or _is_known(op):
+                return y
+            # the code did without something that it would have got of a NumPy array
+            reason = refused[0]
+            _put_back(before)
+        except Exception as error:
+            if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
+                raise
+            swallowed = refused and not isinstance(error, NotDispatchedError)
+            reason = refused[0] if swallowed else str(error)
+    y = run_whole(None, op, x, adjoint, reason.partition("\n")[0])
     count = "rmatvec_count" if adjoint else "matvec_count"
     setattr(op, count, getattr(op, count) + 1)
-    return y.reshape(y.size, 1) if x.ndim == 2 else y
+    return y
+
+
+def _attributes(op: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the attributes of an operator, and of the one that runs in its name.
+
+    PyLops's adjoints, conjugates and the like call ``_matvec`` of the operator that they wrap.
+    """
+    held = vars(op)
+    inner = held.get("Op", held.get("A"))
+    found = _attributes(inner) if is_operator(inner) else []
+    return [(op, dict(held)), *found]
+
+
+def _put_back(before: list[tuple[Any, dict[str, Any]]]) -> None:
+    """Give operators the attributes that they had, and no others."""
+    for op, attributes in before:
+        for name in vars(op).keys() - attributes.keys():
+            delattr(op, name)
+        vars(op).update(attributes)
 
 
 # errors of a user's code that may be about boxes, or just what the user is to be told
-_DOUBTFUL = (NotImplementedError, IndexError, ValueError)
+_DOUBTFUL = (NotImplementedError, IndexError, ValueError, AssertionError)
 
 
-def _calls_for_numpy(error: Exception, op: Any, x: DispatchArray, adjoint: bool) -> bool:
+def _calls_for_numpy(
+    error: Exception, op: Any, x: DispatchArray, adjoint: bool, refused: bool
+) -> bool:
     """Whether an operator that raised an error on a box may do better on the whole vector."""
     if _is_known(op):
         return isinstance(error, NotDispatchedError)
     if is_unsuited(error):
         return True
     # a block is a NumPy array, and what PyLops itself refuses it always refuses
-    if not isinstance(error, _DOUBTFUL) or was_noted(error) or _is_raised_by_pylops(error):
+    if was_noted(error):
+        return False
+    if not refused and (not isinstance(error, _DOUBTFUL) or _is_raised_by_pylops(error)):
         return False
     return not fails_on_zeros(op, x, adjoint)
 
 
 def _is_raised_by_pylops(error: Exception) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "pylops"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # a result of another size than the operator says, which ``matvec`` cannot reshape
+    if _package(frames[-1]) == "pylops_dispatch":
+        frames = [frame for frame in frames if _package(frame) != "pylops_dispatch"]
+        return bool(frames) and _is_reshaping(frames[-1])
+    return _package(frames[-1]) == "pylops"
+
+
+def _package(frame: Any) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _is_reshaping(frame: Any) -> bool:
+    known = frame.f_globals.get("__name__") == pylops.LinearOperator.__module__
+    return known and frame.f_code.co_name in ("matvec", "rmatvec")
 
 
 def _is_known(op: Any) -> bool:
@@ -217,6 +267,34 @@ def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
         ):
             y.replace([after.rechunk(before.chunks)])
     return y
+
+
+def scaling_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``__rmul__``, or what ``dot`` is: operators are scaled by numbers, not by lazy ones."""
+
+    def wrapper(self: Any, x: Any) -> Any:
+        if getattr(x, "ndim", None) == 0 and is_lazy(x):
+            what = f"scaling {type(self).__name__} (unlike scalar * (Op @ x), which stays lazy)"
+            return original(self, as_box(x).read(what))
+        return original(self, x)
+
+    return wrapper
+
+
+def dot_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Wrap ``dot``, which applies an operator, or scales it."""
+    return scaling_method(apply_method(original, name), name)
+
+
+class LeftToOperator:
+    """The attribute ``__array_ufunc__`` of operators, by which dask leaves ``x * op`` to them.
+
+    NumPy asks the class for it, and dask the operator: for NumPy there is none, as ever.
+    """
+
+    def __get__(self, op: Any, owner: type) -> None:
+        if op is None:
+            raise AttributeError("__array_ufunc__")
 
 
 def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -279,7 +357,8 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 METHODS: dict[str, Callable[..., Any]] = {
-    "dot": apply_method,
+    "dot": dot_method,
+    "__rmul__": scaling_method,
     "matvec": apply_method,
     "rmatvec": apply_method,
     "matmat": apply_method,

@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import dask
@@ -144,9 +147,36 @@ def users_stacklevel() -> int:
     return level + 1
 
 
+# what was refused to the operator that is being applied; None outside of operators
+_refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
+
+
+@contextmanager
+def refusals() -> Iterator[list[str]]:
+    """Collect the messages of the errors that refuse something in the block, in this thread.
+
+    The code there may handle such an error, and go on without what was refused. Of blocks within
+    each other, each collects its own.
+    """
+    found: list[str] = []
+    token = _refused.set(found)
+    try:
+        yield found
+    finally:
+        _refused.reset(token)
+
+
+def _refusal(message: str) -> NotDispatchedError:
+    """Build an error, and note it for the operator that is being applied."""
+    found = _refused.get()
+    if found is not None:
+        found.append(message)
+    return NotDispatchedError(message)
+
+
 def not_dispatched(what: str, advice: str) -> NotDispatchedError:
     """Build the error for a function that cannot be run lazily."""
-    return NotDispatchedError(f"{what} was called on a lazy dask array by {caller()}. {advice}")
+    return _refusal(f"{what} was called on a lazy dask array by {caller()}. {advice}")
 
 
 def report_implicit_compute(what: str) -> None:
@@ -178,7 +208,7 @@ def announce_whole(operator: str, reason: str) -> None:
         "Silence this with pylops_dispatch.set_policy(whole_array='allow')."
     )
     if chosen == "raise":
-        raise NotDispatchedError(message)
+        raise _refusal(message)
     warnings.warn(message, PerformanceWarning, stacklevel=users_stacklevel())
 
 
@@ -192,5 +222,5 @@ def announce_numpy_vectors(what: str) -> None:
         "each product. Silence this with pylops_dispatch.set_policy(numpy_vectors='allow')."
     )
     if chosen == "raise":
-        raise NotDispatchedError(message)
+        raise _refusal(message)
     warnings.warn(message, ImplicitComputeWarning, stacklevel=users_stacklevel())

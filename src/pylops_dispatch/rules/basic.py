@@ -20,7 +20,14 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.rules import matrix, stacks
-from pylops_dispatch.rules.running import COMBINATIONS, deepest, run_along, run_local
+from pylops_dispatch.rules.running import (
+    COMBINATIONS,
+    deepest,
+    run_along,
+    run_local,
+    run_terms,
+    run_whole,
+)
 from pylops_dispatch.rules.table import (
     RULES,
     Rule,
@@ -79,14 +86,28 @@ def _filters_apart(op: Any) -> Terms | None:
     return Terms(names, names, {"h": h, "hstar": h}, whole=frozenset({names[axis]}))
 
 
-def _long_filter(op: Any) -> Terms:
+def _long_filter(op: Any) -> Terms | None:
     """A filter longer than the axis: `_rmatvec` asks for the length of the first axis too."""
     axis = op.axis % len(op.dims)
+    other_axes = [
+        tuple(n for a, n in enumerate(shape) if a != axis) for shape in (op.dims, op.dimsd)
+    ]
+    # PyLops gives data the shape of the filter, whatever the other axes of the model are
+    if len(op.dims) != len(op.dimsd) or other_axes[0] != other_axes[1]:
+        return None
     names = [f"axis{a}" for a in range(len(op.dims))]
     model, data, h = list(names), list(names), list(names)
     model[axis], data[axis], h[axis] = "short", "long", "."
     whole = frozenset({"short", "long", "axis0"})
     return Terms(tuple(model), tuple(data), {"h": tuple(h), "hstar": tuple(h)}, whole=whole)
+
+
+def _along_or_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+    if _long_filter(op) is None:
+        return run_whole(
+            cls, op, box, adjoint, "a filter longer than its axis gives data of its own shape"
+        )
+    return run_terms(cls, op, box, adjoint)
 
 
 def _identity_depth(op: Any) -> tuple[int, ...] | None:
@@ -256,7 +277,7 @@ RULES.update(
         convolve1d._Convolve1Dshort: Rule(
             "halo", depth=_filter, tile=convolve_1d_in_tile, terms=_filters_apart
         ),
-        convolve1d._Convolve1Dlong: Rule("whole_axis", terms=_long_filter),
+        convolve1d._Convolve1Dlong: Rule("whole_axis", terms=_long_filter, run=_along_or_whole),
         pylops.JaxOperator: whole("jax.jit traces PyLops's code on arrays of its own"),
         pylops.LinearOperator: compose("SciPy's matrices run by blocks", run=matrix.run_scipy),
     }

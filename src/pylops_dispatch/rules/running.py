@@ -343,7 +343,8 @@ def _of_zeros(
         return None
     with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
         warnings.simplefilter("ignore")
-        return np.asarray(blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype)))
+        y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
+        return np.asarray(y).reshape(op.shape[1 if adjoint else 0])
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
