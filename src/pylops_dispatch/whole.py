@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph
 from pylops import LinearOperator
 
 from pylops_dispatch.array import DispatchArray, is_dask, source
-from pylops_dispatch.operators import without_pools
+from pylops_dispatch.operators import for_tasks
 from pylops_dispatch.placing import client_in_use, coefficient, is_large
 
 _STATELESS = (type, types.ModuleType, types.FunctionType, np.ndarray)
@@ -63,7 +63,7 @@ def copied(
             return seen[id(value)]
         if isinstance(value, (*_STATELESS, *shared)) or not hasattr(value, "__dict__"):
             return value
-        new = copy.copy(without_pools(value) if isinstance(value, LinearOperator) else value)
+        new = copy.copy(for_tasks(value) if isinstance(value, LinearOperator) else value)
         seen[id(value)] = new
         for name, held in list(vars(new).items()):
             vars(new)[name] = visit(held)
