@@ -146,7 +146,7 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
         if is_operator(value):
             setattr(new, name, changed(value))
         elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
-            setattr(new, name, _alike(value, [changed(v) for v in value]))
+            setattr(new, name, alike(value, [changed(v) for v in value]))
     return new
 
 
@@ -162,11 +162,11 @@ def with_changes(value: Any, matches: Callable[[Any], bool], change: Callable[[A
         new.update({key: with_changes(item, matches, change) for key, item in value.items()})
         return new
     if isinstance(value, (list, tuple)):
-        return _alike(value, [with_changes(item, matches, change) for item in value])
+        return alike(value, [with_changes(item, matches, change) for item in value])
     return change(value)
 
 
-def _alike(value: Any, items: list[Any]) -> Any:
+def alike(value: Any, items: list[Any]) -> Any:
     """Return a list or a tuple of the kind of `value` that holds `items`."""
     make = getattr(value, "_make", type(value))  # of named tuples
     return make(items)
