@@ -24,6 +24,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
+from pylops_dispatch.copying import with_own_settings
 from pylops_dispatch.halos import (
     Extended,
     Surroundings,
@@ -128,7 +129,7 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
         arrays.append(source(array).rechunk(-1))
         return _Placeholder(name)
 
-    return without(for_tasks(op)), arrays
+    return without(for_tasks(with_own_settings(op))), arrays
 
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:
