@@ -6,10 +6,12 @@ import gc
 import os
 import signal
 import time
+import types
 
 import dask
 import dask.array as da
 import distributed
+import numba
 import numpy as np
 import pylops
 import pytest
@@ -325,3 +327,63 @@ def without_sampling(op, dims, dimsd):
     new = resized(op, dims, dimsd)
     new.sampling = None
     return new
+
+
+# ---- compiled functions ----------------------------------------------------------------------
+
+
+class Compiled(pylops.LinearOperator):
+    """Holds a function that Numba compiles, in an object."""
+
+    def __init__(self):
+        super().__init__(dtype=np.dtype("f8"), dims=(30,), dimsd=(30,))
+        self.settings = types.SimpleNamespace(function=numba.njit(lambda x: 2 * x))
+
+    def _matvec(self, x):
+        return self.settings.function(np.asarray(x))
+
+    _rmatvec = _matvec
+
+
+def _kirchhoff():
+    axes = 5.0 * np.arange(5), 5.0 * np.arange(6), 0.004 * np.arange(20)
+    positions = np.array([[5.0, 15.0], [0, 0]]), np.array([[5.0, 15.0, 20.0], [0, 0, 0]])
+    return pylops.waveeqprocessing.Kirchhoff(
+        *axes, *positions, 1500.0, np.ones(5), 2, mode="analytic", engine="numba"
+    )
+
+
+def _radon():
+    axes = 0.1 * np.arange(6), np.arange(5.0), np.linspace(-0.1, 0.1, 4)
+    return pylops.signalprocessing.Radon2D(*axes, engine="numba", onthefly=True)
+
+
+def _convolution():
+    filters = np.ones((2, 2, 3, 5))
+    return pylops.signalprocessing.NonStationaryConvolve2D(
+        (9, 6), filters, (1, 4), (1, 4), engine="numba"
+    )
+
+
+@pytest.mark.parametrize("make", [Compiled, _kirchhoff, _radon, _convolution])
+@pytest.mark.filterwarnings("ignore:A new implementation of Kirchhoff")
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+def test_operators_with_compiled_functions(client, make):
+    op = make()
+    for A in (op, op.H):
+        x = rand(A.shape[1])
+        assert_close((A @ da.from_array(x, chunks=-1)).compute(), A @ x)
+
+
+# ---- settings of users' operators ------------------------------------------------------------
+
+
+def test_an_operator_with_settings_is_sent_once(client):
+    """Copies of what it holds have the names of what they are copies of."""
+    k = 2.0
+    op = pylops.FunctionOperator(lambda x: k * x, lambda x: k * x, 20_000)
+    op.settings = types.SimpleNamespace(k=1.0, weights=rand(20_000))
+    first, second = (blocks.embed(blocks.taken_apart(op)[0]).key for _ in range(2))
+    assert first == second
+    op.settings.k = 3.0
+    assert blocks.embed(blocks.taken_apart(op)[0]).key != first

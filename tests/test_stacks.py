@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import pylops_dispatch
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.copying import copied
 from pylops_dispatch.rules.stacks import _block_of
-from pylops_dispatch.whole import copied
 
 from .helpers import (
     as_dask_coefficient,

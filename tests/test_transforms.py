@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import cloudpickle
+import numpy as np
 import pylops
 import pytest
 from pylops.signalprocessing import DCT, FFT, FFT2D, FFTND
+from pylops.utils import deps
 
 import pylops_dispatch
 
@@ -74,3 +77,53 @@ def test_a_shift_is_a_chain_of_transforms():
     with forbid_executions():
         y = op @ to_dask(x0, (2, 4, 7))
     assert_same(y, op @ x0)
+
+
+# ---------------------------------------------------------------- plans of FFTW
+
+
+def planned(n=8, **settings):
+    return FFT(n, engine="fftw", **settings)
+
+
+def mdc(n):
+    kernel = rand((n // 2, 3, 2), "complex128")
+    return pylops.waveeqprocessing.MDC(kernel, n - 1, 1, fftengine="fftw", twosided=False)
+
+
+PLANNED = {
+    "alone": planned,
+    "real": lambda: planned(real=True, dtype="float64"),
+    "product": lambda: planned().H @ planned(),
+    "stack": lambda: pylops.VStack([planned(), 2 * planned()]),
+    "Kronecker": lambda: pylops.Kronecker(planned(), pylops.Identity(3)),
+    "shift": lambda: pylops.signalprocessing.Shift(8, 1.5, engine="fftw"),
+    "MDC": lambda: mdc(8),
+}
+
+
+def applied_in(ways, op, n=4):
+    """Results of NumPy and of dask, forward and adjoint, of vectors or matrices."""
+    for turned in (op, op.H):
+        shape = (turned.shape[1],) if ways == "vector" else (turned.shape[1], n)
+        x = rand(shape, op.dtype)
+        yield turned @ x, turned @ to_dask(x, (shape[0], *(1,) * (len(shape) - 1)))
+
+
+@pytest.mark.skipif(not deps.pyfftw_enabled, reason="pyFFTW is not installed")
+@pytest.mark.parametrize("ways", ["vector", "matrix"])
+@pytest.mark.parametrize("make", PLANNED.values(), ids=PLANNED)
+@pytest.mark.filterwarnings("ignore:fftw backend returns")
+def test_no_task_holds_a_plan(make, ways):
+    op = make()
+    results = list(applied_in(ways, op))
+    for (expected, y), (_, again) in zip(results, applied_in(ways, op), strict=True):
+        assert again.name == y.name  # what NumPy has left in the buffers makes no difference
+        assert_same(cloudpickle.loads(cloudpickle.dumps(y)), expected)
+
+
+@pytest.mark.skipif(not deps.pyfftw_enabled, reason="pyFFTW is not installed")
+def test_threads_have_plans_of_their_own():
+    op, X = planned(4096), rand((4096, 64), "complex128")
+    y = (op @ to_dask(X, (4096, 1))).compute(scheduler="threads", num_workers=4)
+    np.testing.assert_allclose(y, np.stack([op @ x for x in X.T], axis=1))

@@ -24,6 +24,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
+from pylops_dispatch.copying import with_own_settings
 from pylops_dispatch.halos import (
     Extended,
     Surroundings,
@@ -38,13 +39,13 @@ from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
     duplicate,
+    for_tasks,
     is_pylops,
     lazy_attributes,
     parts,
     rebuilt,
     resized,
     with_changes,
-    without_pools,
 )
 from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, samples
 from pylops_dispatch.placing import client_in_use, is_large, operator_on_cluster, runs_here_at_once
@@ -74,7 +75,7 @@ _SURROUNDED_BYTES = 4 << 20
 
 def embed(op: Any) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
-    op = without_pools(op)
+    op = for_tasks(op)
     within = client_in_use() is not None  # elsewhere nothing is gained by a closer look
     held = arrays_within(op) if within else _arrays_of(op)
     if not is_large(sum(array.nbytes for array in held)):
@@ -128,7 +129,7 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
         arrays.append(source(array).rechunk(-1))
         return _Placeholder(name)
 
-    return without(without_pools(op)), arrays
+    return without(for_tasks(with_own_settings(op))), arrays
 
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:

@@ -15,21 +15,41 @@ import numpy as np
 import scipy.sparse
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
+from pylops.signalprocessing import fft
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import COUNTERS, is_operator, is_pylops, runs_users_code
 from pylops_dispatch.pieces import contents, identity, samples
+from pylops_dispatch.plans import PLANS
 
 _SMALL = 4096  # bytes: arrays up to this size are named by their contents
-_DEPTH = 4  # objects within objects whose attributes are looked at
+DEPTH = 4  # objects within objects whose attributes are looked at
 
 _DERIVED = frozenset(("_name", "_slice", "_sample"))  # of PyLops: they follow from other settings
 
 # packages of objects that change as they are used, and what they are used for does not
-_OPAQUE = frozenset(
-    "asyncio concurrent dask distributed logging multiprocessing numba pyfftw pylops queue "
-    "threading".split()
+_MACHINERY = frozenset(
+    "_cffi_backend _ctypes asyncio cffi concurrent ctypes dask distributed logging "
+    "multiprocessing numba pyfftw queue threading".split()
 )
+
+# of FFTW plans: what they do
+_PLANNED = tuple(
+    "direction axes flags input_shape input_strides input_dtype output_shape output_strides "
+    "output_dtype normalise_idft ortho".split()
+)
+
+
+def is_machinery(value: Any) -> bool:
+    """Whether an object is one such: a compiled function, a lock, a plan.
+
+    A copy of it cannot be trusted, and what it holds is its own affair.
+    """
+    return _package(type(value)) in _MACHINERY
+
+
+def _package(cls: type) -> str:
+    return str(cls.__module__).partition(".")[0]
 
 
 def name_of(op: Any) -> str:
@@ -93,6 +113,8 @@ def _kind(cls: type) -> _Kind:
         return known
     plain, key = f"{cls.__module__}.{cls.__qualname__}", id(cls)
     own = _DERIVED if is_pylops(cls) else frozenset()
+    if issubclass(cls, fft._FFT_fftw):
+        own |= PLANS
     with _naming:
         known = _kinds.get(key)
         if known is not None and known.made() is cls:  # another thread was faster
@@ -148,12 +170,14 @@ def _token_of_object(value: Any, owner: Any, within: tuple[int, ...]) -> Any:
         return value.__name__
     if hasattr(value, "__dask_tokenize__"):
         return value.__dask_tokenize__()
+    if _package(type(value)) == "pyfftw":  # dask has no name for it that lasts
+        return tuple(repr(getattr(value, name, None)) for name in _PLANNED)
     if isinstance(value, (set, frozenset)):
         return tuple(sorted(repr(_token(v, owner, within)) for v in value))
     if id(value) in within:
         return "around"
     inner = (*within, id(owner), id(value))
-    deep = len(within) >= 2 * _DEPTH
+    deep = len(within) >= 2 * DEPTH
     held = {} if deep else _attributes(value, owner)
     tokens = tuple((key, _token(v, owner, inner)) for key, v in held.items())
     try:
@@ -172,7 +196,7 @@ def _attributes(value: Any, owner: Any) -> dict[str, Any]:
     if scipy.sparse.issparse(value):  # the rest are notes of what SciPy found out about it
         return {key: v for key, v in held.items() if isinstance(v, (np.ndarray, dict))}
     # what PyLops's operators hold is a library's, set once
-    if not runs_users_code(owner) or type(value).__module__.partition(".")[0] in _OPAQUE:
+    if not runs_users_code(owner) or _package(type(value)) == "pylops" or is_machinery(value):
         return {}
     return held.copy()  # another thread may add to it
 

@@ -16,6 +16,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, found, holds, is_box, is_dask, is_lazy, lower
 from pylops_dispatch.pieces import Shape, Zeros, identity
+from pylops_dispatch.plans import has_plans, without_plans
 
 LinearOperator = pylops.LinearOperator
 
@@ -145,7 +146,7 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
         if is_operator(value):
             setattr(new, name, changed(value))
         elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
-            setattr(new, name, _alike(value, [changed(v) for v in value]))
+            setattr(new, name, alike(value, [changed(v) for v in value]))
     return new
 
 
@@ -161,11 +162,11 @@ def with_changes(value: Any, matches: Callable[[Any], bool], change: Callable[[A
         new.update({key: with_changes(item, matches, change) for key, item in value.items()})
         return new
     if isinstance(value, (list, tuple)):
-        return _alike(value, [with_changes(item, matches, change) for item in value])
+        return alike(value, [with_changes(item, matches, change) for item in value])
     return change(value)
 
 
-def _alike(value: Any, items: list[Any]) -> Any:
+def alike(value: Any, items: list[Any]) -> Any:
     """Return a list or a tuple of the kind of `value` that holds `items`."""
     make = getattr(value, "_make", type(value))  # of named tuples
     return make(items)
@@ -181,19 +182,25 @@ def counters(op: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(op).items() if name in COUNTERS}
 
 
-def without_pools(op: Any) -> Any:
-    """Return an operator for a task: stacks without their pools, which a task cannot have.
+def for_tasks(op: Any) -> Any:
+    """Return an operator for a task: without pools and FFTW plans, which a task cannot have.
 
-    ``VStack.pool`` cannot be pickled, and may be closed before the task runs.
+    They cannot be pickled. ``VStack.pool`` may be closed before the task runs, and threads that
+    run the same plan write into the same buffers.
     """
-    if getattr(op, "pool", None) is None and not any(
-        without_pools(part) is not part for part in parts(op)
-    ):
-        return op
-    new = rebuilt(op, without_pools)
+    return _for_task(op) if any(map(_is_bound, all_parts(op))) else op
+
+
+def _is_bound(op: Any) -> bool:
+    """Whether an operator itself holds what is bound to this process."""
+    return getattr(op, "pool", None) is not None or has_plans(op)
+
+
+def _for_task(op: Any) -> Any:
+    new = rebuilt(op, _for_task)
     if getattr(op, "pool", None) is not None:
         vars(new).update(_nproc=1, pool=None, lock=None)
-    return new
+    return without_plans(new) if has_plans(new) else new
 
 
 def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -182,9 +182,19 @@ def identity(obj: Any) -> str:
     known = _identities.get(id(obj))
     if known is not None and known[0]() is obj:
         return known[1]
-    name, key = uuid.uuid4().hex, id(obj)
-    _identities[key] = (weakref.ref(obj, lambda _: _identities.pop(key, None)), name)
+    name = uuid.uuid4().hex
+    _identify(obj, name)
     return name
+
+
+def share_identity(new: Any, old: Any) -> None:
+    """Let a copy have the name of what it is a copy of, as it is made."""
+    _identify(new, identity(old))
+
+
+def _identify(obj: Any, name: str) -> None:
+    key = id(obj)
+    _identities[key] = (weakref.ref(obj, lambda _: _identities.pop(key, None)), name)
 
 
 def samples(array: np.ndarray[Any, Any]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import types
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +14,8 @@ from dask.highlevelgraph import HighLevelGraph
 from pylops import LinearOperator
 
 from pylops_dispatch.array import DispatchArray, is_dask, source
-from pylops_dispatch.operators import without_pools
+from pylops_dispatch.copying import all_within, copied, settled
 from pylops_dispatch.placing import client_in_use, coefficient, is_large
-
-_STATELESS = (type, types.ModuleType, types.FunctionType, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -30,84 +25,10 @@ class _Hole:
     number: int
 
 
-def copied(
-    value: Any,
-    change: Callable[[Any], Any],
-    shared: tuple[type, ...] = (),
-    functions: bool = False,
-) -> Any:
-    """Return a copy of an object, and of all that it holds, but not of NumPy arrays.
-
-    What `change` returns something else for is replaced by that; instances of `shared` are kept.
-    With `functions`, what they close over, or were given before, is looked at as well.
-    """
-    seen: dict[int, Any] = {}
-
-    def visit(value: Any) -> Any:
-        if id(value) in seen:
-            return seen[id(value)]
-        new = change(value)
-        if new is not value:
-            return new
-        if type(value) in (list, tuple):
-            return type(value)(visit(item) for item in value)
-        if type(value) is dict:
-            return {key: visit(item) for key, item in value.items()}
-        if isinstance(value, types.MethodType):
-            return types.MethodType(value.__func__, visit(value.__self__))
-        if functions and isinstance(value, functools.partial):
-            return functools.partial(visit(value.func), *visit(value.args), **visit(value.keywords))
-        if functions and isinstance(value, types.FunctionType):
-            seen[id(value)] = value  # for a function that closes over itself
-            seen[id(value)] = _closing_over(value, visit)
-            return seen[id(value)]
-        if isinstance(value, (*_STATELESS, *shared)) or not hasattr(value, "__dict__"):
-            return value
-        new = copy.copy(without_pools(value) if isinstance(value, LinearOperator) else value)
-        seen[id(value)] = new
-        for name, held in list(vars(new).items()):
-            vars(new)[name] = visit(held)
-        return new
-
-    return visit(value)
-
-
-def _closing_over(function: types.FunctionType, change: Callable[[Any], Any]) -> Any:
-    """Return a function whose cells and defaults are changed; itself if it has none."""
-    cells, defaults = function.__closure__, function.__defaults__
-    if not cells and not defaults and not function.__kwdefaults__:
-        return function
-    new = types.FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        None if defaults is None else tuple(map(change, defaults)),
-        None if cells is None else tuple(_changed_cell(cell, change) for cell in cells),
-    )
-    new.__kwdefaults__ = change(function.__kwdefaults__)
-    new.__module__, new.__qualname__ = function.__module__, function.__qualname__
-    vars(new).update(change(vars(function)))
-    return new
-
-
-def _changed_cell(cell: types.CellType, change: Callable[[Any], Any]) -> types.CellType:
-    try:
-        return types.CellType(change(cell.cell_contents))
-    except ValueError:  # nothing was put there yet
-        return cell
-
-
 def arrays_within(value: Any) -> list[np.ndarray[Any, Any]]:
     """Return the NumPy arrays that an object holds, and all that it holds, each once."""
-    found: dict[int, np.ndarray[Any, Any]] = {}
-
-    def look(held: Any) -> Any:
-        if isinstance(held, np.ndarray) and held.size:
-            found[id(held)] = held
-        return held
-
-    copied(value, look, functions=True)
-    return list(found.values())
+    held = all_within(value, functions=True)
+    return [array for array in held if isinstance(array, np.ndarray) and array.size]
 
 
 def without_large_arrays(value: Any) -> tuple[Any, list[DaskArray]]:
@@ -143,24 +64,16 @@ def with_arrays(value: Any, arrays: Sequence[Any]) -> Any:
 
 def snapshot(value: Any) -> Any:
     """Return a copy that later changes of `value` do not reach; it shares arrays and operators."""
-
-    def kept(held: Any) -> Any:
-        return held.copy() if isinstance(held, DispatchArray) else held
-
-    return copied(value, kept, shared=(LinearOperator,))
+    return copied(value, settled, shared=(LinearOperator,))
 
 
 def dtype_within(value: Any, x: Any) -> np.dtype[Any]:
     """Return the dtype of what an object makes of `x`: that of `x` and of the object's arrays."""
     dtypes = [x.dtype if x.dtype.kind in "fc" else np.dtype(float)]
-
-    def look(held: Any) -> Any:
+    for held in all_within(value):
         dtype = getattr(held, "dtype", None)
         if isinstance(dtype, np.dtype) and dtype.kind in "fc" and np.ndim(held):
             dtypes.append(dtype)
-        return held
-
-    copied(value, look)
     return np.result_type(*dtypes)
 
 
