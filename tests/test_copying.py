@@ -157,6 +157,21 @@ def test_what_is_changed_in_place_later_does_not_reach_earlier_results(around, m
         assert_same(result, values)
 
 
+def test_a_function_may_note_its_calls_in_what_it_closes_over():
+    calls = []
+
+    def noted(x):
+        calls.append(type(x))
+        return 2 * np.asarray(x)
+
+    op = pylops.FunctionOperator(noted, noted, 6, 6)
+    with set_policy(whole_array="allow"):
+        y = op @ to_dask(rand(6), 2)
+    before = len(calls)
+    y.compute()
+    assert calls[before:] == [np.ndarray]
+
+
 class Ending:
     """Notes when it goes."""
 

@@ -121,7 +121,8 @@ def copied(
 def with_own_settings(op: Any) -> Any:
     """Return an operator that later changes of what users' classes hold do not reach.
 
-    It looks as deep as its name does.
+    It looks as deep as its name does. Lists and dicts that functions close over are shared: calls
+    may be noted there.
     """
     if not any(map(runs_users_code, all_parts(op))):
         return op
@@ -235,7 +236,9 @@ class _Copying:
             held = cell.cell_contents
         except ValueError:  # nothing was put there yet
             return
-        new.cell_contents = self._of(held, level)
+        # a list that a function closes over may be what it reports to
+        reported = self._depth is not None and isinstance(held, _CONTAINERS)
+        new.cell_contents = held if reported else self._of(held, level)
 
     def _object(self, value: Any, level: int) -> Any:
         kept = is_operator(value) or isinstance(value, _CONTAINERS)
