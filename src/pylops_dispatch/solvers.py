@@ -384,12 +384,35 @@ def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+# whether metrics stay boxes for now, to be read together
+_read_later: ContextVar[bool] = ContextVar("_read_later", default=False)
+
+
 def metric(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's metrics: inside a solver its result is a number, as in NumPy."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if session.get() is not None:
+            args, kwargs = walk((args, kwargs), is_dask, as_box)
         result = original(*args, **kwargs)
-        return result.read(original.__name__) if isinstance(result, DispatchArray) else result
+        now = isinstance(result, DispatchArray) and not _read_later.get()
+        return result.read(original.__name__) if now else result
+
+    return wrapper
+
+
+def metrics_of_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``MetricsCallback.on_step_end``: one execution for all metrics of a step."""
+
+    def wrapper(self: Any, solver: Any, x: Any) -> None:
+        token = _read_later.set(True)
+        try:
+            original(self, solver, x)
+        finally:
+            _read_later.reset(token)
+        for values in self.metrics.values():
+            if values and is_box(values[-1]):
+                values[-1] = values[-1].read("a metric")  # the first brings all into memory
 
     return wrapper
 
