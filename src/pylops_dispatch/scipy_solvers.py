@@ -18,6 +18,7 @@ from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, values_of, walk
+from pylops_dispatch.operators import check_length
 from pylops_dispatch.policy import announce_numpy_vectors
 from pylops_dispatch.steps import watched
 
@@ -123,6 +124,7 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, **kwargs)
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
+        check_length(b, A.shape[0])
         # PyLops stops at the square of the residual's norm
         with _solving():
             tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -37,6 +38,8 @@ from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
+    check_length,
+    is_pylops,
     lazy_arrays,
     note_left,
     runs_users_code,
@@ -474,6 +477,7 @@ def refuse_outside_solve(name: str) -> None:
 
 def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
+    check_problem = _lengths_checked(original)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         op = args[0] if args else None
@@ -491,9 +495,32 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         own.know((args, kwargs))
         with in_session(own), own.letting_go():
             given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
+            check_problem(op, given, named)
             return result_of(original(*given, **named))
 
     return wrapper
+
+
+def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Callable[..., None]:
+    """Return what checks the lengths of the data and of the first guess of one of PyLops's solvers.
+
+    It would find out after the first norms, which take all that is lazy to be computed.
+    """
+    if not original.__module__.startswith("pylops."):
+        return lambda *given: None
+    names = list(inspect.signature(original).parameters)[1:]
+    columns = method and "threshkind" in names  # ISTA and FISTA take matrices of data, as classes
+
+    def check_problem(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
+        if not isinstance(op, LinearOperator):
+            return
+        check_length(given.get("y", given.get("b")), op.shape[0], columns)
+        preconditioner = given.get("P")
+        model = op if preconditioner is None else preconditioner
+        check_length(given.get("x0"), model.shape[1], columns)
+
+    return check_problem
 
 
 def application(
@@ -536,6 +563,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
 
     Between the calls that a user makes, the solver's attributes are dask arrays.
     """
+    check_problem = _lengths_checked(original, method=True)
     original = followed(original)
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -551,6 +579,9 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             _sessions.pop(self, None)
         if known is None and not lazy:
             return original(self, *args, **kwargs)
+        # a class of the user's may make a problem of its own kind of data in setup
+        if original.__name__ == "setup" or is_pylops(type(self)):
+            check_problem(op, args, kwargs)
         if current is not None and known in (None, current):
             if known is None:
                 current.adopt(self)
