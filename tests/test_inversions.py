@@ -13,7 +13,7 @@ from pylops.utils import deps
 
 import pylops_dispatch
 from pylops_dispatch import solvers
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, lift, lower
 
 from .helpers import assert_close, count_executions, cut, forbid_executions, printed, rand
 
@@ -465,6 +465,27 @@ def test_power_iteration():
     np.random.seed(0)
     found = power_iteration(weights(lazy), niter=20, tol=1e-9)[0]
     assert_close(np.asarray(found), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("lazily", ["operator", "x0", "data"])
+@pytest.mark.parametrize("name", ["lsqr", "cg"])
+def test_scipys_solvers_where_one_argument_is_lazy(name, lazily, within):
+    """What stands in for them, within another solve or not."""
+    a, y, x0 = rand((20, 12)), rand(20), rand(12, seed=2)
+    solve, steps = cls_leastsquares.sp_lsqr, {"iter_lim": 4}
+    if name == "cg":
+        a, y, solve, steps = a.T @ a, y[:12], cls_leastsquares.sp_cg, {"maxiter": 4}
+    expected = solve(pylops.MatrixMult(a), y, x0=x0, **steps)[0]
+    op = pylops.MatrixMult(lazy(a) if lazily == "operator" else a)
+    with solvers.in_session(solvers.Session()) if within else contextlib.nullcontext():
+        start = lazy(x0) if lazily == "x0" else x0
+        data = lazy(y) if lazily == "data" else y
+        given = [lift(x) if within else x for x in (data, start)]
+        found = solve(op, given[0], x0=given[1], **steps)[0]
+        found = lower(found) if within else found
+    assert type(found) is da.Array
+    assert_close(found.compute(), expected, rtol=1e-8)
 
 
 # ------------------------------------------------------------- data of the wrong length

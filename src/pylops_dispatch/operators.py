@@ -249,6 +249,11 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
         yield from lazy_arrays(part)
 
 
+def is_lazy_operator(op: Any) -> bool:
+    """Whether `op` is a linear operator that is made of dask arrays."""
+    return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
+
+
 # what applications left in operators: the names of dask arrays, by the identity of the operator
 _left: dict[str, set[str]] = {}
 

@@ -31,7 +31,7 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
-from pylops_dispatch.construction import inspect_all, named_arguments
+from pylops_dispatch.construction import inspect_all, is_array, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
@@ -39,8 +39,8 @@ from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
     check_length,
+    is_lazy_operator,
     is_pylops,
-    lazy_arrays,
     note_left,
     runs_users_code,
 )
@@ -481,7 +481,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         op = args[0] if args else None
-        if not (holds(args, is_dask) or holds(kwargs, is_dask) or _is_lazy_operator(op)):
+        if not (holds(args, is_dask) or holds(kwargs, is_dask) or is_lazy_operator(op)):
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
@@ -523,14 +523,18 @@ def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Call
     return check_problem
 
 
+# what applications call the data, whose kind of array decides how they go on
+_DATA = frozenset(("d", "data", "p", "vz", "pd", "m0", "G0"))
+
+
 def application(
     original: Callable[..., Any], inspected: tuple[str, ...] = ()
 ) -> Callable[..., Any]:
     """Wrap a function or a method that sets up a problem and solves it.
 
-    Dask arrays become boxes, NumPy arrays next to them stay as they are; where the solver to
-    be used is SciPy's, PyLops's takes its place. Parameters whose values PyLops looks at are
-    computed, with a warning.
+    Dask arrays become boxes, and the data next to them; other NumPy arrays stay as they are.
+    Where the solver to be used is SciPy's, PyLops's takes its place. Parameters whose values
+    PyLops looks at are computed, with a warning.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -546,7 +550,10 @@ def application(
         current = new_session.get()()
         current.know((list(given.values()), [vars(solver) for solver in own]))
         with in_session(current), current.letting_go(), inside:
-            return result_of(original(*own, **walk(given, is_dask, lift)))
+            given = walk(given, is_dask, lift)
+            data = _DATA & given.keys()
+            given.update((name, walk(given[name], is_array, as_box)) for name in data)
+            return result_of(original(*own, **given))
 
     return wrapper
 
@@ -555,7 +562,7 @@ def _holds_lazy(owner: Any) -> bool:
     if isinstance(owner, np.ndarray) or not hasattr(owner, "__dict__"):
         return False
     values = vars(owner).values()
-    return any(is_dask(value) or _is_lazy_operator(value) for value in values)
+    return any(is_dask(value) or is_lazy_operator(value) for value in values)
 
 
 def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -573,7 +580,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
-        lazy = holds((args, kwargs), is_lazy) or _is_lazy_operator(op)
+        lazy = holds((args, kwargs), is_lazy) or is_lazy_operator(op)
         if not lazy and current is not known and original.__name__ in ("setup", "solve"):
             known = None  # a new problem, of NumPy arrays only
             _sessions.pop(self, None)
@@ -606,10 +613,6 @@ def computing(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
 
     return wrapper
-
-
-def _is_lazy_operator(op: Any) -> bool:
-    return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
 def _lengths(values: Any) -> set[int]:
