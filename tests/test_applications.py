@@ -594,6 +594,45 @@ def test_result_is_that_of_numpy(problem, lazy):
     assert problem.explicit or not announced, str(announced[0].message)
 
 
+def single_arguments() -> Iterator[Any]:
+    for name, problem in PROBLEMS.items():
+        for key in problem.data | problem.coefficients:
+            # what Marchenko computes once; all of the data are lazy above
+            if [key] != list(problem.data) and (name[:13], key) != ("marchenko-wav", "wav"):
+                yield pytest.param(problem, key, id=f"{name}-{key}")
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize(("problem", "key"), list(single_arguments()))
+def test_one_lazy_argument_makes_the_result_lazy(problem, key):
+    """Next to NumPy arrays, which are not written to: data or coefficient, whichever it is."""
+    arrays = problem.data | problem.coefficients
+    given: dict[str, Any] = {name: array.copy() for name, array in arrays.items()}
+    given[key] = to_dask(given[key], -1)
+    check(results(problem.solve(**given)), alone(problem), problem.rtol)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(given[name], array, f"{name} was written to")
+
+
+def test_a_wavelet_that_is_computed_once_leaves_the_data_as_they_are():
+    problem = PROBLEMS["marchenko-wav"]
+    wav = to_dask(problem.coefficients["wav"], 4)
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="wav"):
+        found = problem.solve(**problem.data, wav=wav)
+    for one, other in zip(found, alone(problem), strict=True):
+        assert type(one) is np.ndarray
+        assert_close(one, other, rtol=problem.rtol)
+
+
+def test_data_next_to_a_lazy_kernel_that_a_callback_sends_to_pylops_own_solver():
+    seen = []
+    problem = mdd(nv=2, solver={**STEPS, "callback": lambda x: seen.append(type(x))})
+    expected = alone(problem)
+    G = to_dask(problem.coefficients["G"], -1)
+    check(results(problem.solve(**problem.data, G=G)), expected, problem.rtol)
+    assert seen == [np.ndarray] * 2 + [da.Array] * 2
+
+
 # one or two of each function
 SOME = some(
     "mdd-adjoint-psf",

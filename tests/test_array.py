@@ -102,6 +102,17 @@ def test_printing_computes_nothing():
     with forbid_executions():
         assert repr(x)
         assert str(x)
+        assert format(x.sum(), "") == repr(x.sum())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int64", "bool"])
+def test_a_number_that_is_known_prints_as_that_of_numpy(dtype):
+    number = np.ones(1, dtype)[0]
+    known = box(np.asarray(number), ())
+    known.settle(number)
+    with forbid_executions():
+        assert str(known) == format(known, "") == str(number)
+        assert "DispatchArray" in repr(known)
 
 
 # ------------------------------------------------------------ ravel and reshape

@@ -1,20 +1,21 @@
 """PyLops's regularised, sparse and reweighted inversions on dask arrays, against NumPy."""
 
+import contextlib
 import warnings
 
 import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from pylops.optimization import cls_sparsity
+from pylops.optimization import cls_basic, cls_leastsquares, cls_sparsity
 from pylops.optimization.eigs import power_iteration
 from pylops.utils import deps
 
 import pylops_dispatch
 from pylops_dispatch import solvers
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, lift, lower
 
-from .helpers import assert_close, count_executions, cut, printed, rand
+from .helpers import assert_close, count_executions, cut, forbid_executions, printed, rand
 
 DTYPES = ["float64", "complex128"]
 ENGINES = {"scipy": {"iter_lim": 6}, "pylops": {"niter": 6}}
@@ -464,3 +465,123 @@ def test_power_iteration():
     np.random.seed(0)
     found = power_iteration(weights(lazy), niter=20, tol=1e-9)[0]
     assert_close(np.asarray(found), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("lazily", ["operator", "x0", "data"])
+@pytest.mark.parametrize("name", ["lsqr", "cg"])
+def test_scipys_solvers_where_one_argument_is_lazy(name, lazily, within):
+    """What stands in for them, within another solve or not."""
+    a, y, x0 = rand((20, 12)), rand(20), rand(12, seed=2)
+    solve, steps = cls_leastsquares.sp_lsqr, {"iter_lim": 4}
+    if name == "cg":
+        a, y, solve, steps = a.T @ a, y[:12], cls_leastsquares.sp_cg, {"maxiter": 4}
+    expected = solve(pylops.MatrixMult(a), y, x0=x0, **steps)[0]
+    op = pylops.MatrixMult(lazy(a) if lazily == "operator" else a)
+    with solvers.in_session(solvers.Session()) if within else contextlib.nullcontext():
+        start = lazy(x0) if lazily == "x0" else x0
+        data = lazy(y) if lazily == "data" else y
+        given = [lift(x) if within else x for x in (data, start)]
+        found = solve(op, given[0], x0=given[1], **steps)[0]
+        found = lower(found) if within else found
+    assert type(found) is da.Array
+    assert_close(found.compute(), expected, rtol=1e-8)
+
+
+# ------------------------------------------------------------- data of the wrong length
+
+LENGTHS = (20, 12)
+OPERATOR = pylops.MatrixMult(rand(LENGTHS))
+POSITIVE = OPERATOR.H @ OPERATOR
+REGS = [pylops.SecondDerivative(12)]
+PRECONDITIONER = pylops.MatrixMult(rand((12, 5)))
+FIRST_GUESS = {"cg", "cgls", "lsqr", "normal", "regularized", "preconditioned", "ista", "split"}
+
+WRONG_FUNCTIONS = {
+    "cg": lambda y, **start: pylops.cg(POSITIVE, y, **start),
+    "cgls": lambda y, **start: pylops.cgls(OPERATOR, y, **start),
+    "lsqr": lambda y, **start: pylops.lsqr(OPERATOR, y, **start),
+    "normal": lambda y, **start: pylops.normal_equations_inversion(OPERATOR, y, REGS, **start),
+    "regularized": lambda y, **start: pylops.regularized_inversion(OPERATOR, y, REGS, **start),
+    "preconditioned": lambda y, **start: pylops.preconditioned_inversion(
+        OPERATOR, y, PRECONDITIONER, **start
+    ),
+    "irls": lambda y: pylops.irls(OPERATOR, y, nouter=2),
+    "omp": lambda y: pylops.omp(OPERATOR, y),
+    "ista": lambda y, **start: pylops.ista(OPERATOR, y, **start),
+    "fista": lambda y: pylops.fista(OPERATOR, y),
+    "spgl1": lambda y: pylops.optimization.sparsity.spgl1(OPERATOR, y),
+    "split": lambda y, **start: pylops.splitbregman(OPERATOR, y, REGS, **start),
+    "divide": lambda y: POSITIVE / y,
+    "divide-explicit": lambda y: OPERATOR / y,
+    "divide-dask-matrix": lambda y: pylops.MatrixMult(da.ones(LENGTHS)) / y,
+    "scipy-cg": lambda y: cls_leastsquares.sp_cg(POSITIVE, y),
+    "scipy-lsqr": lambda y: cls_leastsquares.sp_lsqr(OPERATOR, y),
+}
+WRONG_CLASSES = {
+    "cg": (cls_basic.CG, ()),
+    "cgls": (cls_basic.CGLS, ()),
+    "lsqr": (cls_basic.LSQR, ()),
+    "normal": (cls_leastsquares.NormalEquationsInversion, (REGS,)),
+    "regularized": (cls_leastsquares.RegularizedInversion, (REGS,)),
+    "preconditioned": (cls_leastsquares.PreconditionedInversion, (PRECONDITIONER,)),
+    "irls": (cls_sparsity.IRLS, ()),
+    "omp": (cls_sparsity.OMP, ()),
+    "ista": (cls_sparsity.ISTA, ()),
+    "fista": (cls_sparsity.FISTA, ()),
+    "spgl1": (cls_sparsity.SPGL1, ()),
+    "split": (cls_sparsity.SplitBregman, (REGS,)),
+}
+
+
+def refuses(length, expected):
+    """The error says both, and nothing runs."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(forbid_executions())
+    said = rf"mismatch.*\b{expected}\b.*\b{length}\b|mismatch.*\b{length}\b.*\b{expected}\b"
+    stack.enter_context(pytest.raises(ValueError, match=said))
+    return stack
+
+
+@pytest.mark.parametrize("name", WRONG_FUNCTIONS)
+def test_data_of_the_wrong_length_are_refused_before_any_work(name):
+    expected = 12 if name in ("cg", "divide", "scipy-cg") else 20
+    with refuses(19, expected):
+        WRONG_FUNCTIONS[name](da.ones(19, chunks=7))
+
+
+@pytest.mark.parametrize("way", ["setup", "solve"])
+@pytest.mark.parametrize("name", WRONG_CLASSES)
+def test_a_solver_object_refuses_data_of_the_wrong_length_before_any_work(name, way):
+    cls, args = WRONG_CLASSES[name]
+    op, expected = (POSITIVE, 12) if name == "cg" else (OPERATOR, 20)
+    with refuses(19, expected):
+        getattr(cls(op), way)(da.ones(19, chunks=7), *args)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask"])
+@pytest.mark.parametrize("name", sorted(FIRST_GUESS))
+def test_a_first_guess_of_the_wrong_length_is_refused_before_any_work(name, kind):
+    start = np.ones(11) if kind == "numpy" else da.ones(11, chunks=4)
+    with refuses(11, 5 if name == "preconditioned" else 12):
+        WRONG_FUNCTIONS[name](da.ones(12 if name == "cg" else 20, chunks=7), x0=start)
+
+
+def test_numpy_data_of_the_wrong_length_next_to_a_dask_matrix():
+    with refuses(19, 20):
+        pylops.lsqr(pylops.MatrixMult(da.ones(LENGTHS)), np.ones(19))
+
+
+def test_a_first_guess_is_as_long_as_the_preconditioned_model():
+    def solve(y, x0):
+        return pylops.preconditioned_inversion(OPERATOR, y, PRECONDITIONER, x0=x0, iter_lim=3)
+
+    check(solve, rand(20), rand(5))
+
+
+def test_a_class_that_makes_data_of_its_own_may_take_any_length():
+    class Twice(cls_basic.CGLS):
+        def setup(self, y, *args, **kwargs):
+            return super().setup(np.concatenate([y, y]), *args, **kwargs)
+
+    check(lambda y: Twice(OPERATOR).solve(y, niter=3, tol=0), rand(10))

@@ -514,6 +514,33 @@ def test_metrics_callback():
         assert_close([float(value) for value in result[name]], values, rtol=1e-8)
 
 
+@pytest.mark.parametrize("reference", ["numpy", "dask"])
+def test_metrics_are_numbers_that_are_read_together(reference):
+    """One execution a step more than without them, for all four; the reference is read once."""
+    op, true = square(), rand(63)
+    y0, looked_at = op @ true, []
+
+    def look(block):
+        looked_at.append(block.shape)
+        return block
+
+    def metrics(y, true, niter):
+        callbacks = [] if true is None else [MetricsCallback(true)]
+        with count_executions() as executions:
+            CG(op, callbacks=callbacks).solve(y, niter=niter, tol=0)
+        return callbacks and callbacks[0].metrics, executions.count
+
+    expected, _ = metrics(y0, true, 4)
+    if reference == "dask":
+        true = to_dask(true, 20).map_blocks(look, meta=np.empty(0))
+    result, executions = metrics(to_dask(y0, 20), true, 4)
+    for name, values in expected.items():
+        assert [type(value) for value in result[name]] == [type(value) for value in values]
+        assert_close(result[name], values, rtol=1e-8)
+    assert len(looked_at) == (4 if reference == "dask" else 0)
+    assert executions <= metrics(to_dask(y0, 20), None, 4)[1] + 4
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_show_prints_the_same(solver, dtype, capsys):
@@ -527,6 +554,23 @@ def test_show_prints_the_same(solver, dtype, capsys):
     assert len(expected_numbers) >= 8
     assert words == expected_words
     assert np.allclose(values, expected_numbers, rtol=2e-3, atol=1e-12)
+
+
+def test_a_solver_of_the_users_prints_numbers(capsys):
+    class Printing(CGLS):
+        def step(self, x, show=False):
+            x = super().step(x, show)
+            print("norm", np.linalg.norm(x), f"first {x[0]}", str(x[1]))
+            return x
+
+    op, y0 = dense(), rand(20)
+    Printing(op).solve(y0, niter=2, tol=0)
+    expected_words, expected = printed(capsys.readouterr().out)
+    Printing(op).solve(to_dask(y0, 8), niter=2, tol=0)
+    words, values = printed(capsys.readouterr().out)
+    assert len(expected) == 6
+    assert words == expected_words
+    assert np.allclose(values, expected, rtol=1e-8)
 
 
 # -------------------------------------------------------------------- Op / y

@@ -304,6 +304,8 @@ def _change_classes() -> None:
     for cls in RULES:
         change_operator(cls)
     _change_solvers()
+    callback = importlib.import_module("pylops.optimization.callback").MetricsCallback
+    _change(callback, "on_step_end", solvers.metrics_of_step)
     for module_name, cls_name, name in _APPLICATION_METHODS:
         cls = getattr(importlib.import_module(module_name), cls_name)
         # the window of each trace is cut at its travel time

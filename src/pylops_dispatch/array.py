@@ -307,7 +307,13 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         return operator.index(self.read("operator.index()"))
 
     def __format__(self, spec: str) -> str:
-        return format(self.read("format()"), spec) if spec else repr(self)
+        return format(self.read("format()"), spec) if spec else str(self)
+
+    def __str__(self) -> str:
+        current = session.get()
+        readable = self._value is not None or (current is not None and current.may_read)
+        # what a solver prints is for the user, as NumPy prints it
+        return str(self.read("str()")) if readable and not self.ndim else repr(self)
 
     def tolist(self) -> Any:
         """Return nested lists of Python scalars."""

@@ -32,7 +32,8 @@ from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
 from pylops_dispatch.rules.table import RULES
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
+    """Whether `x` is a NumPy array, of at least one dimension."""
     return isinstance(x, np.ndarray) and x.ndim > 0
 
 
@@ -69,7 +70,7 @@ def built(
         given.update(inspect_all(original, inspected, given))
         given = walk(given, is_dask, lift)
         if everything:
-            given = walk(given, _is_array, as_box)
+            given = walk(given, is_array, as_box)
         run = original
         if namespace:
             run = with_namespace(original, get_module=lambda name: dask_namespace)

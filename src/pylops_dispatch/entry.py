@@ -26,6 +26,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
+    check_length,
     counters,
     has_new_methods,
     is_operator,
@@ -313,6 +314,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             if y.shape[0] != self.shape[0]:
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
             return blocks.solve_explicit(self, original, y, args, kwargs)
+        check_length(y, self.shape[0])
         niter = args[0] if args else kwargs.get("niter", 100)
         current = solvers.new_session.get()()
         current.know(self)

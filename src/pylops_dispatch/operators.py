@@ -66,6 +66,32 @@ def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:
     return (dimsd, dims) if adjoint else (dims, dimsd)
 
 
+def check_length(x: Any, length: int, columns: bool = False) -> None:
+    """Raise where an array is no vector of a length; nothing is computed.
+
+    Parameters
+    ----------
+    x : array
+        Of any shape; what has no shape, or an unknown one, passes.
+    length : int
+        Number of elements that it should have.
+    columns : bool, optional
+        Whether it may be a matrix of such vectors, too.
+
+    Raises
+    ------
+    ValueError
+        With both sizes, as PyLops says it.
+    """
+    shape = getattr(x, "shape", None)
+    if shape is None or math.isnan(math.prod(shape)):
+        return
+    if math.prod(shape) != length and not (columns and shape[:1] == (length,)):
+        raise ValueError(
+            f"Dimension mismatch. Got {shape}, but expected ({length},) or ({length}, 1)."
+        )
+
+
 def shaped(
     op: Any,
     box: DispatchArray,
@@ -228,6 +254,11 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
                 yield op, name, array
     for part in parts(op):
         yield from lazy_arrays(part)
+
+
+def is_lazy_operator(op: Any) -> bool:
+    """Whether `op` is a linear operator that is made of dask arrays."""
+    return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
 # what applications left in operators: the names of dask arrays, by the identity of the operator

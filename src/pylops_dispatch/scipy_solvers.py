@@ -18,6 +18,7 @@ from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, values_of, walk
+from pylops_dispatch.operators import check_length, is_lazy_operator
 from pylops_dispatch.policy import announce_numpy_vectors
 from pylops_dispatch.steps import watched
 
@@ -30,8 +31,11 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(scipy.sparse.linalg.lsqr)
 
     def wrapper(A: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_lazy(b):
+        if not _meets_lazy(A, b, *args, *kwargs.values()):
             return original(A, b, *args, **kwargs)
+        b = _in_solve(b)
+        if "x0" in kwargs:
+            kwargs["x0"] = _in_solve(kwargs["x0"])
         if (_PYLOPS_ONLY | {"callback"}) & set(kwargs):
             return _flat(pylops.cgls(A, b, **kwargs))
         given = signature.bind(A, b, *args, **kwargs)
@@ -40,6 +44,16 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
             return _lsqr(**given.arguments)
 
     return wrapper
+
+
+def _meets_lazy(*given: Any) -> bool:
+    """Whether an operator, the data or a first guess are lazy: then so is the solution."""
+    return any(is_lazy(value) or is_lazy_operator(value) for value in given)
+
+
+def _in_solve(vector: Any) -> Any:
+    """Return a vector as a box where a solve is going on; elsewhere the solvers see to it."""
+    return vector if vector is None or session.get() is None else as_box(vector)
 
 
 def _solving() -> AbstractContextManager[None]:
@@ -119,10 +133,12 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         maxiter: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        if not is_lazy(b):
+        if not _meets_lazy(A, b, x0):
             return original(A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, **kwargs)
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
+        b, x0 = _in_solve(b), _in_solve(x0)
+        check_length(b, A.shape[0])
         # PyLops stops at the square of the residual's norm
         with _solving():
             tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2

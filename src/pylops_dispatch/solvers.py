@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -31,14 +32,16 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
-from pylops_dispatch.construction import inspect_all, named_arguments
+from pylops_dispatch.construction import inspect_all, is_array, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
-    lazy_arrays,
+    check_length,
+    is_lazy_operator,
+    is_pylops,
     note_left,
     runs_users_code,
 )
@@ -386,12 +389,35 @@ def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+# whether metrics stay boxes for now, to be read together
+_read_later: ContextVar[bool] = ContextVar("_read_later", default=False)
+
+
 def metric(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's metrics: inside a solver its result is a number, as in NumPy."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if session.get() is not None:
+            args, kwargs = walk((args, kwargs), is_dask, as_box)
         result = original(*args, **kwargs)
-        return result.read(original.__name__) if isinstance(result, DispatchArray) else result
+        now = isinstance(result, DispatchArray) and not _read_later.get()
+        return result.read(original.__name__) if now else result
+
+    return wrapper
+
+
+def metrics_of_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``MetricsCallback.on_step_end``: one execution for all metrics of a step."""
+
+    def wrapper(self: Any, solver: Any, x: Any) -> None:
+        token = _read_later.set(True)
+        try:
+            original(self, solver, x)
+        finally:
+            _read_later.reset(token)
+        for values in self.metrics.values():
+            if values and is_box(values[-1]):
+                values[-1] = values[-1].read("a metric")  # the first brings all into memory
 
     return wrapper
 
@@ -453,10 +479,11 @@ def refuse_outside_solve(name: str) -> None:
 
 def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap one of PyLops's solver functions: dask arrays in, dask arrays out."""
+    check_problem = _lengths_checked(original)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         op = args[0] if args else None
-        if not (holds(args, is_dask) or holds(kwargs, is_dask) or _is_lazy_operator(op)):
+        if not (holds(args, is_dask) or holds(kwargs, is_dask) or is_lazy_operator(op)):
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
@@ -470,9 +497,36 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         own.know((args, kwargs))
         with in_session(own), own.letting_go():
             given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
+            check_problem(op, given, named)
             return result_of(original(*given, **named))
 
     return wrapper
+
+
+def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Callable[..., None]:
+    """Return what checks the lengths of the data and of the first guess of one of PyLops's solvers.
+
+    It would find out after the first norms, which take all that is lazy to be computed.
+    """
+    if not original.__module__.startswith("pylops."):
+        return lambda *given: None
+    names = list(inspect.signature(original).parameters)[1:]
+    columns = method and "threshkind" in names  # ISTA and FISTA take matrices of data, as classes
+
+    def check_problem(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
+        if not isinstance(op, LinearOperator):
+            return
+        check_length(given.get("y", given.get("b")), op.shape[0], columns)
+        preconditioner = given.get("P")
+        model = op if preconditioner is None else preconditioner
+        check_length(given.get("x0"), model.shape[1], columns)
+
+    return check_problem
+
+
+# what applications call the data, whose kind of array decides how they go on
+_DATA = frozenset(("d", "data", "p", "vz", "pd", "m0", "G0"))
 
 
 def application(
@@ -480,9 +534,9 @@ def application(
 ) -> Callable[..., Any]:
     """Wrap a function or a method that sets up a problem and solves it.
 
-    Dask arrays become boxes, NumPy arrays next to them stay as they are; where the solver to
-    be used is SciPy's, PyLops's takes its place. Parameters whose values PyLops looks at are
-    computed, with a warning.
+    Dask arrays become boxes, and the data next to them; other NumPy arrays stay as they are.
+    Where the solver to be used is SciPy's, PyLops's takes its place. Parameters whose values
+    PyLops looks at are computed, with a warning.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -498,7 +552,10 @@ def application(
         current = new_session.get()()
         current.know((list(given.values()), [vars(solver) for solver in own]))
         with in_session(current), current.letting_go(), inside:
-            return result_of(original(*own, **walk(given, is_dask, lift)))
+            given = walk(given, is_dask, lift)
+            data = _DATA & given.keys()
+            given.update((name, walk(given[name], is_array, as_box)) for name in data)
+            return result_of(original(*own, **given))
 
     return wrapper
 
@@ -507,7 +564,7 @@ def _holds_lazy(owner: Any) -> bool:
     if isinstance(owner, np.ndarray) or not hasattr(owner, "__dict__"):
         return False
     values = vars(owner).values()
-    return any(is_dask(value) or _is_lazy_operator(value) for value in values)
+    return any(is_dask(value) or is_lazy_operator(value) for value in values)
 
 
 def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -515,6 +572,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
 
     Between the calls that a user makes, the solver's attributes are dask arrays.
     """
+    check_problem = _lengths_checked(original, method=True)
     original = followed(original)
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -524,12 +582,15 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
-        lazy = holds((args, kwargs), is_lazy) or _is_lazy_operator(op)
+        lazy = holds((args, kwargs), is_lazy) or is_lazy_operator(op)
         if not lazy and current is not known and original.__name__ in ("setup", "solve"):
             known = None  # a new problem, of NumPy arrays only
             _sessions.pop(self, None)
         if known is None and not lazy:
             return original(self, *args, **kwargs)
+        # a class of the user's may make a problem of its own kind of data in setup
+        if original.__name__ == "setup" or is_pylops(type(self)):
+            check_problem(op, args, kwargs)
         if current is not None and known in (None, current):
             if known is None:
                 current.adopt(self)
@@ -554,10 +615,6 @@ def computing(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
 
     return wrapper
-
-
-def _is_lazy_operator(op: Any) -> bool:
-    return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
 def _lengths(values: Any) -> set[int]:
