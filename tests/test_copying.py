@@ -18,7 +18,7 @@ import pylops_dispatch
 from pylops_dispatch import set_policy
 from pylops_dispatch.copying import with_own_settings
 
-from .helpers import assert_same, rand, to_dask
+from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
 
 
 class Scaling(pylops.LinearOperator):
@@ -219,3 +219,30 @@ def test_copies_reach_no_deeper_than_names():
     own = with_own_settings(op)
     assert own.first.next is not first.next
     assert own.first.next.next.next.next is first.next.next.next.next
+
+
+@pytest.mark.parametrize("hold", [lambda f, w: lambda x: f(w, x), functools.partial], ids=str)
+def test_dask_arrays_that_a_function_closes_over_come_into_the_task_as_values(hold):
+    """Once in a solve, as those that are attributes do."""
+    weights, x = 1 + rand(12) ** 2, rand(12)
+    worked_out = []
+
+    def noted(block):
+        worked_out.append(block.shape)
+        return block
+
+    lazy = to_dask(weights, 5).map_blocks(noted, dtype=float, meta=np.empty(0))
+    ops = []
+    for w in (weights, lazy):
+        product = hold(lambda w, x: np.asarray(x) * w, w)
+        ops.append(pylops.FunctionOperator(product, product, 12, 12))
+    with set_policy(whole_array="allow"), forbid_executions():
+        y = ops[1] @ to_dask(x, 4)
+    assert isinstance(y.compute(), np.ndarray)
+    assert_same(y, ops[0] @ x)
+    worked_out.clear()
+    with set_policy(whole_array="allow"):
+        found = pylops.cgls(ops[1], to_dask(x, 4), niter=3, tol=0)[0].compute()
+    assert isinstance(found, np.ndarray)
+    assert_close(found, pylops.cgls(ops[0], x, niter=3, tol=0)[0], rtol=1e-9)
+    assert len(worked_out) == 3

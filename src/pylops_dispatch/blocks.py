@@ -53,7 +53,7 @@ from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
-from pylops_dispatch.whole import arrays_within, with_arrays, without_large_arrays
+from pylops_dispatch.whole import arrays_within, with_arrays, without_arrays
 
 if TYPE_CHECKING:
     from pylops_dispatch.rules.table import Rule
@@ -662,7 +662,7 @@ def apply_whole(
     kind = (cls or type(op)).__name__.strip("_")
     name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
     template, held = whole_copy(op, known)
-    template, large = without_large_arrays(template)
+    template, large = without_arrays(template)
     whole = [x.rechunk(-1), *held, *large]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     task = Task(
@@ -734,7 +734,7 @@ def solve_explicit(
     """Solve with the matrix of an explicit operator in one lazy task, as PyLops does."""
     announce_whole(type(op).__name__, "a dense or sparse matrix is factorised by SciPy")
     template, held = taken_apart(op)
-    template, large = without_large_arrays(template)
+    template, large = without_arrays(template)
     whole = [y.rechunk(-1), *held, *large]
     inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"

@@ -13,7 +13,7 @@ from dask.array.core import Array as DaskArray
 from dask.highlevelgraph import HighLevelGraph
 from pylops import LinearOperator
 
-from pylops_dispatch.array import DispatchArray, is_dask, source
+from pylops_dispatch.array import DispatchArray, is_dask, is_lazy, source
 from pylops_dispatch.copying import all_within, copied, settled
 from pylops_dispatch.placing import client_in_use, coefficient, is_large
 
@@ -31,30 +31,37 @@ def arrays_within(value: Any) -> list[np.ndarray[Any, Any]]:
     return [array for array in held if isinstance(array, np.ndarray) and array.size]
 
 
-def without_large_arrays(value: Any) -> tuple[Any, list[DaskArray]]:
-    """Return an object for a task on a cluster without its large NumPy arrays, and these, lazily.
+def without_arrays(value: Any) -> tuple[Any, list[DaskArray]]:
+    """Return an object for a task without what comes as inputs of the task, and these, lazily.
 
-    A task puts them back with :func:`with_arrays`. On threads nothing is taken out.
+    They are the dask arrays that functions close over, and on a cluster large NumPy arrays. A task
+    puts them back with :func:`with_arrays`.
     """
-    if client_in_use() is None:
+    within = client_in_use() is not None
+    if not any(_is_input(held, within) for held in all_within(value, functions=True)):
         return value, []
     arrays: list[DaskArray] = []
     numbers: dict[int, int] = {}
 
     def take(held: Any) -> Any:
-        if type(held) is not np.ndarray or not is_large(held.nbytes):
+        if not _is_input(held, within):
             return held
         if id(held) not in numbers:
             numbers[id(held)] = len(arrays)
-            arrays.append(coefficient(held, tuple((n,) for n in held.shape)))
+            whole = tuple((n,) for n in held.shape)
+            lazy = is_lazy(held)
+            arrays.append(source(held).rechunk(whole) if lazy else coefficient(held, whole))
         return _Hole(numbers[id(held)])
 
-    emptied = copied(value, take, functions=True)
-    return (emptied, arrays) if arrays else (value, [])
+    return copied(value, take, functions=True), arrays
+
+
+def _is_input(held: Any, within: bool) -> bool:
+    return is_lazy(held) or (within and type(held) is np.ndarray and is_large(held.nbytes))
 
 
 def with_arrays(value: Any, arrays: Sequence[Any]) -> Any:
-    """Return an object with `arrays` where :func:`without_large_arrays` took them out."""
+    """Return an object with `arrays` where :func:`without_arrays` took them out."""
 
     def fill(held: Any) -> Any:
         return arrays[held.number] if isinstance(held, _Hole) else held

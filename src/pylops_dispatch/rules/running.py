@@ -344,6 +344,8 @@ def _of_zeros(
     with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
         warnings.simplefilter("ignore")
         y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
+        if is_lazy(y):  # of a dask array that a function closes over
+            y = np.zeros(y.shape, y.dtype)
         return np.asarray(y).reshape(op.shape[1 if adjoint else 0])
 
 
