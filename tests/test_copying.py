@@ -221,7 +221,11 @@ def test_copies_reach_no_deeper_than_names():
     assert own.first.next.next.next.next is first.next.next.next.next
 
 
-@pytest.mark.parametrize("hold", [lambda f, w: lambda x: f(w, x), functools.partial], ids=str)
+@pytest.mark.parametrize(
+    "hold",
+    [lambda f, w: lambda x: f(w, x), functools.partial],
+    ids=["closure", "partial"],
+)
 def test_dask_arrays_that_a_function_closes_over_come_into_the_task_as_values(hold):
     """Once in a solve, as those that are attributes do."""
     weights, x = 1 + rand(12) ** 2, rand(12)
