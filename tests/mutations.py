@@ -23,6 +23,7 @@ SELECTIONS = "tests/test_selections.py"
 TILES = "tests/test_tiles.py"
 STACKS = "tests/test_stacks.py"
 VIEWS = "tests/test_views.py"
+FUNCTIONS = "tests/test_functions.py"
 OPTIMISATION = "tests/test_optimisation.py"
 
 
@@ -39,6 +40,48 @@ class Fault:
 
 
 FAULTS = [
+    Fault(
+        "inverse by blocks, which have no pivots outside of the diagonal", "functions/linalg.py",
+        'da.from_delayed(_whole_matrix("inv", matrix), matrix.shape, dtype)',
+        "da.linalg.inv(matrix)",
+        FUNCTIONS, "pivots",
+    ),
+    Fault(
+        "first of equal extremes in another order than that of C", "functions/searching.py",
+        "stride = math.prod(array.shape[axis + 1 :])", "stride = math.prod(array.shape[:axis])",
+        FUNCTIONS, "equal_extremes",
+    ),
+    Fault(
+        "small integers added in their own dtype", "functions/indexing.py",
+        "exact = source.astype(np.result_type(target.dtype, source.dtype)).dask()",
+        "exact = source.dask()",
+        FUNCTIONS, "come_to_one_position",
+    ),
+    Fault(
+        "weights that a stack gave cut to their first part", "solvers.py",
+        "in layout_of(array) or [array])", "in (layout_of(array) or [array])[:1])",
+        "tests/test_solvers.py", "weights_that_operators_gave",
+    ),
+    Fault(
+        "session of a solve kept by a context", "array.py",
+        "else weakref.ref(value))", "else (lambda: value))",
+        "tests/test_distributed.py", "context_that_is_kept",
+    ),
+    Fault(
+        "refusal that code has handled goes unnoticed", "entry.py",
+        "if not refused or _is_known(op):", "if True:",
+        "tests/test_errors.py", "swallows",
+    ),
+    Fault(
+        "FFTW plans shared by threads", "operators.py",
+        "return without_plans(new) if has_plans(new) else new", "return new",
+        "tests/test_transforms.py", "holds_a_plan or plans_of_their_own",
+    ),
+    Fault(
+        "settings of a user's operator shared with later applications", "blocks.py",
+        "for_tasks(with_own_settings(op))", "for_tasks(op)",
+        "tests/test_copying.py", "changed_in_place",
+    ),
     Fault(
         "what ravel has to copy given as a view", "array.py",
         "return vector if self._strides is None else vector.copy()", "return vector",
