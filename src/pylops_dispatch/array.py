@@ -445,6 +445,10 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         """The last two axes exchanged."""
         return self.swapaxes(-2, -1)
 
+    def clip(self, min: Any = None, max: Any = None, out: Any = None, **kwargs: Any) -> Any:
+        """See :func:`numpy.clip`, which has no such keywords before NumPy 2.1."""
+        return np.clip(self, min, max, out, **kwargs)
+
     def compress(self, condition: Any, axis: int | None = None, out: Any = None) -> Any:
         """See :func:`numpy.compress`."""
         return np.compress(condition, self, axis=axis, out=out)
@@ -631,7 +635,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "all", "any", "argmax", "argmin", "argsort", "clip", "cumprod", "cumsum", "diagonal", "dot",
+    "all", "any", "argmax", "argmin", "argsort", "cumprod", "cumsum", "diagonal", "dot",
     "max", "mean", "min", "nonzero", "prod", "ptp", "repeat", "round", "std", "sum", "take",
     "trace", "var", "put",
 ):  # fmt: skip
