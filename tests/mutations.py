@@ -42,8 +42,8 @@ class Fault:
 FAULTS = [
     Fault(
         "inverse by blocks, which have no pivots outside of the diagonal", "functions/linalg.py",
-        'da.from_delayed(_whole_matrix("inv", matrix), matrix.shape, dtype)',
-        "da.linalg.inv(matrix)",
+        "_of_a_matrix(np.linalg.inv, _square)",
+        "implements(np.linalg.inv)(lambda a: DispatchArray(da.linalg.inv(as_box(a).dask())))",
         FUNCTIONS, "pivots",
     ),
     Fault(

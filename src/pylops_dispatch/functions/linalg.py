@@ -110,7 +110,8 @@ def _whole_matrix(
 
 @implements(np.linalg.cholesky)
 def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
-    matrix = _square(as_box(a).dask(), "cholesky")
+    matrix = _matrix(a, "cholesky")
+    _square(*matrix.shape)
     if len(set(matrix.chunks[0] + matrix.chunks[1])) != 1:  # dask's blocks must be square
         announce_whole("numpy.linalg.cholesky", "its blocks are not square")
         matrix = matrix.rechunk(-1)
@@ -118,25 +119,17 @@ def _cholesky(a: Any, /, *, upper: bool = False) -> Any:
     return DispatchArray(da.linalg.cholesky(matrix, lower=not upper))
 
 
-def _square(matrix: DaskArray, name: str) -> DaskArray:
-    if matrix.ndim != 2:
-        raise not_dispatched(f"numpy.linalg.{name} of a stack", "Take one matrix at a time.")
-    if matrix.shape[0] != matrix.shape[1]:
-        raise np.linalg.LinAlgError(f"a matrix of shape {matrix.shape} is not square")
-    return matrix
-
-
-@implements(np.linalg.inv)
-def _inv(a: Any, /) -> Any:
-    # not dask's, which does not look for pivots outside of the blocks on the diagonal
-    matrix = _square(as_box(a).dask(), "inv")
-    dtype = np.linalg.inv(np.ones((1, 1), matrix.dtype)).dtype
-    return DispatchArray(da.from_delayed(_whole_matrix("inv", matrix), matrix.shape, dtype))
+def _square(m: int, n: int) -> tuple[int, int]:
+    """Return the shape of a square matrix, and raise for any other."""
+    if m != n:
+        raise np.linalg.LinAlgError(f"a matrix of shape {(m, n)} is not square")
+    return m, n
 
 
 @implements(np.linalg.solve)
 def _solve(a: Any, b: Any, /) -> Any:
-    matrix, data = _square(as_box(a).dask(), "solve"), as_box(b).dask()
+    matrix, data = _matrix(a, "solve"), as_box(b).dask()
+    _square(*matrix.shape)
     if not 0 < data.ndim <= 2 or data.shape[0] != matrix.shape[0]:
         raise ValueError(f"solve: a matrix of {matrix.shape}, and data of {data.shape}")
     one = np.ones((1,) * data.ndim, data.dtype)
@@ -152,11 +145,14 @@ def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> Non
     @implements(func)
     def shim(a: Any, *args: Any, **kwargs: Any) -> Any:
         matrix = _matrix(a, name)
+        size = shape(*matrix.shape)
         result = _whole_matrix(name, matrix, *args, **kwargs)
         dtype = np.asarray(func(np.ones((1, 1), matrix.dtype), *args, **kwargs)).dtype
-        return DispatchArray(da.from_delayed(result, shape(*matrix.shape), dtype))
+        return DispatchArray(da.from_delayed(result, size, dtype))
 
 
+# not dask's inverse, which does not look for pivots outside of the blocks on the diagonal
+_of_a_matrix(np.linalg.inv, _square)
 _of_a_matrix(np.linalg.pinv, lambda m, n: (n, m))
 _of_a_matrix(np.linalg.eigvalsh, lambda m, n: (n,))
 _of_a_matrix(np.linalg.svdvals, lambda m, n: (min(m, n),))

@@ -89,9 +89,9 @@ def _first_position(box: DispatchArray, value: DaskArray, func: Any) -> DaskArra
             stride = math.prod(array.shape[axis + 1 :])
             along = da.arange(length, chunks=(array.chunks[axis],)) * stride
             positions = positions + along.reshape((-1,) + (1,) * (array.ndim - axis - 1))
-        found = (array == value) | (array != array)  # noqa: PLR0124: nan is not equal to itself
-        if func in (np.nanargmax, np.nanargmin):
-            found = array == value
+        found = array == value
+        if func in (np.argmax, np.argmin):
+            found = found | da.isnan(array)
         parts.append(da.where(found, positions, box.size).min())
         first += pc.size(piece)
     smallest = functools.reduce(da.minimum, parts)
