@@ -198,11 +198,6 @@ def alike(value: Any, items: list[Any]) -> Any:
     return make(items)
 
 
-def copied(op: Any) -> Any:
-    """Return a copy of a tree of operators: attributes set anew later make no difference to it."""
-    return rebuilt(op, copied)
-
-
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
     return {name: value for name, value in vars(op).items() if name in COUNTERS}
