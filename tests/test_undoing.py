@@ -1,5 +1,7 @@
 """What a step on a cluster holds, and how an interrupted one is undone without holding more."""
 
+import inspect
+import itertools
 import sys
 import time
 import weakref
@@ -8,7 +10,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from pylops.optimization.cls_basic import CGLS
+from pylops.optimization.cls_basic import CG, CGLS, LSQR
 
 import pylops_dispatch
 from pylops_dispatch import undoing
@@ -70,6 +72,65 @@ def test_at_the_end_of_a_step_no_vector_of_the_step_before_is_held(workers, monk
     assert len(held) >= 6
     assert max(held) < 5.1  # x, c, s, q, and the data
     assert_close(x.compute(), pylops.cgls(op, y, niter=6, tol=0)[0], rtol=1e-10)
+
+
+FUNCTIONS = [pylops.cg, pylops.cgls, pylops.lsqr]
+worked_out: list[int] = []  # blocks of `noted`, in the process of the workers, which is this one
+
+
+def noted(block):
+    worked_out.append(block.size)
+    return block
+
+
+def blocks_in_memory(dask_scheduler, name):
+    tasks = dask_scheduler.tasks.values()
+    return sum(bool(t.who_has) and isinstance(t.key, tuple) and t.key[0] == name for t in tasks)
+
+
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_lazy_data_are_let_go_once_the_solver_is_set_up(workers, monkeypatch, solve):
+    op, _ = problem()
+    made = da.random.default_rng(0).standard_normal(DIMS, chunks=(20, 40))
+    expected = solve(op, made.compute(), niter=6)[0]
+    data = made.map_blocks(noted, dtype=made.dtype, meta=made._meta)
+    worked_out.clear()
+    values, held = Session.values, []
+
+    def noting(self, scalars):
+        vectors_in_memory(workers)
+        held.append(workers.run_on_scheduler(blocks_in_memory, name=data.name))
+        return values(self, scalars)
+
+    monkeypatch.setattr(Session, "values", noting)
+    x = solve(op, data, niter=6)[0]
+    assert max(held[:2]) == 3
+    assert set(held[3:]) == {0}
+    assert_close(x.compute(), expected, rtol=1e-9)
+    assert worked_out == [800] * 3
+
+
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_a_callback_still_finds_the_data_in_memory(solve):
+    """The callbacks of the functions are given the solution only; what they close over may read."""
+    op, y = problem()
+    seen = []
+    data = da.from_array(y, chunks=(20, 40))
+    x = solve(op, data, niter=3, callback=lambda x: seen.append(x.shape))[0]
+    assert len(seen) == 3
+    assert_close(x.compute(), solve(op, y, niter=3)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("cls", [CG, CGLS, LSQR])
+def test_these_solvers_read_their_data_in_setup_only(cls):
+    """As `_READ_DATA_IN_SETUP` in solvers.py says."""
+    methods = [vars(base).items() for base in cls.__mro__ if base is not object]
+    reading = {
+        name
+        for name, method in itertools.chain.from_iterable(methods)
+        if callable(method) and "y" in inspect.unwrap(method).__code__.co_names
+    }
+    assert reading == {"setup"}
 
 
 @pytest.mark.parametrize("preallocate", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ class Session:
         self._solvers: list[weakref.ref[Any]] = []
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
+        self._data: dict[str, DaskArray] = {}  # lazy, read only as the solver is set up
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
 
@@ -127,6 +129,24 @@ class Session:
                 for name in () if solver is None else ("setup", "step", "run"):
                     vars(solver).pop(name, None)
             del self._solvers[known:]
+
+    def read_in_setup_only(self, data: Any) -> None:
+        """Know data that the solver does not read again once it is set up."""
+        if isinstance(data, DispatchArray):
+            self._data = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
+
+    def let_go_of_data(self, solver: Any, x: Any) -> None:
+        """Keep the data in memory no longer than the vectors of a solver that start as them.
+
+        The solver's ``y``, and the variables of the functions around it, are lazy data again.
+        """
+        known, self._data = self._data, {}
+        vectors = {id(value) for name, value in vars(solver).items() if name != "y"} | {id(x)}
+        for box in list(self._boxes.values()) if known else []:
+            pieces = [] if box.is_let_go or box.value is not None else box.pieces
+            lazy = [known[p.name] for p in pieces if isinstance(p, DaskArray) and p.name in known]
+            if len(lazy) == len(pieces) > 0 and id(box) not in vectors:
+                box.let_go(functools.partial(list, lazy))
 
     def register(self, box: DispatchArray) -> None:
         """Watch a box for as long as something holds it."""
@@ -498,9 +518,15 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
         with in_session(own), own.letting_go():
             given, named = _boxed((args, kwargs), _lengths((args, kwargs)))
             check_problem(op, given, named)
+            if original.__name__ in _READ_DATA_IN_SETUP and not named.get("callback"):
+                own.read_in_setup_only(named.get("y", given[1] if len(given) > 1 else None))
             return result_of(original(*given, **named))
 
     return wrapper
+
+
+# their classes read ``self.y`` nowhere else (pylops/optimization/cls_basic.py)
+_READ_DATA_IN_SETUP = ("cg", "cgls", "lsqr")
 
 
 def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Callable[..., None]:
@@ -596,7 +622,10 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
                 current.adopt(self)
             _sessions[self] = current
             with _users_callbacks(self):
-                return original(self, *args, **kwargs)
+                result = original(self, *args, **kwargs)
+            if original.__name__ == "setup":
+                current.let_go_of_data(self, result)
+            return result
         if known is None:
             known = _sessions[self] = new_session.get()()
         known.know((vars(self), args, kwargs))

@@ -88,7 +88,7 @@ class Before:
         self._solver = solver
         self._copies: dict[int, tuple[weakref.ref[DispatchArray], DispatchArray]] = {}
         self._attributes = {
-            name: self._kept(value) if is_box(value) else value
+            name: self._kept(value) if is_box(value) and not value.is_let_go else value
             for name, value in vars(solver).items()
         }
         values = (*vars(solver).values(), *args)
@@ -162,7 +162,7 @@ class Before:
             held[:] = items
 
     def _original(self, copy: DispatchArray) -> DispatchArray:
-        original = next(ref() for ref, known in self._copies.values() if known is copy)
+        original = next((ref() for ref, known in self._copies.values() if known is copy), None)
         return copy if original is None else _same_again(original, copy)
 
 
