@@ -247,10 +247,8 @@ def test_on_a_cluster(client):
         x.compute()
         client.compute(x + 1).result()
     steps = [e for e in log if e.asked.startswith("CGLS.step 2 ")]
-    kept, read = steps[0], steps[1]
-    assert (kept.kind, read.kind) == ("persist", "compute")
-    assert kept.kept > x.nbytes
-    assert 0 < read.brought <= 128
+    assert [e.kind for e in steps] == ["persist"]  # numbers are fetched, nothing runs for them
+    assert steps[0].kept > x.nbytes
     assert log.executions[-2].brought == x.nbytes
     assert "test_ledger.py" in log.executions[-1].asked
     assert log.executions[-1].tasks > 0

@@ -22,7 +22,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from pylops_dispatch.array import is_lazy, source
+from pylops_dispatch.array import is_lazy, session, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.copying import with_own_settings
 from pylops_dispatch.halos import (
@@ -65,9 +65,11 @@ Fit = Callable[[Any], None]
 _TILE_BYTES = 3 << 20
 _TRANSFORM_BYTES = 1 << 20
 
-# in one process, tasks read neighbouring blocks up to this size whole: larger ones, if they are
-# not kept anyway, would wait in memory for the last of their neighbours
+# in a solve, tasks read neighbouring blocks up to this size whole: larger ones, if they are not
+# kept anyway, would wait in memory for the last of their neighbours; on a cluster some of them are
+# sent to another worker, which takes about as long as one more task if they are small
 _SURROUNDED_BYTES = 4 << 20
+_SURROUNDED_ON_CLUSTER = 1 << 20
 
 
 # ---- an operator in a graph --------------------------------------------------------------
@@ -261,7 +263,8 @@ def apply_local(
         settings["remembered"] = f"{_PROCESS}-{named[1]}"
     key = tokenize(named[0], adjoint, x.name, [c.name for c in coefficients], depth)
     name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
-    if any(depth) and runs_here_at_once() and max(map(largest_block, arrays)) <= _SURROUNDED_BYTES:
+    limit = _SURROUNDED_BYTES if runs_here_at_once() else _SURROUNDED_ON_CLUSTER
+    if any(depth) and session.get() is not None and max(map(largest_block, arrays)) <= limit:
         return _apply_among_neighbours(name, embedded, arrays, whole, settings)
     arguments, layout = with_halos(arrays, depth)
     if settings["located"]:

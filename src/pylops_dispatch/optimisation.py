@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import dask
 import dask.threaded
 from dask._task_spec import (
+    Alias,
     DataNode,
     GraphNode,
     List,
@@ -28,6 +29,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer
 
 from pylops_dispatch.pieces import largest_block
+from pylops_dispatch.placing import client_in_use
 from pylops_dispatch.programs import chained, fused_tasks, straightening
 
 
@@ -117,7 +119,53 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
     if nodes is None or any(map(_is_getter, nodes.values())):
         # slices of files are fused into one
         nodes = dict(optimize(graph, keys, **kwargs))
-    return _joined({key: straighten(node) for key, node in nodes.items()}, wanted)
+    nodes = {key: straighten(node) for key, node in nodes.items()}
+    return _joined(_without_names(nodes, wanted), wanted)
+
+
+_FEW = 4  # readers, each of which gets a small object of its own
+
+
+def _without_names(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
+    """Let tasks read what is behind another name, and on a cluster hold what few of them read.
+
+    There each name and each datum would be a task.
+    """
+    names = {
+        key: node.target
+        for key, node in nodes.items()
+        if isinstance(node, Alias) and key not in wanted
+    }
+    if not names and client_in_use() is None:
+        return nodes
+
+    def meant(key: Any) -> Any:
+        while key in names:
+            key = names[key]
+        return key
+
+    inside: dict[Any, GraphNode] = {}
+    if client_in_use() is not None:
+        readers = Counter(
+            meant(read)
+            for key, node in nodes.items()
+            if key not in names
+            for read in node.dependencies
+        )
+        inside = {
+            key: node
+            for key, node in nodes.items()
+            if type(node) is DataNode and key not in wanted
+            if readers[key] <= (1 if hasattr(node.value, "nbytes") else _FEW)
+        }
+    known = names.keys() | inside.keys()
+    return {
+        key: node.substitute(
+            {read: inside.get(meant(read), meant(read)) for read in node.dependencies & known}
+        )
+        for key, node in nodes.items()
+        if key not in known
+    }
 
 
 def _is_getter(node: Any) -> bool:

@@ -70,6 +70,7 @@ class _Cluster:
 
     futures: dict[Any, Any] = field(default_factory=dict)
     arrays: dict[str, DaskArray] = field(default_factory=dict)
+    threads: int = 0  # of all workers
 
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
@@ -260,16 +261,36 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
         Bytes of a block of what the operator holds on the cluster. Vectors of much smaller blocks
         are left to the scheduler, which has them worked out where that lies.
     """
-    client = client_in_use()
-    threads = {} if client is None else client.nthreads()
-    if len(threads) < 2:
+    workers = _workers()
+    if len(set(workers)) < 2:
         yield
         return
-    workers = [address for address in sorted(threads) for _ in range(threads[address])]
     numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
     home = functools.partial(_home, numblocks, workers)
     with dask.annotate(workers=home, allow_other_workers=True):
         yield
+
+
+def _workers() -> list[str]:
+    """Return the workers of the cluster that dask runs on, each as often as it has threads."""
+    client = client_in_use()
+    if client is None:
+        return []
+    threads = client.nthreads()
+    found = [address for address in sorted(threads) for _ in range(threads[address])]
+    _placed.setdefault(client, _Cluster()).threads = len(found)
+    return found
+
+
+def blocks_by_worker(numblocks: pc.Shape) -> list[list[tuple[int, ...]]]:
+    """Return the places of blocks in runs, one for each thread, as `vectors_together` asks for."""
+    places = list(np.ndindex(*numblocks))
+    client = client_in_use()
+    known = None if client is None else _placed.get(client)
+    # as of the last execution: to ask the scheduler takes longer than to make a graph of norms
+    count = (known.threads if known is not None else 0) or len(_workers()) or 1
+    starts = [-(-len(places) * number // count) for number in range(count + 1)]
+    return [places[first:last] for first, last in itertools.pairwise(starts)]
 
 
 def bytes_of_block(array: DaskArray) -> int:

@@ -282,7 +282,10 @@ class Session:
         """Return the values of 0-d arrays; only futures have to be fetched, all at once."""
         nodes = [array.dask.get((array.name,)) for array in scalars]
         values = [getattr(node, "value", node) for node in nodes]
-        if not all(hasattr(value, "dtype") for value in values):
+        futures = [futures_of(array) for array in scalars]
+        if scalars and all(futures):
+            values = futures[0][0].client.gather([future for (future,) in futures])
+        elif not all(hasattr(value, "dtype") for value in values):
             values = list(dask.compute(*scalars))
         return [value[()] for value in values]
 

@@ -23,7 +23,7 @@ from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros, real_dtype
-from pylops_dispatch.placing import runs_here_at_once
+from pylops_dispatch.placing import blocks_by_worker, bytes_of_block, runs_here_at_once
 from pylops_dispatch.policy import not_dispatched
 
 _FAN_IN = 32  # numbers that one task adds
@@ -156,14 +156,10 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     graph: dict[Any, Any] = {}
     level = 0
     together = _blocks_together(arrays[0])
-    if together > 1:
-        indices = list(np.ndindex(*arrays[0].numblocks))
+    if together:
         keys: list[Any] = []
-        for i in range(0, len(indices), together):
-            blocks = [
-                List(*(TaskRef((a.name, *index)) for a in arrays))
-                for index in indices[i : i + together]
-            ]
+        for indices in together:
+            blocks = [List(*(TaskRef((a.name, *index)) for a in arrays)) for index in indices]
             keys.append((f"{name}-blocks", len(keys)))
             graph[keys[-1]] = Task(keys[-1], _sum_of_blocks, function, List(*blocks))
         sources: list[Any] = list(arrays)
@@ -190,14 +186,24 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     return DaskArray(layers, name, (), dtype=dtype)
 
 
-_TOGETHER = 1 << 20  # bytes of small blocks that one task reduces
+# bytes of small blocks that one task reduces in a solve; a cluster needs longer for each task
+_TOGETHER = 1 << 20
+_TOGETHER_ON_CLUSTER = 1 << 24
 
 
-def _blocks_together(x: DaskArray) -> int:
-    """Return how many blocks of an array one task reduces: several small ones, in one process."""
-    if not runs_here_at_once():
-        return 1
-    return _TOGETHER // max(1, x.nbytes // max(1, x.npartitions))
+def _blocks_together(x: DaskArray) -> list[list[tuple[int, ...]]]:
+    """Return which blocks of an array one task reduces, none if each has a task of its own.
+
+    On a cluster they are small ones that lie on the same worker.
+    """
+    if session.get() is None:
+        return []
+    limit = _TOGETHER if runs_here_at_once() else _TOGETHER_ON_CLUSTER
+    count = limit // max(1, bytes_of_block(x))
+    if count < 2:
+        return []
+    runs = blocks_by_worker(x.numblocks)
+    return [list(run[i : i + count]) for run in runs for i in range(0, len(run), count)]
 
 
 def _sum_of_blocks(function: Callable[..., Any], blocks: list[list[Any]]) -> Any:

@@ -205,20 +205,27 @@ def _part(block: Any, where: slice | None) -> Any:
     return block.reshape(-1) if where is None else block.reshape(-1)[where]
 
 
-# for each stack its name, and its operators and matrices as arrays
-_known: weakref.WeakKeyDictionary[Any, tuple[str, DaskArray, list[DaskArray]]] = (
+# for each stack its name, whether dask runs on a cluster, its operators and matrices as arrays
+_known: weakref.WeakKeyDictionary[Any, tuple[str, bool, DaskArray, list[DaskArray]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def _operators_once(op: Any, token: str) -> tuple[DaskArray, list[DaskArray]]:
-    """Return what `_operators` does, the same again in each step if all is in this process."""
-    lazy = (array for part in op.ops for _, _, array in lazy_arrays(part))
-    if client_in_use() is not None or not all(map(pc.in_memory, lazy)):
-        return _operators(op.ops, token)
-    if _known.get(op, ("",))[0] != token:
-        _known[op] = token, *_operators(op.ops, token)
-    return _known[op][1:]
+    """Return what `_operators` does, the same again in each step if all is in memory.
+
+    Operators that were sent to a cluster apart are looked for there each time.
+    """
+    elsewhere = client_in_use() is not None
+    known = _known.get(op)
+    if known is not None and known[:2] == (token, elsewhere):
+        return known[2:]
+    lazy = [array for part in op.ops for _, _, array in lazy_arrays(part)]
+    operators, matrices = _operators(op.ops, token)
+    in_graph = not elsewhere or len(operators.dask.layers) == 1
+    if in_graph and all(map(pc.in_memory, lazy)):
+        _known[op] = token, elsewhere, operators, matrices
+    return operators, matrices
 
 
 def _operators(ops: Sequence[Any], name: str) -> tuple[DaskArray, list[DaskArray]]:
