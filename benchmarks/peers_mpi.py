@@ -111,30 +111,34 @@ def poststack(scale: float) -> Run:
     return run
 
 
-def convolution(scale: float, sources: int) -> tuple[Any, Any]:
-    """Return the operator of MDC, whose frequencies are shared out, and data."""
+def convolution(scale: float, sources: int) -> tuple[Callable[[], Any], Any]:
+    """Return what makes the operator of MDC, whose frequencies are shared out, and data."""
     nt, nf, ns, nr = common.kernel_dims(scale)
     kernel = common.numbers(nf, ns, nr, dtype="complex128")[share(nf)].copy()
-    op = pylops_mpi.waveeqprocessing.MPIMDC(kernel, nt, sources, nf, dt=0.004, dr=1.0)
-    return op, everywhere(common.numbers(nt, ns, sources, seed=2))
+
+    def make() -> Any:
+        return pylops_mpi.waveeqprocessing.MPIMDC(kernel, nt, sources, nf, dt=0.004, dr=1.0)
+
+    return make, everywhere(common.numbers(nt, ns, sources, seed=2))
 
 
 def mdc(scale: float) -> Run:
-    """Multi-dimensional convolution of 32 sources."""
-    return forward_and_adjoint(*convolution(scale, 32))
+    """Multi-dimensional convolution of 32 sources, with making the operator."""
+    make, data = convolution(scale, 32)
+    return lambda: forward_and_adjoint(make(), data)()
 
 
 def deconvolution(sources: int) -> Callable[[float], Run]:
-    """Return the work of MDD for some sources."""
+    """Return the work of MDD for some sources, with making the operator."""
 
     def mdd(scale: float) -> Run:
-        op, data = convolution(scale, sources)
+        make, data = convolution(scale, sources)
+        steps = common.STEPS[f"mdd-{sources}"]
 
         def run() -> Any:
+            op = make()
             start = everywhere(np.zeros(op.shape[1]))
-            return pylops_mpi.cgls(op, data, x0=start, niter=common.STEPS[f"mdd-{sources}"], tol=0)[
-                0
-            ]
+            return pylops_mpi.cgls(op, data, x0=start, niter=steps, tol=0)[0]
 
         return run
 

@@ -81,7 +81,8 @@ def poststack(peer: Peer, scale: float) -> Run:
     system = pylops.VStack([modelling, common.SMOOTHNESS * laplacian_of(dims)])
     # the zeros below the data come from an operator too, so that the data keep their chunks
     extend = pylops.VStack([pylops.Identity(dims), pylops.Zero(dims)])
-    data = peer.array(common.numbers(*dims), (nt, ny // 4, nx // 4))
+    chunks = pylops_dispatch.suggest_chunks(system, dims)
+    data = peer.array(common.numbers(*dims), tuple(sizes[0] for sizes in chunks))
 
     def run() -> Any:
         steps = common.STEPS["poststack"]
@@ -90,33 +91,36 @@ def poststack(peer: Peer, scale: float) -> Run:
     return run
 
 
-def convolution(peer: Peer, scale: float, sources: int) -> tuple[Any, Any]:
-    """Return the operator of MDC, and data."""
+def convolution(peer: Peer, scale: float, sources: int) -> tuple[Callable[[], Any], Any]:
+    """Return what makes the operator of MDC, and data.
+
+    MDC scales its kernel: NumPy arrays when it is made, dask arrays when it is first applied.
+    """
     nt, nf, ns, nr = common.kernel_dims(scale)
     kernel = peer.array(common.numbers(nf, ns, nr, dtype="complex128"), (nf // 8, ns, nr))
-    op = pylops.waveeqprocessing.MDC(kernel, nt=nt, nv=sources, dt=0.004, dr=1.0)
     shape = (nt, ns) if sources == 1 else (nt, ns, sources)
     # transforms in time run in parallel over sources
     chunks = shape if sources == 1 else (nt, ns, sources // 4)
-    return op, peer.array(common.numbers(*shape, seed=2), chunks)
+
+    def make() -> Any:
+        return pylops.waveeqprocessing.MDC(kernel, nt=nt, nv=sources, dt=0.004, dr=1.0)
+
+    return make, peer.array(common.numbers(*shape, seed=2), chunks)
 
 
 def mdc(peer: Peer, scale: float) -> Run:
-    """Multi-dimensional convolution of 32 sources."""
-    op, data = convolution(peer, scale, 32)
-    return forward_and_adjoint(peer, op, data)
+    """Multi-dimensional convolution of 32 sources, with making the operator."""
+    make, data = convolution(peer, scale, 32)
+    return lambda: forward_and_adjoint(peer, make(), data)()
 
 
 def deconvolution(sources: int) -> Callable[[Peer, float], Run]:
-    """Return the work of MDD for some sources."""
+    """Return the work of MDD for some sources, with making the operator."""
 
     def mdd(peer: Peer, scale: float) -> Run:
-        op, data = convolution(peer, scale, sources)
-
-        def run() -> Any:
-            return peer.hold(pylops.cgls(op, data, niter=common.STEPS[f"mdd-{sources}"], tol=0)[0])
-
-        return run
+        make, data = convolution(peer, scale, sources)
+        steps = common.STEPS[f"mdd-{sources}"]
+        return lambda: peer.hold(pylops.cgls(make(), data, niter=steps, tol=0)[0])
 
     return mdd
 

@@ -1,8 +1,10 @@
 """Clients of clusters: what is started, what is taken as it is, and what errors say."""
 
+import multiprocessing
 import os
 import sys
 from typing import ClassVar
+
 
 import dask
 import dask.array as da
@@ -275,3 +277,10 @@ def test_what_a_user_set_of_the_memory_of_workers_stays():
     ):
         (environment,) = client.run(lambda: dict(os.environ)).values()
     assert [environment[name] for name in names] == [str(1 << 20)] * 2
+
+
+def test_a_script_that_workers_import_starts_no_workers_again(monkeypatch):
+    """What multiprocessing sets in a process that imports the script that has spawned it."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError, match="__main__"), pylops_dispatch.client(n_workers=1):
+        pass

@@ -3,6 +3,7 @@
 import concurrent.futures
 import itertools
 import operator
+import pickle
 import sys
 import threading
 import weakref
@@ -13,7 +14,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from dask._task_spec import DataNode, List, Task, TaskRef, _execute_subgraph
+from dask._task_spec import Alias, DataNode, List, Task, TaskRef, _execute_subgraph
 from dask.blockwise import Blockwise, blockwise_token
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
@@ -397,3 +398,41 @@ def test_solves_in_several_threads_leave_the_configuration_as_it_was():
             leave.set()
             future.result()
     assert dask.config.get("array_optimize", None) is None
+
+
+# ---- names and data on a cluster -----------------------------------------------------------------
+
+
+def test_what_is_behind_other_names_is_read_itself():
+    nodes = {
+        "a": Task("a", operator.neg, 1),
+        "b": Alias("b", "a"),
+        "c": Alias("c", "b"),
+        "y": Task("y", operator.add, TaskRef("c"), TaskRef("b")),
+        "z": Alias("z", "c"),
+        "w": Task("w", operator.neg, TaskRef("z")),
+    }
+    found = optimisation._without_names(nodes, {"w", "y", "z"})
+    assert found.keys() == {"a", "w", "y", "z"}
+    assert found["y"].dependencies == found["w"].dependencies == {"a"}
+    assert (found["z"].target, nodes["y"].dependencies) == ("a", {"b", "c"})
+    assert dask.get(found, ["w", "y", "z"]) == (1, -2, -1)
+
+
+@given(st.sets(st.sampled_from(["y0", "y1", "y2", "z"]), min_size=1))
+def test_settings_are_put_within_tasks_and_a_key_stands_for_the_same_task_in_each_graph(wanted):
+    settings, block = {"settings": 1}, np.ones(3)
+    nodes = {
+        "settings": programs.Setting("settings", settings),
+        "block": DataNode("block", block),
+        "z": Alias("z", "block"),
+        **{f"y{n}": Task(f"y{n}", shapes, TaskRef("settings"), TaskRef("z")) for n in range(3)},
+    }
+    found = optimisation._without_names(pickle.loads(pickle.dumps(nodes)), wanted)
+    assert "settings" not in found
+    assert all(found[f"y{n}"].dependencies == {"block"} for n in range(3))
+    assert str(dask.get(found, list(wanted))) == str(dask.get(nodes, list(wanted)))
+
+
+def shapes(*values):
+    return [type(value).__name__ for value in values]

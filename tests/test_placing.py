@@ -4,6 +4,7 @@ import functools
 import gc
 import time
 import warnings
+from collections import Counter
 
 import dask
 import dask.array as da
@@ -12,12 +13,15 @@ import numpy as np
 import pylops
 import pytest
 import scipy.sparse
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol import pickle
+from hypothesis import given
+from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
 import pylops_dispatch
-from pylops_dispatch import solvers
-from pylops_dispatch.placing import vectors_together
+from pylops_dispatch import placing, solvers
+from pylops_dispatch.placing import _home, blocks_by_worker, vectors_together
 
 from .helpers import assert_close, rand
 
@@ -414,3 +418,86 @@ def test_small_vectors_are_worked_out_where_large_kernels_lie(client, kernel):
         assert sorted(set(map(tuple, chosen))) == [(worker,) for worker in everywhere]
     else:
         assert all(sorted(set(workers)) == everywhere for workers in chosen)
+
+
+# ---- few tasks ----------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    st.integers(1, 7),
+)
+def test_runs_of_blocks_are_those_that_one_worker_is_asked_for(numblocks, count):
+    workers = [f"worker-{number}" for number in range(count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placing, "_workers", lambda: workers)
+        patch.setattr(placing, "client_in_use", lambda: None)
+        runs = blocks_by_worker(numblocks)
+    assert len(runs) == count
+    assert [place for run in runs for place in run] == list(np.ndindex(*numblocks))
+    for worker, run in zip(workers, runs, strict=True):
+        assert all(_home({"x": numblocks}, workers, ("x", *p)) == [worker] for p in run)
+
+
+def tasks_of_a_step(client, solve):
+    """The tasks that ran, by what their names begin with, of one more step."""
+
+    def count(dask_scheduler):
+        return dict(dask_scheduler.plugins["counts"].found)
+
+    class Counts(SchedulerPlugin):
+        name = "counts"
+
+        def __init__(self):
+            self.found = Counter()
+
+        def transition(self, key, start, finish, *args, **kwargs):
+            if (start, finish) == ("processing", "memory"):
+                self.found[str(key[0] if isinstance(key, tuple) else key).partition("-")[0]] += 1
+
+    client.register_plugin(Counts())
+    found = []
+    for niter in (6, 7):
+        before = count(client.cluster.scheduler)
+        distributed.wait(solve(niter).persist())
+        after = count(client.cluster.scheduler)
+        found.append(Counter(after) - Counter(before))
+    return found[1] - found[0]
+
+
+def test_a_step_of_small_blocks_has_no_tasks_but_for_blocks_of_vectors(client):
+    """Neither faces of halos, nor norms of blocks, nor names and operators, nor numbers to read."""
+    dims = (64, 40)
+    op = pylops.Identity(dims) + 0.3 * pylops.Laplacian(dims, axes=(0, 1))
+    y = da.from_array(rand(dims), chunks=(8, 40)).persist()
+    found = tasks_of_a_step(client, lambda n: pylops.cgls(op, y, niter=n, tol=0)[0])
+    blocks, workers, vectors = 8, 2, 5  # x, s, c, q and the gradient
+    norms_and_numbers = vectors * (workers + 1) + 4
+    assert 0 < sum(found.values()) <= vectors * blocks + norms_and_numbers
+    assert not any(name.startswith(("halo", "block_square", "operators")) for name in found)
+
+
+def test_a_stack_of_matrices_takes_two_tasks_a_matrix(client):
+    matrices = [rand((30, 20), seed=n) for n in range(6)]
+    op = pylops.VStack([pylops.MatrixMult(da.from_array(m).persist()) for m in matrices])
+    y = da.from_array(rand(180), chunks=30).persist()
+    found = tasks_of_a_step(client, lambda n: pylops.cgls(op, y, niter=n, tol=0)[0])
+    assert (found["VStack"], found["operators"]) == (12, 0)
+    expected = pylops.cgls(
+        pylops.VStack([pylops.MatrixMult(m) for m in matrices]), rand(180), niter=4, tol=0
+    )[0]
+    assert_close(pylops.cgls(op, y, niter=4, tol=0)[0].compute(), expected)
+
+
+def test_a_stack_is_asked_for_its_matrices_again_when_one_is_exchanged(client):
+    matrices = [rand((30, 20), seed=n) for n in range(3)]
+    op = pylops.VStack([pylops.MatrixMult(da.from_array(m).persist()) for m in matrices])
+    y = da.from_array(rand(90), chunks=30).persist()
+    pylops.cgls(op, y, niter=3)
+    matrices[1] = rand((30, 20), seed=7)
+    op.ops[1].A = da.from_array(matrices[1]).persist()
+    expected = pylops.VStack([pylops.MatrixMult(m) for m in matrices])
+    assert_close(
+        pylops.cgls(op, y, niter=4, tol=0)[0].compute(),
+        pylops.cgls(expected, rand(90), niter=4, tol=0)[0],
+    )

@@ -1152,3 +1152,67 @@ def test_building_a_solver_executes_nothing():
     with forbid_executions():
         CG(square())
         CGLS(overdetermined())
+
+
+# ---- data that are read in setup only -----------------------------------------------------------
+
+FUNCTIONS = [pylops.cg, pylops.cgls, pylops.lsqr]
+
+
+class Within(pylops.LinearOperator):
+    """An operator that solves for its input with another one."""
+
+    def __init__(self, op, solve):
+        self.inner, self.solve_with = op, solve
+        super().__init__(dtype=float, shape=op.shape)
+
+    def _matvec(self, x):
+        return self.solve_with(self.inner, x, niter=2)[0]
+
+    _rmatvec = _matvec
+
+
+class Seen(pylops.Diagonal):
+    """An operator that keeps the vectors that it is given, and that it gives."""
+
+    def _matvec(self, x):
+        vars(self).setdefault("seen", []).append(x)
+        self.seen.append(super()._matvec(x))
+        return self.seen[-1].copy()
+
+    _rmatvec = _matvec
+
+
+OPERATORS_OF_DATA = {
+    "of other arrays": lambda y: pylops.Diagonal(rand(40) + 2),
+    "of the data": pylops.Diagonal,
+    "of what is made of the data": lambda y: pylops.Diagonal(2 * y + 1),
+    "twice of the data": lambda y: pylops.Diagonal(y) @ pylops.Diagonal(y),
+    "that remembers": lambda y: Seen(rand(40) + 2),
+    "that solves": lambda y: Within(pylops.Diagonal(rand(40) + 2), pylops.cgls),
+    "that solves by itself": lambda y: Within(
+        pylops.Diagonal(rand(40) + 2),
+        lambda op, x, niter: pylops.optimization.cls_basic.CGLS(op).solve(x, niter=niter),
+    ),
+}
+
+
+@pytest.mark.parametrize("first", ["zeros", "ones", "the data"])
+@pytest.mark.parametrize("make", OPERATORS_OF_DATA.values(), ids=OPERATORS_OF_DATA)
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_data_are_worked_out_once_whatever_else_reads_them(solve, make, first):
+    drawn = []
+
+    def draw(block):
+        if block.size:
+            drawn.append(np.random.default_rng().uniform(1, 2, block.size))
+            return drawn[-1]
+        return block
+
+    data = da.zeros(40, chunks=40).map_blocks(draw, dtype=float, meta=np.empty(0))
+    ahead = {"zeros": None, "ones": np.ones(40), "the data": data}[first]
+    x = solve(make(data), data, x0=ahead, niter=4)[0].compute()
+    assert len(drawn) == 1
+    y = drawn[0]
+    ahead = {"zeros": None, "ones": np.ones(40), "the data": y}[first]
+    assert_close(x, solve(make(y), y, x0=ahead, niter=4)[0], rtol=1e-8)

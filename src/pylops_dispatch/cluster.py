@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,8 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
         If `kind` is none of these, or options are given for what is running.
     ImportError
         If a package is missing, with what to install.
+    RuntimeError
+        In a worker, if the script that started it does so when it is imported.
 
     Examples
     --------
@@ -150,7 +153,20 @@ def _local(options: dict[str, Any]) -> Any:
         given.setdefault("worker_class", _worker_of_this_process())
     if given.get("processes") is not False:
         given.setdefault("host", _LOOPBACK)
+        _check_imported_main()
     return distributed.LocalCluster(**{**given, **own})
+
+
+def _check_imported_main() -> None:
+    """Refuse to start workers from a script that a worker is just importing.
+
+    Processes that are spawned import the script that started them (multiprocessing/spawn.py).
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a worker imports the script that started it, which would start workers again: put "
+            'what the script does under `if __name__ == "__main__":`, or use processes=False'
+        )
 
 
 def _here(address: Any) -> Any:

@@ -29,8 +29,7 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer
 
 from pylops_dispatch.pieces import largest_block
-from pylops_dispatch.placing import client_in_use
-from pylops_dispatch.programs import chained, fused_tasks, straightening
+from pylops_dispatch.programs import Setting, chained, fused_tasks, straightening
 
 
 def persist(arrays: Sequence[DaskArray]) -> tuple[DaskArray, ...]:
@@ -123,20 +122,15 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
     return _joined(_without_names(nodes, wanted), wanted)
 
 
-_FEW = 4  # readers, each of which gets a small object of its own
-
-
 def _without_names(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
-    """Let tasks read what is behind another name, and on a cluster hold what few of them read.
+    """Let tasks read what is behind another name, and hold their settings.
 
-    There each name and each datum would be a task.
+    On a cluster each of these would be a task. Whatever else a graph has, a key stands for the
+    same task: the scheduler may still know it from another graph.
     """
-    names = {
-        key: node.target
-        for key, node in nodes.items()
-        if isinstance(node, Alias) and key not in wanted
-    }
-    if not names and client_in_use() is None:
+    names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
+    inside: dict[Any, GraphNode] = {k: n for k, n in nodes.items() if isinstance(n, Setting)}
+    if not names and not inside:
         return nodes
 
     def meant(key: Any) -> Any:
@@ -144,27 +138,13 @@ def _without_names(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, G
             key = names[key]
         return key
 
-    inside: dict[Any, GraphNode] = {}
-    if client_in_use() is not None:
-        readers = Counter(
-            meant(read)
-            for key, node in nodes.items()
-            if key not in names
-            for read in node.dependencies
-        )
-        inside = {
-            key: node
-            for key, node in nodes.items()
-            if type(node) is DataNode and key not in wanted
-            if readers[key] <= (1 if hasattr(node.value, "nbytes") else _FEW)
-        }
     known = names.keys() | inside.keys()
     return {
         key: node.substitute(
             {read: inside.get(meant(read), meant(read)) for read in node.dependencies & known}
         )
         for key, node in nodes.items()
-        if key not in known
+        if key not in known or key in wanted
     }
 
 
@@ -236,7 +216,8 @@ def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
     """Join tasks that can only run one after another: dask does, but for those that read data too.
 
     Handing a task to a thread takes as long as to work on a small block, and dask leaves another
-    task, an alias, for the name of what it fused.
+    task, an alias, for the name of what it fused. What else the later one reads is data, or is
+    wanted itself.
     """
     reads = {
         key: [k for k in node.dependencies if not isinstance(nodes.get(k), DataNode)]
@@ -244,12 +225,16 @@ def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
         if not isinstance(node, DataNode)
     }
     readers = Counter(chain.from_iterable(reads.values()))
-    before = {
-        key: found[0]
-        for key, found in reads.items()
-        if len(found) == 1 and readers[found[0]] == 1 and found[0] in reads
-        if found[0] not in wanted and not nodes[found[0]].block_fusion
-    }
+    before = {}
+    for key, found in reads.items():
+        others = [k for k in found if k not in wanted and k in nodes]
+        if (
+            len(others) == 1
+            and readers[others[0]] == 1
+            and others[0] in reads
+            and not nodes[others[0]].block_fusion
+        ):
+            before[key] = others[0]
     inside = set(before.values())
     joined = {key: node for key, node in nodes.items() if key not in inside}
     for last in before.keys() - inside:

@@ -15,6 +15,15 @@ from dask.core import toposort
 Keys = tuple[Any, ...]
 
 
+class Setting(DataNode):
+    """A small object in a graph for a cluster, that is put within the tasks that read it."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return Setting, (self.key, self.value)
+
+
 class Program(NamedTuple):
     """Tasks that were fused, in the order that they run in."""
 

@@ -79,6 +79,7 @@ class Session:
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
         self._data: dict[str, DaskArray] = {}  # lazy, read only as the solver is set up
+        self._given: Callable[[], DispatchArray | None] = lambda: None  # the box that they came in
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
 
@@ -131,22 +132,26 @@ class Session:
             del self._solvers[known:]
 
     def read_in_setup_only(self, data: Any) -> None:
-        """Know data that the solver does not read again once it is set up."""
+        """Know data that the solver does not read again once it is set up, nor its operators."""
         if isinstance(data, DispatchArray):
-            self._data = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
+            lazy = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
+            if not lazy.keys() & self._coefficients.keys():
+                self._data, self._given = lazy, weakref.ref(data)
 
-    def let_go_of_data(self, solver: Any, x: Any) -> None:
+    def let_go_of_data(self, solver: Any) -> None:
         """Keep the data in memory no longer than the vectors of a solver that start as them.
 
-        The solver's ``y``, and the variables of the functions around it, are lazy data again.
+        The solver's ``y``, and what the function that solves was given, are lazy data again.
         """
+        first = self._solvers[0]() if self._solvers else None
+        if solver is not first:  # an operator has made it
+            return
         known, self._data = self._data, {}
-        vectors = {id(value) for name, value in vars(solver).items() if name != "y"} | {id(x)}
-        for box in list(self._boxes.values()) if known else []:
-            pieces = [] if box.is_let_go or box.value is not None else box.pieces
-            lazy = [known[p.name] for p in pieces if isinstance(p, DaskArray) and p.name in known]
-            if len(lazy) == len(pieces) > 0 and id(box) not in vectors:
-                box.let_go(functools.partial(list, lazy))
+        for box in (vars(solver).get("y"), self._given()):
+            if isinstance(box, DispatchArray) and not box.is_let_go and box.value is None:
+                pieces = [known.get(getattr(piece, "name", "")) for piece in box.pieces]
+                if pieces and all(piece is not None for piece in pieces):
+                    box.let_go(functools.partial(list, pieces))
 
     def register(self, box: DispatchArray) -> None:
         """Watch a box for as long as something holds it."""
@@ -169,6 +174,11 @@ class Session:
             # a vector that an operator gave is a view of its pieces: these are kept in memory
             kept = (piece for array in held for piece in layout_of(array) or [array])
             self._coefficients.update((piece.name, piece) for piece in kept if _is_lazy(piece))
+        # data that arrays of operators are made of
+        made_of = set().union(*(array.dask.layers for array in self._coefficients.values()))
+        for array in found(values, is_dask) if made_of else ():
+            if array.name in made_of and _is_lazy(array):
+                self._coefficients[array.name] = array
 
     def leaf(self, array: DaskArray) -> DaskArray:
         """Return what an operator's dask array is to be read from: memory, once persisted.
@@ -184,7 +194,7 @@ class Session:
             self._leaves[array.name] = DispatchArray(array)
         return self._source(array.name)
 
-    def _ancestors(self, array: DaskArray) -> tuple[set[str], set[str]]:
+    def _ancestors(self, array: DaskArray, itself: bool = True) -> tuple[set[str], set[str]]:
         """Return the nearest arrays of operators that an array is made of, and layers between."""
         dependencies = array.dask.dependencies
         sources: set[str] = set()
@@ -192,7 +202,8 @@ class Session:
         left = [array.name]
         while left:
             name = left.pop()
-            if name in self._leaves or name in self._coefficients:
+            known = name in self._leaves or name in self._coefficients
+            if known and (itself or name != array.name):
                 sources.add(name)
             elif name not in between:
                 between.add(name)
@@ -201,9 +212,11 @@ class Session:
 
     def _from_memory(self, array: DaskArray) -> DaskArray:
         """Return `array` made of those arrays of operators that are in memory already."""
-        sources, between = self._ancestors(array)
-        held = [self._source(name) for name in sources]
-        if array.name in sources or not any(pc.in_memory(source) for source in held):
+        sources, between = self._ancestors(array, itself=False)
+        given = [self._source(name) for name in sources]
+        held = [each if pc.in_memory(each) else self._from_memory(each) for each in given]
+        changed = (a is not b or pc.in_memory(a) for a, b in zip(held, given, strict=True))
+        if not any(changed):
             return array
         layers = {name: array.dask.layers[name] for name in between}
         dependencies = {name: array.dask.dependencies[name] for name in between}
@@ -627,7 +640,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             with _users_callbacks(self):
                 result = original(self, *args, **kwargs)
             if original.__name__ == "setup":
-                current.let_go_of_data(self, result)
+                current.let_go_of_data(self)
             return result
         if known is None:
             known = _sessions[self] = new_session.get()()

@@ -151,11 +151,11 @@ def _are_for_blas(a: Any, b: Any) -> bool:
 def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskArray) -> DaskArray:
     """Reduce each block to one number by `function`, and add the numbers in a tree."""
     axes = tuple(range(arrays[0].ndim))
-    token = tokenize(function.__name__, [array.name for array in arrays])
+    together = _blocks_together(arrays[0])
+    token = tokenize(function.__name__, [array.name for array in arrays], together)
     name = f"add-{token}"
     graph: dict[Any, Any] = {}
     level = 0
-    together = _blocks_together(arrays[0])
     if together:
         keys: list[Any] = []
         for indices in together:

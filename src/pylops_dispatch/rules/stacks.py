@@ -27,6 +27,7 @@ from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.placing import client_in_use
+from pylops_dispatch.programs import Setting
 from pylops_dispatch.rules.running import COMBINATIONS
 from pylops_dispatch.rules.table import RULES
 
@@ -251,13 +252,16 @@ def _blocks_of(items: Sequence[tuple[Any, Any]], token: str) -> DaskArray:
     What is in this process is given itself: another key for it would be a task in each step.
     """
     name = f"operators-{token}"
+    kind = DataNode if client_in_use() is None else Setting
     graph: dict[Any, Any] = {}
     sources = []
     for number, (item, key) in enumerate(items):
         place = (name, number)
         lazy = isinstance(item, (Delayed, DaskArray))
-        node = item.dask.get(key) if lazy else DataNode(place, item)
-        if type(node) is DataNode or isinstance(node, np.ndarray):
+        node = item.dask.get(key) if lazy else kind(place, item)
+        if isinstance(node, Setting):
+            graph[place] = node
+        elif type(node) is DataNode or isinstance(node, np.ndarray):
             graph[place] = DataNode(place, getattr(node, "value", node))
         else:
             graph[place] = Alias(place, key)
