@@ -5,7 +5,6 @@ import os
 import sys
 from typing import ClassVar
 
-
 import dask
 import dask.array as da
 import distributed
