@@ -582,18 +582,27 @@ def outputs(entry):
     return results
 
 
+def varies_by_itself(entry, number):
+    """Whether NumPy rounds by where arrays lie, as 2.0 does in complex products."""
+    with disabled():
+        runs = [outputs(entry) for _ in range(50)]  # all are kept, for the next to lie elsewhere
+    return len({run[number].tobytes() for run in runs}) > 1
+
+
 @pytest.mark.parametrize("entry", CATALOGUE, ids=case_id)
 def test_numpy_results_are_bit_identical(entry):
     with disabled():
         expected = outputs(entry)
     result = outputs(entry)
     assert len(result) == len(expected)
-    for one, other in zip(result, expected, strict=True):
+    for number, (one, other) in enumerate(zip(result, expected, strict=True)):
         assert type(one) is np.ndarray
         if "multithread" in entry.id:  # PyLops adds in the order of its threads
             assert_close(one, other)
-        else:
+        elif one.tobytes() == other.tobytes() or not varies_by_itself(entry, number):
             assert_bitwise(one, other)
+        else:
+            assert_close(one, other, rtol=1e-14)
 
 
 @pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr", "fista", "ista"])

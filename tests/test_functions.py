@@ -254,6 +254,36 @@ def test_accumulate_takes_all_its_keywords(ufunc, dtype, chunks, axis, wanted):
     assert_as_numpy_or_refused(call, (x,), (box(x, chunks),))
 
 
+@pytest.mark.parametrize("wanted", [None, "float32", "int8", "bool", "complex128"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axis", [None, 0, -1])
+@pytest.mark.parametrize(
+    "function", [np.cumsum, np.cumprod, np.nancumsum, np.nancumprod], ids=lambda f: f.__name__
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_accumulations_are_in_the_dtype_that_is_wanted(function, axis, dtype, wanted):
+    x = numbers(SHAPE, dtype)
+    assert_as_numpy(lambda a: function(a, axis, wanted), (x,), (box(x),))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"keepdims": True}, {"method": "lower"}], ids=str)
+@pytest.mark.parametrize("q", [0, 0.3, [0.1, 1], [[0.1, 0.2], [0.3, 0.4]]], ids=str)
+@pytest.mark.parametrize("axis", [None, 0, -1, (0, 1)])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int8"])
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
+def test_quantiles_of_numbers_are_of_numpys_shape_and_dtype(dtype, axis, q, chosen):
+    x = numbers(SHAPE, dtype)
+    if x.dtype.kind == "f":
+        x[0, 0] = x[:, 1] = np.nan
+    call = lambda a: np.nanquantile(a, q, axis, **chosen)  # noqa: E731
+    assert_as_numpy(call, (x,), (box(x, -1),))
+    if axis is not None:
+        assert_as_numpy(call, (x,), (box(x),))
+        return
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="an axis"):
+        call(box(x))
+
+
 @pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.maximum], ids=lambda u: u.__name__)
 @pytest.mark.parametrize("keywords", [{}, {"dtype": complex}, {"casting": "no", "dtype": int}])
 def test_outer_takes_all_its_keywords(ufunc, keywords):
@@ -324,6 +354,19 @@ PADDINGS = {
 }  # fmt: skip
 
 
+def pairs_of(width):
+    """The same widths in a form that every NumPy takes."""
+    if not isinstance(width, dict):
+        return width
+    return [np.broadcast_to(width.get(axis, 0), 2) for axis in range(2)]
+
+
+try:
+    TAKES_DICTS = np.pad(np.ones(1), {0: 1}).size == 3
+except TypeError:  # before NumPy 2.2, where lazy arrays take them all the same
+    TAKES_DICTS = False
+
+
 @pytest.mark.parametrize("mode", PADDINGS)
 @given(data=st.data(), chunks=chunks_for(SHAPE), dtype=st.sampled_from([*DTYPES, ">i4", ">f8"]))
 @settings(max_examples=40)
@@ -334,7 +377,9 @@ def test_pad_is_that_of_numpy(mode, data, chunks, dtype):
     if PADDINGS[mode] is not None and data.draw(st.booleans()):
         keyword, values = PADDINGS[mode]
         keywords[keyword] = data.draw(st.sampled_from(values))
-    assert_as_numpy(lambda a: np.pad(a, width, mode, **keywords), (x,), (box(x, chunks),))
+    call = lambda a, width: np.pad(a, width, mode, **keywords)  # noqa: E731
+    known = width if TAKES_DICTS else pairs_of(width)
+    assert_as_numpy(call, (x, known), (box(x, chunks), width))
 
 
 @pytest.mark.parametrize("mode", PADDINGS)

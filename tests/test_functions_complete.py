@@ -265,6 +265,7 @@ np.geomspace(abs(v) + 1, 10, 3)
 np.histogram_bin_edges(v)
 np.histogramdd(x, bins=2, range=((-2, 2),) * 3)
 np.identity(3, like=x)
+np.in1d(i, j)
 np.interp(v, r, r)
 np.intersect1d(i, j)
 np.is_busday(x)
@@ -411,7 +412,16 @@ def of_strings(function):
     return function.__module__ in ("numpy.strings", "numpy.char")
 
 
-FUNCTIONS = get_overridable_numpy_array_functions()
+def takes_like(function):
+    """Whether NumPy hands it on for `like`, by which 2.0 does not list what is written in C."""
+    return callable(function) and "like=None" in (getattr(function, "__doc__", None) or "")
+
+
+FUNCTIONS = get_overridable_numpy_array_functions() | set(filter(takes_like, vars(np).values()))
+# older NumPy makes arrays of what these are given, which is refused by the name of that
+LATER = {np.polynomial.polynomial.polyval2d, np.polynomial.polynomial.polygrid2d} - FUNCTIONS
+if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+    assert not LATER
 STRING_FUNCTIONS = sorted(filter(of_strings, FUNCTIONS), key=qualified)
 UFUNCS = sorted(get_overridable_numpy_ufuncs(), key=lambda ufunc: ufunc.__name__)
 
@@ -420,7 +430,8 @@ UFUNCS = sorted(get_overridable_numpy_ufuncs(), key=lambda ufunc: ufunc.__name__
 
 
 def test_every_function_is_in_exactly_one_table():
-    listed = [qualified(function_of(call)) for call in calls(LAZY + SHIM + REFUSED)]
+    tables = [function_of(call) for call in calls(LAZY + SHIM + REFUSED)]
+    listed = [qualified(function) for function in tables if function not in LATER]
     listed += [qualified(function) for function in STRING_FUNCTIONS]
     assert sorted(listed) == sorted(set(listed))
     assert sorted(set(listed)) == sorted({qualified(function) for function in FUNCTIONS})
@@ -486,7 +497,7 @@ def test_function_has_the_dtype_of_numpy(call, dtype):
     given = of_dtype(dtype, call)
     try:
         expected = run(call, {name: array.copy() for name, array in given.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         expected = error
     with forbid_executions():
         lazy = {n: DispatchArray(to_dask(a, random_chunks(a.shape, 1))) for n, a in given.items()}
@@ -494,7 +505,7 @@ def test_function_has_the_dtype_of_numpy(call, dtype):
             result = run(call, lazy)
         except NotDispatchedError:
             return
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             result = error
     if isinstance(expected, Exception):
         assert isinstance(result, (Exception, DispatchArray))
@@ -509,7 +520,7 @@ def test_function_is_refused_by_name_and_with_advice(call):
     with forbid_executions(), pytest.raises(NotDispatchedError) as error:
         run(call, boxes())
     message = str(error.value)
-    assert function_of(call).__name__ in message
+    assert ("asarray" if function_of(call) in LATER else function_of(call).__name__) in message
     assert len(message.partition(" was called on a lazy dask array by ")[2]) > 40
 
 

@@ -1,6 +1,7 @@
 """Every operator of the catalogue on dask arrays, against NumPy."""
 
 import contextlib
+import contextvars
 import copy
 import pickle
 import warnings
@@ -724,6 +725,7 @@ def test_blocks_worked_on_in_small_tiles(entry, direction, monkeypatch):
 def test_blocks_that_are_read_by_their_neighbours(entry, direction, monkeypatch):
     # as in the steps of a solver, where dask runs in this process
     monkeypatch.setattr("pylops_dispatch.blocks.runs_here_at_once", lambda: True)
+    monkeypatch.setattr("pylops_dispatch.blocks.session", contextvars.ContextVar("s", default=1))
     x0, expected = numpy_result(entry, direction, True)
     with build(entry, as_dask_coefficient) as op:
         x = to_dask(x0, random_chunks(x0.shape, 4, parts=3))

@@ -98,7 +98,7 @@ def test_lazy_data_are_let_go_once_the_solver_is_set_up(workers, monkeypatch, so
     values, held = Session.values, []
 
     def noting(self, scalars):
-        found = values(self, scalars)
+        found = values(self, scalars)  # first: until then the scheduler may not have the graph
         if found:
             vectors_in_memory(workers)
             held.append(workers.run_on_scheduler(blocks_in_memory, name=data.name))

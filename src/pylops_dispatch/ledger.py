@@ -266,6 +266,8 @@ def _record(kind: Kind, count: Callable[[], int], run: Callable[[], Any]) -> Any
 def _size(results: Any) -> int:
     if isinstance(results, (list, tuple)):
         return sum(_size(result) for result in results)
+    if results is None:  # what a task gives that writes a block of a store
+        return 0
     if hasattr(results, "add_done_callback"):  # a future: its value is elsewhere
         return 0
     size = getattr(results, "nbytes", None)

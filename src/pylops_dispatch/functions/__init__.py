@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, is_dask
+from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.functions import (
     axes,
     contractions,
@@ -41,7 +41,10 @@ _MODULES = (
 )  # fmt: skip
 
 # NumPy writes their results into any dtype
-_CAST_UNSAFELY = (np.cumsum, np.cumprod, np.trace, np.compress)
+_CAST_UNSAFELY = (np.trace, np.compress)
+
+# NumPy works in the dtype it is given; older dask only says that its result is of it
+_ACCUMULATIONS = (np.cumsum, np.cumprod, np.nancumsum, np.nancumprod)
 
 # they move elements about, and have no out
 _OF_THE_SAME_DTYPE = (np.fft.fftshift, np.fft.ifftshift, np.repeat, np.delete, np.insert)
@@ -55,6 +58,8 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     shim = SHIMS.get(func)
     if shim is not None:
         return shim(*args, **kwargs)
+    if func in _ACCUMULATIONS:
+        return _accumulated(func, name, *args, **kwargs)
     out = kwargs.pop("out", None)
     result = _lazily(func, name, to_dask(args), to_dask(kwargs))
     wrapped = from_dask(result, name)
@@ -64,6 +69,17 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         given = (args[0] if args else kwargs["a"]).dtype
         wrapped = wrapped.astype(func(np.ones(1, given), *args[1:], **kwargs).dtype)
     return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
+
+
+def _accumulated(
+    func: Any, name: str, a: Any, axis: Any = None, dtype: Any = None, out: Any = None
+) -> Any:
+    """Add up, or multiply, in a dtype: its values first, then sums that dask widens."""
+    given = as_box(a) if dtype is None else as_box(a).astype(dtype)
+    wrapped = from_dask(_lazily(func, name, (to_dask(given),), {"axis": axis}), name)
+    if dtype is not None:
+        wrapped = wrapped.astype(dtype)
+    return written(out, wrapped, name, "unsafe")
 
 
 def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:

@@ -144,13 +144,23 @@ def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:
 def _without_nan(func: Any) -> None:
     @implements(func)
     def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
-        box = as_box(a)
-        dtype = func(np.ones(1, box.dtype), q).dtype
+        array = as_box(a).dask()
+        settings = {k: v for k, v in kwargs.items() if k == "method"}
+        dtype = func(np.ones(1, array.dtype), q, **settings).dtype
+        if axis is None:  # older dask fails on it
+            if array.npartitions > 1:
+                raise not_dispatched(f"numpy.{func.__name__} of blocks", "Give it an axis.")
+            axis = tuple(range(array.ndim))
+        flat = q if np.ndim(q) == 0 else np.ravel(q)  # older dask makes one axis of it
         try:  # dask takes any q for an array, which would be doubles
-            found = getattr(da, func.__name__)(box.dask(), q, axis=axis, **kwargs)
+            found = getattr(da, func.__name__)(array, flat, axis=axis, **kwargs)
         except NotImplementedError as error:
             raise not_dispatched(f"numpy.{func.__name__}", str(error)) from error
-        return DispatchArray(found.astype(dtype))
+        # dask may say of its blocks what they are not
+        found = found.map_blocks(functools.partial(np.asarray, dtype=dtype), dtype=dtype)
+        return DispatchArray(
+            found if np.ndim(q) < 2 else found.reshape(*np.shape(q), *found.shape[1:])
+        )
 
 
 @implements(np.histogram)

@@ -96,8 +96,11 @@ def _clip(
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     low, high = (None if bound is np._NoValue else bound for bound in (low, high))
     a = as_box(a)
-    if a.dtype.kind in "iu":  # a Python integer need not be one of the dtype
-        limits = np.iinfo(a.dtype)
+    if a.dtype.kind in "iu":  # a Python integer need not be one of the dtype, from NumPy 2.1 on
+        limits, nothing = np.iinfo(a.dtype), np.empty(0, a.dtype)
+        for pair in ((low, None), (None, high)):
+            if any(type(bound) is int for bound in pair):
+                np.clip(nothing, *pair)  # raises where this NumPy does
         low = None if type(low) is int and low <= limits.min else low
         high = None if type(high) is int and high >= limits.max else high
     result = a if low is None else np.maximum(a, low)
