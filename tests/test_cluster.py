@@ -41,6 +41,13 @@ class Recorded(distributed.LocalCluster):
         super().__init__(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None)
 
 
+class Never(distributed.LocalCluster):
+    """Stands for a cluster that must not be started."""
+
+    def __init__(self, **options):
+        raise AssertionError(options)
+
+
 # ---- on this machine -----------------------------------------------------------------------
 
 
@@ -267,7 +274,7 @@ def test_jobs_are_for_batch_queues():
     ],
 )
 def test_an_unknown_option_is_named_before_anything_starts(monkeypatch, option, instead):
-    monkeypatch.setattr(distributed.LocalCluster, "__init__", None)
+    monkeypatch.setattr(distributed, "LocalCluster", Never)
     with pytest.raises(ValueError, match=instead), client("local", **{option: 2}):
         pass
 
