@@ -50,7 +50,7 @@ def engines(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run the examples."""
+    """Run the demo and the post-stack inversion."""
     session.install("-e", ".[demo]")
     session.run("python", "examples/demo.py", *session.posargs)
     session.run("python", "examples/poststack.py")

@@ -2,6 +2,7 @@
 
 import inspect
 
+import dask.array as da
 import numpy as np
 import pylops
 import pylops.avo
@@ -95,3 +96,63 @@ def test_the_table_can_be_extended():
         assert any("Doubled" in name for name in pylops_dispatch.capabilities())
     finally:
         del pylops_dispatch.rules.RULES[Doubled]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: pylops_dispatch.halo("one"), TypeError, "depth, .* integer, got 'one'"),
+        (lambda: pylops_dispatch.halo(-1), ValueError, "depth, .* at least 0, got -1"),
+        (lambda: pylops_dispatch.halo((1, 0.5)), TypeError, "depth, .* integer, got 0.5"),
+        (lambda: pylops_dispatch.whole_axis("time"), TypeError, "axes must be integers.*'time'"),
+        (lambda: pylops_dispatch.alone("diag"), TypeError, "coefficients must be a tuple"),
+        (lambda: pylops_dispatch.whole(" "), ValueError, "needs a reason"),
+        (lambda: pylops_dispatch.parallel_sum(model="row"), ValueError, "both model and data"),
+        (lambda: pylops_dispatch.parallel_sum(model=2, data="row"), TypeError, "model must be"),
+        (lambda: pylops_dispatch.parallel_sum(model="a a", data="a"), ValueError, "'a a' need"),
+        (
+            lambda: pylops_dispatch.parallel_sum(
+                model="column", data="row", coefficients={"A": "row colum"}
+            ),
+            ValueError,
+            "'colum': no axis of the model",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_told_when_it_is_made(make, error, said):
+    with pytest.raises(error, match=said):
+        make()
+
+
+class Doubles(pylops.LinearOperator):
+    """Runs along an axis, as far as its rule says."""
+
+    def __init__(self, dims):
+        super().__init__(dtype=np.dtype(float), dims=dims, dimsd=dims)
+
+    def _matvec(self, x):
+        return 2 * x
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize(("axes", "whole"), [(0, (0,)), (-1, (2,)), ((0, -1), (0, 2))])
+def test_axes_are_given_by_number(axes, whole):
+    pylops_dispatch.register_rule(Doubles, pylops_dispatch.whole_axis(axes))
+    try:
+        x = da.ones((8, 6, 4), chunks=2)
+        op = Doubles(x.shape)
+        said = str(pylops_dispatch.capability(op))
+        assert f"{', '.join(map(str, whole))} in one block" in said
+        np.testing.assert_array_equal((op @ x).compute(), np.full(x.shape, 2.0))
+    finally:
+        del pylops_dispatch.rules.RULES[Doubles]
+
+
+def test_a_halo_for_other_axes_says_what_to_give():
+    pylops_dispatch.register_rule(Doubles, pylops_dispatch.halo((1, 0)))
+    try:
+        with pytest.raises(ValueError, match=r"halo for 2 axes.*dims \(8, 6, 4\)"):
+            Doubles((8, 6, 4)) @ da.ones((8, 6, 4), chunks=2)
+    finally:
+        del pylops_dispatch.rules.RULES[Doubles]

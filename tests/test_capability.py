@@ -60,7 +60,10 @@ def test_a_class_without_a_rule():
 
 
 def test_in_a_notebook():
-    html = pylops_dispatch.capability(pylops.VStack([pylops.Identity(3)] * 2))._repr_html_()
+    found = pylops_dispatch.capability(pylops.VStack([pylops.Identity(3)] * 2))
+    assert repr(found) == str(found)
+    html = found._repr_html_()
+    assert "white-space:pre'>  Identity" in html  # what is within another stays indented
     assert html.count("<tr>") == 2
 
 

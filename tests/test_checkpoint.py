@@ -453,10 +453,36 @@ def test_errors_say_what_is_wrong(tmp_path):
         pylops_dispatch.resume(tmp_path / "run", other)
     with pytest.raises(ValueError, match="at least 1"):
         pylops_dispatch.checkpoint(tmp_path, every=0)
+    with pytest.raises(TypeError, match="every must be an integer"):
+        pylops_dispatch.checkpoint(tmp_path, every="second")
+    with pytest.raises(TypeError, match=r"resume\(store, solver\)"):
+        pylops_dispatch.resume(solver, tmp_path / "run")
     irls = IRLS(op)
     irls.callbacks = [pylops_dispatch.checkpoint(tmp_path / "irls", every=1)]
     with pytest.raises(TypeError, match="IRLS"):
         irls.solve(y, nouter=2, kind="data")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.txt/run.zarr"])
+def test_a_file_in_the_way_is_told_before_anything_runs(tmp_path, name):
+    (tmp_path / "notes.txt").write_text("of somebody else")
+    for store in (tmp_path / name, str(tmp_path / name)):
+        with pytest.raises(FileExistsError, match=r"notes.txt' is a file: give another path"):
+            pylops_dispatch.checkpoint(store)
+        with pytest.raises(FileExistsError, match=r"notes.txt' is a file"):
+            pylops_dispatch.resume(store, CGLS(stacked()))
+
+
+@pytest.mark.parametrize("store", [3, None])
+def test_what_is_no_store_is_told_before_anything_runs(store):
+    with pytest.raises(TypeError, match="store must be a path or a store of zarr"):
+        pylops_dispatch.checkpoint(store)
+
+
+def test_what_only_zarr_can_judge_is_left_to_it(tmp_path):
+    pylops_dispatch.checkpoint("memory://anything")
+    (tmp_path / "run.zip").write_bytes(b"")
+    pylops_dispatch.checkpoint(tmp_path / "run.zip")
 
 
 def test_without_zarr_the_error_says_what_to_install(monkeypatch, tmp_path):

@@ -42,6 +42,13 @@ class Recorded(distributed.LocalCluster):
         super().__init__(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None)
 
 
+class Never(distributed.LocalCluster):
+    """Stands for a cluster that must not be started."""
+
+    def __init__(self, **options):
+        raise AssertionError(options)
+
+
 # ---- on this machine -----------------------------------------------------------------------
 
 
@@ -248,8 +255,35 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch, kind, modu
 
 
 def test_jobs_are_for_batch_queues():
-    with pytest.raises(ValueError, match="takes no options, got jobs"), client("local", jobs=2):
+    with pytest.raises(ValueError, match=r"batch queue.*takes n_workers"), client("local", jobs=2):
         pass
+    with pytest.raises(ValueError, match=r"batch queue.*takes hosts"), client("ssh", jobs=2):
+        pass
+    with pytest.raises(TypeError, match="jobs must be an integer"), client("slurm", jobs="two"):
+        pass
+    with pytest.raises(ValueError, match="jobs must be at least 0"), client("slurm", jobs=-1):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("nworkers", "use n_workers"),
+        ("cores", "use n_workers and threads_per_worker"),
+        ("memory", "use memory_limit"),
+        ("queue_of_jobs", "has no option 'queue_of_jobs'$"),
+    ],
+)
+def test_an_unknown_option_is_named_before_anything_starts(monkeypatch, option, instead):
+    monkeypatch.setattr(distributed, "LocalCluster", Never)
+    with pytest.raises(ValueError, match=instead), client("local", **{option: 2}):
+        pass
+
+
+def test_options_of_workers_are_known():
+    options = {"memory_limit": "1 GB", "lifetime": "1 hour", "death_timeout": 60}
+    with client("local", processes=False, n_workers=1, threads_per_worker=1, **options) as c:
+        assert c.submit(sum, [1, 2]).result() == 3
 
 
 def test_numpy_arrays_need_no_cluster(running):

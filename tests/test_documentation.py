@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 from functools import reduce
 from pathlib import Path
 
+import dask
+import dask.array as da
 import pylops
 import pytest
 
@@ -54,3 +57,106 @@ def test_names_of_pylops_and_of_this_package_exist(page):
         owner, *rest = name.split(".")
         module = {"pylops": pylops, "pylops_dispatch": pylops_dispatch}[owner]
         assert reduce(getattr, rest, module) is not None, name
+
+
+# ---- what pages tell users to write runs ---------------------------------------------------
+
+
+def code(page):
+    """The blocks of Python of a page."""
+    text = (ROOT / page).read_text()
+    if page.endswith(".md"):
+        return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", text)
+    return [textwrap.dedent(block) for block in found]
+
+
+def run(block, **names):
+    """Run a block of code, with fewer steps than it has, in what it is given."""
+    exec(block.replace("niter=200", "niter=25"), names)
+    return names
+
+
+@pytest.fixture
+def problem():
+    """What blocks take for given: an operator and data."""
+    op = pylops.Identity((12, 10)) + pylops.Laplacian((12, 10))
+    return {"Op": op, "y": op @ da.ones(op.dims, chunks=5)}
+
+
+NAMES = {"da": da, "dask": dask, "pylops": pylops, "pylops_dispatch": pylops_dispatch}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.rst"])
+def test_the_first_example_runs(page, capsys):
+    run(code(page)[0])
+    assert capsys.readouterr().out == f"[{' '.join(['1.'] * 10)}]\n"
+
+
+def test_the_long_solve_runs_and_goes_on(problem, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("matplotlib").use("agg")
+    names = run(code("docs/index.rst")[1], **NAMES, **problem)
+    assert "executions" in capsys.readouterr().out
+    solver = pylops.optimization.cls_basic.CGLS(problem["Op"])
+    solver.setup(problem["y"].ravel(), niter=25)
+    again = solver.run(pylops_dispatch.resume("run.zarr", solver))
+    assert da.allclose(again, names["x"]).compute()
+
+
+def test_the_five_minutes_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dims = (90, 4, 6)
+    da.random.default_rng(1).random(dims, chunks=(90, 2, 3)).to_zarr("data.zarr")
+    (block,) = code("docs/start.rst")
+    assert block.count("(400, 300, 500)") == 2
+    run(block.replace("(400, 300, 500)", str(dims)).replace("niter=20", "niter=2"))
+    assert da.from_zarr("model.zarr").shape == dims
+
+
+def test_the_code_on_clusters_runs(problem, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dask.config, "config", dict(dask.config.config))
+    solve, planning, setting = code("docs/clusters.rst")
+    run(planning, **NAMES, **problem)
+    assert "tasks" in capsys.readouterr().out
+    asked = '"slurm", jobs=8, cores=16, memory="64GB"'
+    here = "processes=False, n_workers=1, threads_per_worker=1"
+    assert asked in solve
+    run(solve.replace(asked, here), **NAMES, **problem)
+    assert da.from_zarr("x.zarr").shape == problem["Op"].dims
+    assert "lineage-steps" in setting
+
+
+def test_the_operator_that_is_given_a_rule_keeps_it():
+    (block,) = code("docs/rules.rst")
+    cls = run(block)["Blur"]
+    try:
+        pylops_dispatch.testing.check_operator(cls((12, 10)))
+        assert "halo: 1 sample" in str(pylops_dispatch.capability(cls((12, 10))))
+    finally:
+        del pylops_dispatch.rules.RULES[cls]
+
+
+OF_PYLOPS_MPI = """
+    MPIBlockDiag MPIFFT2D MPIFFTND MPIFirstDerivative MPIFredholm1 MPIGradient MPIHStack MPIHalo
+    MPIL2 MPIL21 MPILaplacian MPILinearOperator MPIMDC MPIMatrixMult MPINonStationaryConvolve1D
+    MPIProxOperator MPISecondDerivative MPIStackedBlockDiag MPIStackedLinearOperator
+    MPIStackedVStack MPIVStack ADMML2 PrimalDual ProximalGradient cg cgls ista fista
+    power_iteration asmpilinearoperator dottest DistributedArray StackedDistributedArray Partition
+    local_split subcomm_split plot_distributed_array plot_local_arrays benchmark
+"""
+OF_PYLOPS_DISTRIBUTED = """
+    MatrixMult Identity Diagonal Transpose Roll Restriction Spread VStack HStack BlockDiag Block
+    FirstDerivative SecondDerivative Laplacian Smoothing1D FFT FFT2D Convolve1D Fredholm1 MDC MDD
+    Marchenko Demigration LSM cg cgls dottest
+"""
+
+
+@pytest.mark.parametrize(
+    "names", [OF_PYLOPS_MPI, OF_PYLOPS_DISTRIBUTED], ids=["mpi", "distributed"]
+)
+def test_who_comes_from_another_package_finds_every_name(names):
+    page = (ROOT / "docs/migrating.rst").read_text()
+    there = page.split("From pylops-mpi\n---")[names is OF_PYLOPS_MPI]
+    assert set(names.split()) <= set(re.findall(r"\w+", there))

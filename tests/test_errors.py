@@ -913,3 +913,9 @@ def test_an_error_names_the_operator_within_others(around):
     (note,) = caught.value.__notes__
     assert "Broken._" in note
     assert " on a block of shape (" in note
+
+
+@pytest.mark.parametrize("name", ["implicit_compute", "whole_array", "numpy_vectors"])
+def test_a_wrong_policy_is_named_as_it_is_given(name):
+    with pytest.raises(ValueError, match=f"{name} must be 'raise', 'warn' or 'allow', got 'no'"):
+        set_policy(**{name: "no"})

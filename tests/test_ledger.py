@@ -219,6 +219,7 @@ def test_as_text_and_as_html():
             Execution("<module> (b.py:2)", "compute", 3, 16, 0, 0.5),
         ]
     )
+    assert repr(log) == str(log)
     head, first, second, total = str(log).splitlines()
     assert head.split() == ["asked", "by", "kind", "tasks", "brought", "kept", "seconds"]
     assert first.split()[:5] == ["CGLS.step", "1", "(a.py:1)", "persist", "12"]

@@ -211,6 +211,7 @@ def test_text_html_and_fields():
     planned = plan(OPERATORS["halo"](), in_memory())
     assert isinstance(planned, Plan)
     text = str(planned)
+    assert repr(planned) == text
     assert "FirstDerivative" in text
     assert "64 x 48 x 16, 4 chunks, 384.00 kiB" in text
     assert "36.00 kiB halo" in text
@@ -315,10 +316,51 @@ def test_chunks_of_the_data():
     assert tuple(sum(axis) for axis in chunks) == (40, 48)
 
 
-@pytest.mark.parametrize("given", [{"dims": (3, 4)}, {"target_bytes": 0}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dims": (3, 4)},
+        {"dims": (3, -4, 5)},
+        {"dims": ("a", 4, 5)},
+        {"dims": 7},
+        {"dims": np.ones((3, 4, 5))},
+        {"target_bytes": 0},
+        {"target_bytes": None},
+        {"blocks": 0},
+        {"blocks": 2.5},
+    ],
+    ids=repr,
+)
 def test_wrong_arguments(given):
-    with pytest.raises(ValueError, match=next(iter(given))):
+    with pytest.raises((TypeError, ValueError), match=next(iter(given))):
         suggest_chunks(pylops.FirstDerivative(DIMS), **given)
+
+
+def test_bytes_and_dims_in_other_words():
+    op = pylops.FirstDerivative(1 << 20)
+    assert suggest_chunks(op, target_bytes="1 MiB") == suggest_chunks(op, target_bytes=1 << 20)
+    assert suggest_chunks(op, 1 << 20) == suggest_chunks(op)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda op, x: plan(op), TypeError, r"plan\(Op, x\).*'x'"),
+        (lambda op, x: plan(op, x, niter=3), TypeError, r"plan\(Op, x\).*'niter'"),
+        (lambda op, x: plan(op, x, threads=0), ValueError, "threads must be at least 1"),
+        (lambda op, x: plan(op, x, threads="two"), TypeError, "threads must be an integer"),
+        (
+            lambda op, x: plan(CGLS(op), x),
+            TypeError,
+            r"CGLS: give what runs it, plan\(solver.solve",
+        ),
+        (lambda op, x: plan(CGLS, op, x), ValueError, "the method solve of a solver"),
+        (lambda op, x: plan(pylops.cgls, op, np.ones(op.shape[0])), ValueError, "dask data"),
+    ],
+)
+def test_what_cannot_be_planned_says_what_can(call, error, said):
+    with pytest.raises(error, match=said):
+        call(OPERATORS["tree"](), in_memory())
 
 
 def test_suggested_chunks_move_nothing_where_an_axis_is_free():
@@ -442,6 +484,8 @@ def test_what_a_step_moves_is_told():
 def test_a_plan_of_a_solver_can_be_read():
     planned = plan(pylops.cgls, OPERATORS["tree"](), in_memory(), niter=50)
     text = str(planned)
+    assert repr(planned) == text
+    assert "each step     1 execution, " in text
     assert "CGLS" in text
     assert "at most 50" in text
     assert f"{planned.tasks}" in text

@@ -1,5 +1,6 @@
 """What a step on a cluster holds, and how an interrupted one is undone without holding more."""
 
+import gc
 import inspect
 import itertools
 import sys
@@ -110,6 +111,27 @@ def test_lazy_data_are_let_go_once_the_solver_is_set_up(workers, monkeypatch, so
     assert set(held[3:]) == {0}
     assert_close(x.compute(), expected, rtol=1e-9)
     assert worked_out == [800] * 3
+
+
+def failing(block):
+    if block.size:
+        raise ZeroDivisionError("no weights")
+    return block
+
+
+@pytest.mark.parametrize("solve", FUNCTIONS)
+def test_nothing_stays_of_a_solve_that_failed_on_a_worker(workers, solve):
+    weights = da.ones(300, chunks=100).map_blocks(failing, dtype=float, meta=np.empty(0))
+    with pytest.raises(ZeroDivisionError, match="no weights"):
+        solve(pylops.Diagonal(weights), da.from_array(rand(300), chunks=100), niter=4)
+    del weights
+    for _ in range(200):
+        gc.collect()
+        left = workers.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        if not left:
+            break
+        time.sleep(0.02)
+    assert left == 0
 
 
 @pytest.mark.parametrize("solve", FUNCTIONS)

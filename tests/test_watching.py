@@ -264,3 +264,8 @@ def test_values_are_those_without_watching():
         result = pylops.lsqr(square(), y, niter=5)[0]
     np.testing.assert_array_equal(result, expected)
     assert not dask.is_dask_collection(result)
+
+
+def test_what_has_no_costs_cannot_be_plotted():
+    with pytest.raises(TypeError, match=r"the costs that a solver returned.*got int"):
+        pylops_dispatch.plot_convergence(3)

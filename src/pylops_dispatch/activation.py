@@ -78,7 +78,13 @@ _made: dict[Any, Any] = {}
 
 
 def is_enabled() -> bool:
-    """Whether PyLops runs on dask arrays now."""
+    """Whether PyLops runs on dask arrays now.
+
+    Returns
+    -------
+    bool
+        True after import, and false after :func:`disable`.
+    """
     return _enabled
 
 
@@ -170,6 +176,11 @@ def disabled() -> Iterator[None]:
     This is for the whole process: other threads have no dask arrays meanwhile, either. Blocks
     may be nested, and may overlap in several threads: the last that ends puts back what the
     first found.
+
+    Yields
+    ------
+    None
+        PyLops is as it was before the import.
     """
     global _pause
     with _lock:

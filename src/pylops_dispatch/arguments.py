@@ -63,5 +63,22 @@ def require_numpy(value: Any, name: str = "x") -> None:
     raise _not(value, name, "a NumPy array", advice)
 
 
+def require_count(value: Any, name: str, least: int = 1) -> int:
+    """Return a whole number of things, or raise for what is none.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
 def _not(value: Any, name: str, wanted: str, advice: str) -> TypeError:
     return TypeError(f"{name} must be {wanted}, and is of type {type(value).__name__}. {advice}")

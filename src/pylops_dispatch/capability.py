@@ -31,6 +31,8 @@ class Capability:
     def __str__(self) -> str:
         return text_of(list(self.rows))
 
+    __repr__ = __str__  # what a prompt shows
+
     def _repr_html_(self) -> str:
         return html_of(list(self.rows))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -17,6 +19,7 @@ from pylops.optimization.callback import Callbacks
 from pylops.optimization.cls_sparsity import IRLS
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.arguments import require_count
 from pylops_dispatch.array import DispatchArray, is_box, lift, lower_all, session, walk
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.steps import needed, steps_of
@@ -53,8 +56,12 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
     ------
     ImportError
         If zarr is not installed.
+    TypeError
+        If `store` is nothing that zarr can write to, or `every` no integer.
     ValueError
         If `every` is not positive.
+    FileExistsError
+        If a file is where the folder `store` is to be.
 
     See Also
     --------
@@ -78,9 +85,10 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
     >>> x = pylops_dispatch.resume("run.zarr", solver)  # doctest: +SKIP
     >>> x = solver.run(x, niter=10)
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    return _Checkpoint(_zarr(), store, every)
+    require_count(every, "every")
+    zarr = _zarr()
+    _require_store(zarr, store)
+    return _Checkpoint(zarr, store, every)
 
 
 def resume(store: Any, solver: Solver) -> Any:
@@ -108,12 +116,23 @@ def resume(store: Any, solver: Solver) -> Any:
     ------
     ImportError
         If zarr is not installed.
+    TypeError
+        If `store` is no store, or `solver` no solver.
+    FileExistsError
+        If `store` is a file, and not the folder that a store is.
     FileNotFoundError
         If the store has no complete checkpoint, with what each of them lacks.
     ValueError
         If the solver is not set up, or the checkpoint is one of another problem.
     """
-    found, reasons = _latest(_zarr(), store)
+    zarr = _zarr()
+    if isinstance(store, Solver) or not isinstance(solver, Solver):
+        raise TypeError(
+            "resume(store, solver) takes what checkpoint() was given, and a solver after setup, "
+            f"got {type(store).__name__} and {type(solver).__name__}"
+        )
+    _require_store(zarr, store)
+    found, reasons = _latest(zarr, store)
     if found is None:
         raise FileNotFoundError(f"there is no complete checkpoint in {store}: {'; '.join(reasons)}")
     group, state = found
@@ -150,6 +169,26 @@ def _zarr() -> Any:
             "checkpoints are written with zarr: pip install 'pylops-dispatch[storage]'"
         ) from error
     return zarr
+
+
+def _require_store(zarr: Any, store: Any) -> None:
+    """Raise for what zarr cannot write to, before a solve begins."""
+    if isinstance(store, (str, os.PathLike)):
+        if "://" in os.fspath(store) or "::" in os.fspath(store):
+            return
+        path = Path(store)
+        for each in (path, *path.parents):
+            # zarr keeps a whole store in a single file where it is an archive
+            if each.is_file() and not (each == path and path.suffix == ".zip"):
+                raise FileExistsError(
+                    f"the store {str(store)!r} is to be a folder, and {str(each)!r} is a file: "
+                    "give another path, such as 'run.zarr'"
+                )
+        return
+    if not isinstance(store, (dict, zarr.abc.store.Store, zarr.storage.StorePath)):
+        raise TypeError(
+            f"store must be a path or a store of zarr, and is of type {type(store).__name__}"
+        )
 
 
 def _problem(solver: Solver) -> tuple[str, tuple[int, ...]]:

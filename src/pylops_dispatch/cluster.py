@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
+
+from pylops_dispatch.arguments import require_count
 
 # classes of dask-jobqueue, by the names of the batch systems
 _QUEUES = {
@@ -42,7 +46,8 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
         queue. A client, a cluster object, or the address of a scheduler
         (``"tcp://host:8786"``) is taken as it is, and not stopped at the end.
     jobs : int, optional
-        Number of jobs to submit to a batch queue. Default 1.
+        Number of jobs to submit to a batch queue. Default 1; 0 for none yet, where
+        ``client.cluster.adapt`` asks for them.
     **options
         For ``distributed.LocalCluster``, ``distributed.SSHCluster``, the class of
         dask-jobqueue, or, with an address, ``distributed.Client``. ``security`` is for the
@@ -57,7 +62,8 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
     Raises
     ------
     ValueError
-        If `kind` is none of these, or options are given for what is running.
+        If `kind` is none of these, options are given for what is running, or a local cluster has
+        no such option.
     ImportError
         If a package is missing, with what to install.
     RuntimeError
@@ -126,18 +132,20 @@ def _memory_of_workers() -> Iterator[None]:
 def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
     if kind not in KINDS:
         raise ValueError(_unknown(kind))
-    if kind not in _QUEUES:
-        _refuse({}, jobs, f"kind={kind!r}")
+    if kind not in _QUEUES and jobs is not None:
+        instead = "n_workers=..." if kind == "local" else "hosts=[...]"
+        raise ValueError(f"jobs are those of a batch queue; kind={kind!r} takes {instead}")
     if kind == "local":
         return _local(options)
     if kind == "ssh":
         return _ssh(options)
-    return _queue(kind, 1 if jobs is None else jobs, options)
+    return _queue(kind, 1 if jobs is None else require_count(jobs, "jobs", 0), options)
 
 
 def _local(options: dict[str, Any]) -> Any:
     import distributed
 
+    _require_known(options)
     given = {k: v for k, v in options.items() if v is not None or k not in _ADDRESSES}
     scheduler = given.pop("scheduler_kwargs", None) or {}
     scheduler = {k: v for k, v in scheduler.items() if v is not None or k not in _ADDRESSES}
@@ -166,6 +174,28 @@ def _check_imported_main() -> None:
         raise RuntimeError(
             "a worker imports the script that started it, which would start workers again: put "
             'what the script does under `if __name__ == "__main__":`, or use processes=False'
+        )
+
+
+_OF_JOBS = {"cores": "n_workers and threads_per_worker", "memory": "memory_limit"}
+
+
+def _require_known(options: dict[str, Any]) -> None:
+    """Raise for what neither a local cluster nor its workers take, before any is started."""
+    import distributed
+
+    worker = options.get("worker_class") or distributed.Worker
+    if not isinstance(worker, type):
+        return  # a name that workers import
+    known: set[str] = set()
+    for top in (distributed.LocalCluster, distributed.Nanny, worker):
+        for cls in top.__mro__:
+            known.update(inspect.signature(vars(cls).get("__init__", object)).parameters)
+    for name in sorted(options.keys() - (known - {"self", "args", "kwargs"})):
+        close = difflib.get_close_matches(name, known, 1)
+        instead = _OF_JOBS.get(name) or (close[0] if close else "")
+        raise ValueError(
+            f"kind='local' has no option {name!r}" + (f": use {instead}" if instead else "")
         )
 
 

@@ -91,6 +91,8 @@ class Ledger:
             for row in rows
         )
 
+    __repr__ = __str__  # what a prompt shows
+
     def _repr_html_(self) -> str:
         head, *rows = (
             "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)

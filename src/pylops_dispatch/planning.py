@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import dask
 from dask.array.core import Array as DaskArray
 from dask.utils import format_bytes
 
@@ -54,6 +53,8 @@ class Plan:
         Operators that run in one task on the whole vector, and why.
     advice : tuple of str
         What to do about it.
+    result : dask.array.Array
+        Of the same graph, for :meth:`visualize`; its blocks hold no data.
     """
 
     operator: str
@@ -77,7 +78,13 @@ class Plan:
         return sum(self.moved.values())
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the plan as names and values to be read."""
+        """Return the plan as names and values to be read.
+
+        Returns
+        -------
+        list of tuple of str
+            A name and a value for each line.
+        """
         return [
             ("operator", self.operator + (", adjoint" if self.adjoint else "")),
             ("input", _described(self.input_chunks, self.input_bytes)),
@@ -93,11 +100,24 @@ class Plan:
     def __str__(self) -> str:
         return text_of(self.rows())
 
+    __repr__ = __str__  # what a prompt shows
+
     def _repr_html_(self) -> str:
         return html_of(self.rows())
 
     def visualize(self, **kwargs: Any) -> Any:
-        """Draw the graph: dask's own ``visualize``, which needs graphviz."""
+        """Draw the graph as dask optimises it, which needs graphviz.
+
+        Parameters
+        ----------
+        **kwargs
+            For dask's own ``visualize``.
+
+        Returns
+        -------
+        IPython.display.Image or None
+            What dask gives: a picture in a notebook, and a file.
+        """
         return self.result.visualize(**{"optimize_graph": True, **kwargs})
 
 
@@ -110,7 +130,7 @@ def text_of(rows: list[tuple[str, str]]) -> str:
 def html_of(rows: list[tuple[str, str]]) -> str:
     """Return the rows of a plan as a table for a notebook."""
     found = (
-        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+        f"<tr><th style='text-align:left;white-space:pre'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
         for name, value in rows
     )
@@ -133,7 +153,7 @@ def _described(chunks: Chunks, n_bytes: int) -> str:
     return f"{shape}, {math.prod(len(axis) for axis in chunks)} chunks, {format_bytes(n_bytes)}"
 
 
-def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | None = None) -> Plan:
+def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1) -> Plan:
     """Say what applying an operator to an array will do, without doing it.
 
     Parameters
@@ -146,7 +166,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     adjoint : bool, optional
         Whether ``Op.H @ x`` is meant.
     threads : int, optional
-        That work at a time. Default one for each core.
+        That work at a time. Default 1.
 
     Returns
     -------
@@ -163,7 +183,6 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int | N
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)
-    threads = threads or dask.system.CPU_COUNT
     moved = graph.moved({held.name})
     peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 
-from pylops_dispatch.arguments import require_operator
+from pylops_dispatch.arguments import require_count, require_operator
 from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.optimisation import straight_tasks
@@ -102,7 +103,13 @@ class SolverPlan:
         return found + max((self.count or 0) - len(self.steps), 0) * self.step.tasks
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the plan as names and values to be read."""
+        """Return the plan as names and values to be read.
+
+        Returns
+        -------
+        list of tuple of str
+            A name and a value for each line.
+        """
         return [
             ("solver", self.solver),
             ("setup", _described(self.setup)),
@@ -116,12 +123,15 @@ class SolverPlan:
     def __str__(self) -> str:
         return text_of(self.rows())
 
+    __repr__ = __str__  # what a prompt shows
+
     def _repr_html_(self) -> str:
         return html_of(self.rows())
 
 
 def _described(stage: Stage) -> str:
-    found = f"{stage.executions} executions, {stage.tasks} tasks"
+    noun = "execution" if stage.executions == 1 else "executions"
+    found = f"{stage.executions} {noun}, {stage.tasks} tasks"
     return f"{found}, moves {moved_text(stage.moved)}"
 
 
@@ -243,10 +253,11 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     finally:
         watchers.reset(before[0])
         new_session.reset(before[1])
-    if len(watch.marks) < 2:
+    if len(watch.marks) < 2 or not (given or executions):
         raise ValueError(
             f"{getattr(solver, '__name__', solver)} took no step of PyLops on dask arrays: "
-            "nothing can be planned"
+            "nothing can be planned. Give a function that runs a solver, such as pylops.cgls, or "
+            "the method solve of a solver, and dask data or an operator of dask arrays"
         )
 
     def stage(first: int, last: int) -> Stage:
@@ -296,7 +307,7 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
     TypeError
         If `Op` is neither an operator nor a solver, or an operator is given no dask array.
     ValueError
-        If what is called takes no step of a solver on dask arrays.
+        If what is called takes no step of a solver on dask arrays, or `threads` is not positive.
 
     Examples
     --------
@@ -309,9 +320,22 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
     >>> planned.step.executions
     1
     """
-    threads = threads or dask.system.CPU_COUNT
+    threads = dask.system.CPU_COUNT if threads is None else require_count(threads, "threads")
     if isinstance(Op, LinearOperator):
+        known = inspect.signature(plan_operator)
+        try:
+            known.bind(Op, *args, threads=threads, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                "an operator is planned by plan(Op, x), with adjoint=True for Op.H @ x, "
+                f"and threads: {error}"
+            ) from None
         return plan_operator(Op, *args, **{"threads": threads, **kwargs})
+    if isinstance(Op, Solver):
+        raise TypeError(
+            f"Op is a solver of class {type(Op).__name__}: give what runs it, "
+            "plan(solver.solve, y, ...), or PyLops's function, plan(pylops.cgls, Op, y, ...)."
+        )
     if not callable(Op) or (isinstance(Op, type) and issubclass(Op, LinearOperator)):
         require_operator(Op)
     return plan_solver(Op, *args, threads=threads, **kwargs)

@@ -91,7 +91,8 @@ def set_policy(
     changes = {key: value for key, value in given.items() if value is not None}
     for key, value in changes.items():
         if value not in ("raise", "warn", "allow"):
-            raise ValueError(f"{key} must be 'raise', 'warn' or 'allow', got {value!r}")
+            name = key.replace("-", "_")
+            raise ValueError(f"{name} must be 'raise', 'warn' or 'allow', got {value!r}")
     return dask.config.set({f"pylops-dispatch.{key}": value for key, value in changes.items()})
 
 

@@ -297,8 +297,10 @@ class Session:
         values = [getattr(node, "value", node) for node in nodes]
         futures = [futures_of(array) for array in scalars]
         if scalars and all(futures):
-            values = futures[0][0].client.gather([future for (future,) in futures])
-        elif not all(hasattr(value, "dtype") for value in values):
+            # an error that is raised of a future stays in it, with the frames that hold it
+            client = futures[0][0].client
+            values = client.gather([future for (future,) in futures], errors="skip")
+        if len(values) < len(scalars) or not all(hasattr(value, "dtype") for value in values):
             values = list(dask.compute(*scalars))
         return [value[()] for value in values]
 

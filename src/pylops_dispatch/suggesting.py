@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dask.array as da
 import dask.system
 import numpy as np
+from dask.utils import parse_bytes
 
-from pylops_dispatch.arguments import require_operator
+from pylops_dispatch.arguments import require_count, require_operator
 from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
@@ -162,7 +163,7 @@ def suggest_chunks(
     dtype: Any = None,
     *,
     adjoint: bool = False,
-    target_bytes: int = _TARGET,
+    target_bytes: int | str = _TARGET,
     blocks: int | None = None,
 ) -> Chunks:
     """Choose chunks for the model of an operator, or for its data.
@@ -181,8 +182,9 @@ def suggest_chunks(
         Of the array. That of the operator by default.
     adjoint : bool, optional
         Whether the array is what the adjoint is applied to.
-    target_bytes : int, optional
-        Size of a block that is not to be exceeded where axes can be cut. Default 32 MiB.
+    target_bytes : int or str, optional
+        Size of a block that is not to be exceeded where axes can be cut, ``"64 MiB"`` too.
+        Default 32 MiB.
     blocks : int, optional
         Number of blocks that there should be at least, as long as they are not tiny. By default
         two for each core.
@@ -195,9 +197,9 @@ def suggest_chunks(
     Raises
     ------
     TypeError
-        If `Op` is no operator.
+        If `Op` is no operator, `dims` no shape, or `target_bytes` or `blocks` no number.
     ValueError
-        If `dims` does not have the axes of the operator, or `target_bytes` is not positive.
+        If `dims` does not have the axes of the operator, or a number is not positive.
 
     Examples
     --------
@@ -209,15 +211,16 @@ def suggest_chunks(
     """
     require_operator(Op)
     own = dims_of(Op, adjoint)[0]
-    shape = own if dims is None else tuple(int(n) for n in dims)
+    shape = own if dims is None else _shape(dims)
     if len(shape) != len(own):
         raise ValueError(f"dims must have {len(own)} axes, those of {own}, got {shape}")
-    if target_bytes <= 0:
-        raise ValueError(f"target_bytes must be positive, got {target_bytes}")
+    target = require_count(
+        parse_bytes(target_bytes) if isinstance(target_bytes, str) else target_bytes, "target_bytes"
+    )
     itemsize = np.dtype(Op.dtype if dtype is None else dtype).itemsize
     total = math.prod(shape) * itemsize
-    parallel = 2 * dask.system.CPU_COUNT if blocks is None else blocks
-    wanted = max(-(-total // target_bytes), min(parallel, max(total // _SMALLEST, 1)))
+    parallel = 2 * dask.system.CPU_COUNT if blocks is None else require_count(blocks, "blocks")
+    wanted = max(-(-total // target), min(parallel, max(total // _SMALLEST, 1)))
     costs = costs_of_axes(Op, adjoint)
     counts = [1] * len(shape)
     for axis in _cheapest_first(Op, adjoint, Op.dtype if dtype is None else dtype, wanted):
@@ -226,8 +229,13 @@ def suggest_chunks(
             break
         halo = int(costs[axis]) if costs[axis] < SUMMED else 0
         longest = -(-shape[axis] // left)
-        if longest * (total / math.prod(counts)) > target_bytes * shape[axis]:
+        if longest * (total / math.prod(counts)) > target * shape[axis]:
             longest = shape[axis] // left
         longest = max(longest, _BLOCK_TO_HALO * halo, 1)
         counts[axis] = -(-shape[axis] // longest)
     return tuple(balanced(n, count) for n, count in zip(shape, counts, strict=True))
+
+
+def _shape(dims: Any) -> Shape:
+    given = dims if isinstance(dims, Iterable) else (dims,)
+    return tuple(require_count(n, "each of dims", 0) for n in given)

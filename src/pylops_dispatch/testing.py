@@ -58,7 +58,7 @@ class UnexpectedExecution(AssertionError):
 class Execution:
     """One graph that a scheduler was given.
 
-    Attributes
+    Parameters
     ----------
     size : int
         Number of its keys, data included.
@@ -74,7 +74,7 @@ class Execution:
 class Executions:
     """The graphs that dask ran.
 
-    Attributes
+    Parameters
     ----------
     runs : list of Execution
         In the order in which they were started.

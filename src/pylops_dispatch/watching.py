@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,11 @@ def progress(show: bool | None = None, **options: Any) -> Iterator[None]:
         By default bars are shown in terminals and notebooks, and not in pipes and log files.
     **options
         For ``tqdm``: ``file``, ``mininterval``, ``leave`` and so on.
+
+    Yields
+    ------
+    None
+        Bars are closed at the end of each run.
 
     Raises
     ------
@@ -133,6 +138,8 @@ def plot_convergence(cost: Any, ax: Any = None, **options: Any) -> Any:
     ------
     ImportError
         If matplotlib is not installed.
+    TypeError
+        If `cost` is neither.
     ValueError
         If the solver keeps no costs.
     """
@@ -147,6 +154,11 @@ def plot_convergence(cost: Any, ax: Any = None, **options: Any) -> Any:
         name, cost = type(cost).__name__, getattr(cost, "cost", None)
         if cost is None or not len(cost):
             raise ValueError(f"{name} has no costs to plot; run it first.")
+    if not isinstance(cost, Iterable):
+        raise TypeError(
+            "plot_convergence() takes the costs that a solver returned, one for each step, or a "
+            f"solver; got {type(cost).__name__}"
+        )
     values = np.asarray([float(c) for c in cost])
     if ax is None:
         ax = plt.figure().add_subplot()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pylops_dispatch.arguments import require_count
+
 Kind = Literal["alone", "halo", "whole_axis", "compose", "parallel_sum", "whole"]
 Depth = Callable[[Any], tuple[int | tuple[int, int], ...] | None]
 Axes = Callable[[Any], tuple[int, ...]]
@@ -98,8 +100,21 @@ FUNCTIONS: dict[str, Rule] = {}
 
 
 def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
-    """Rule for an operator that works element by element."""
-    return Rule("alone", note, lambda op: (0,) * len(op.dims), coefficients)
+    """Rule for an operator that works element by element.
+
+    Parameters
+    ----------
+    coefficients : tuple of str, optional
+        Attributes that hold arrays of the operator's dims to multiply by.
+    note : str, optional
+        For the table.
+
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+    """
+    return Rule("alone", note, lambda op: (0,) * len(op.dims), _names(coefficients))
 
 
 def halo(
@@ -129,26 +144,49 @@ def halo(
         operators that count samples from the start of an axis.
     tile : callable, optional
         ``tile(op, inner)`` tells a copy for a tile along which axes both its ends are halo.
+
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `depth` is no number of samples, nor one for each axis, nor a function.
     """
     given = depth
     if not callable(given):
-        size = given
+        each = given if isinstance(given, (tuple, list)) else (given,)
+        sizes = tuple(require_count(n, "depth, in samples,", 0) for n in each)
+        one = each is not given
 
         def given(op: Any) -> tuple[int | tuple[int, int], ...]:
-            return (size,) * len(op.dims) if isinstance(size, int) else tuple(size)
+            if one:
+                return sizes * len(op.dims)
+            if len(sizes) != len(op.dims):
+                raise ValueError(
+                    f"the rule of {type(op).__name__} has a halo for {len(sizes)} axes, {sizes}, "
+                    f"and the operator has dims {tuple(op.dims)}: give halo() one number for all "
+                    "axes, or a function of the operator"
+                )
+            return sizes
 
-    return Rule("halo", note, given, coefficients, axes, place=place, tile=tile)
+    return Rule("halo", note, given, _names(coefficients), axes, place=place, tile=tile)
 
 
 def whole_axis(
-    axes: Axes, note: str = "", dtype: Dtype | None = None, fit: Fit | None = None
+    axes: int | tuple[int, ...] | Axes,
+    note: str = "",
+    dtype: Dtype | None = None,
+    fit: Fit | None = None,
 ) -> Rule:
     """Rule for an operator whose work lies along `axes`, and is independent along the others.
 
     Parameters
     ----------
-    axes : callable
-        The axes, from the operator.
+    axes : int, tuple of int, or callable
+        The axes; negative ones count from the last. Or a function of the operator.
     note : str, optional
         For the table.
     dtype : callable, optional
@@ -157,12 +195,50 @@ def whole_axis(
     fit : callable, optional
         ``fit(op)`` sets what follows from the dims of a copy for a block, besides ``dims``,
         ``dimsd`` and ``shape``.
+
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+
+    Raises
+    ------
+    TypeError
+        If `axes` are neither integers nor a function.
     """
-    return Rule("whole_axis", note, axes=axes, dtype=dtype, fit=fit)
+    given = axes
+    if not callable(given):
+        each = given if isinstance(given, (tuple, list)) else (given,)
+        for axis in each:
+            if isinstance(axis, bool) or not isinstance(axis, int):
+                raise TypeError(
+                    "axes must be integers, or a function of the operator that returns them, "
+                    f"got {axis!r}"
+                )
+        fixed = tuple(each)
+
+        def given(op: Any) -> tuple[int, ...]:
+            return tuple(axis % len(op.dims) for axis in fixed)
+
+    return Rule("whole_axis", note, axes=given, dtype=dtype, fit=fit)
 
 
 def compose(note: str = "", run: Run | None = None) -> Rule:
-    """Rule for an operator whose own Python code runs on boxes."""
+    """Rule for an operator whose own Python code runs on lazy arrays.
+
+    Parameters
+    ----------
+    note : str, optional
+        For the table.
+    run : callable, optional
+        ``run(cls, op, box, adjoint)`` returns a box, or NotImplemented to go on to the
+        operator's own code. A box is the array that PyLops's code sees.
+
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+    """
     return Rule("compose", note, run=run)
 
 
@@ -216,6 +292,18 @@ def parallel_sum(
         ``kernel(op, block, adjoint)`` runs in place of the operator's own method, for one
         that cannot take a block of a single sample.
 
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+
+    Raises
+    ------
+    TypeError
+        If `model` or `data` is no text.
+    ValueError
+        If only one of `model` and `data` is given, or names in neither are used, or twice.
+
     Examples
     --------
     An operator like :class:`pylops.signalprocessing.Fredholm1`:
@@ -226,6 +314,11 @@ def parallel_sum(
     ...     lengths={"nsl": "slice", "nx": "row", "ny": "column", "nz": "right"},
     ... )  # doctest: +SKIP
     """
+    for name, given in (("model", model), ("data", data)):
+        if not isinstance(given, str):
+            raise TypeError(f"{name} must be names with spaces between, got {given!r}")
+    if bool(model) != bool(data):
+        raise ValueError("parallel_sum() needs the names of the axes of both model and data")
     terms = Terms(
         tuple(model.split()),
         tuple(data.split()),
@@ -236,10 +329,47 @@ def parallel_sum(
         dict(positions or {}),
         kernel,
     )
+    named = {*terms.model, *terms.data}
+    used = {*(lengths or {}).values(), *terms.whole, *(positions or {}).values()}
+    unknown = sorted(used.union(*terms.coefficients.values()) - named - {"."})
+    if model and unknown:
+        raise ValueError(
+            f"{', '.join(map(repr, unknown))}: no axis of the model, {model!r}, or of the data, "
+            f"{data!r}"
+        )
+    for axes in (terms.model, terms.data):
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"the axes {' '.join(axes)!r} need names that differ")
     known = (lambda op: terms) if model else None
     return Rule("parallel_sum", note, run=run, terms=known, dtype=dtype, fit=fit)
 
 
 def whole(reason: str, dtype: Dtype | None = None) -> Rule:
-    """Rule for an operator that truly couples every sample: one task, never parallel."""
+    """Rule for an operator that truly couples every sample: one task, never parallel.
+
+    Parameters
+    ----------
+    reason : str
+        Why; what the warning says.
+    dtype : callable, optional
+        ``dtype(op, dtype of the input, adjoint)`` returns that of the output.
+
+    Returns
+    -------
+    Rule
+        For :func:`register_rule`.
+
+    Raises
+    ------
+    ValueError
+        If there is no `reason`.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        raise ValueError(f"whole() needs a reason, which its warning gives, got {reason!r}")
     return Rule("whole", reason, dtype=dtype)
+
+
+def _names(coefficients: Any) -> tuple[str, ...]:
+    if isinstance(coefficients, (tuple, list)) and all(isinstance(n, str) for n in coefficients):
+        return tuple(coefficients)
+    raise TypeError(f"coefficients must be a tuple of names of attributes, got {coefficients!r}")
