@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 import textwrap
 from functools import reduce
 from pathlib import Path
@@ -116,7 +117,6 @@ def test_the_five_minutes_run(tmp_path, monkeypatch):
 
 def test_the_code_on_clusters_runs(problem, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dask.config, "config", dict(dask.config.config))
     solve, planning, setting = code("docs/clusters.rst")
     run(planning, **NAMES, **problem)
     assert "tasks" in capsys.readouterr().out
@@ -128,14 +128,17 @@ def test_the_code_on_clusters_runs(problem, tmp_path, monkeypatch, capsys):
     assert "lineage-steps" in setting
 
 
-def test_the_operator_that_is_given_a_rule_keeps_it():
+def test_the_operator_that_is_given_a_rule_keeps_it(tmp_path, monkeypatch):
     (block,) = code("docs/rules.rst")
-    cls = run(block)["Blur"]
+    (tmp_path / "blurring.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    cls = importlib.import_module("blurring").Blur
     try:
         pylops_dispatch.testing.check_operator(cls((12, 10)))
         assert "halo: 1 sample" in str(pylops_dispatch.capability(cls((12, 10))))
     finally:
         del pylops_dispatch.rules.RULES[cls]
+        del sys.modules["blurring"]
 
 
 OF_PYLOPS_MPI = """

@@ -93,7 +93,7 @@ def blocks_in_memory(dask_scheduler, name):
 def test_lazy_data_are_let_go_once_the_solver_is_set_up(workers, monkeypatch, solve):
     op, _ = problem()
     made = da.random.default_rng(0).standard_normal(DIMS, chunks=(20, 40))
-    expected = solve(op, made.compute(), niter=6)[0]
+    expected = solve(op, made.compute(), niter=4)[0]
     data = made.map_blocks(noted, dtype=made.dtype, meta=made._meta)
     worked_out.clear()
     values, held = Session.values, []
@@ -106,7 +106,7 @@ def test_lazy_data_are_let_go_once_the_solver_is_set_up(workers, monkeypatch, so
         return found
 
     monkeypatch.setattr(Session, "values", noting)
-    x = solve(op, data, niter=6)[0]
+    x = solve(op, data, niter=4)[0]
     assert held[0] == 3
     assert set(held[3:]) == {0}
     assert_close(x.compute(), expected, rtol=1e-9)
