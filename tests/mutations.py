@@ -41,6 +41,41 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "lazy data let go though operators hold them", "solvers.py",
+        "if not lazy.keys() & self._coefficients.keys():", "if lazy:",
+        "tests/test_solvers.py", "worked_out_once_whatever",
+    ),
+    Fault(
+        "lazy data let go when a solver within an operator is set up", "solvers.py",
+        "        if solver is not first:  # an operator has made it\n            return\n", "",
+        "tests/test_solvers.py", "worked_out_once_whatever",
+    ),
+    Fault(
+        "lazy data kept in memory all along", "solvers.py",
+        "own.read_in_setup_only(", "str(",
+        "tests/test_undoing.py", "let_go_once",
+    ),
+    Fault(
+        "arrays of operators made anew of data in memory", "solvers.py",
+        "each if pc.in_memory(each) else self._from_memory(each)", "each",
+        "tests/test_solvers.py", "worked_out_once_whatever",
+    ),
+    Fault(
+        "an error kept by the future that it was raised of", "solvers.py",
+        ', errors="skip")', ")",
+        "tests/test_undoing.py", "nothing_stays",
+    ),
+    Fault(
+        "settings as tasks of their own on a cluster", "rules/stacks.py",
+        "DataNode if client_in_use() is None else Setting", "DataNode",
+        "tests/test_placing.py", "two_tasks_a_matrix",
+    ),
+    Fault(
+        "blocks of a norm that lie on several workers", "placing.py",
+        "[-(-len(places) * number // count)", "[len(places) * number // count",
+        "tests/test_placing.py", "runs_of_blocks",
+    ),
+    Fault(
         "inverse by blocks, which have no pivots outside of the diagonal", "functions/linalg.py",
         "_of_a_matrix(np.linalg.inv, _square)",
         "implements(np.linalg.inv)(lambda a: DispatchArray(da.linalg.inv(as_box(a).dask())))",
