@@ -41,11 +41,6 @@ class Fault:
 
 FAULTS = [
     Fault(
-        "lazy data let go though operators hold them", "solvers.py",
-        "if not lazy.keys() & self._coefficients.keys():", "if lazy:",
-        "tests/test_solvers.py", "worked_out_once_whatever",
-    ),
-    Fault(
         "lazy data let go when a solver within an operator is set up", "solvers.py",
         "        if solver is not first:  # an operator has made it\n            return\n", "",
         "tests/test_solvers.py", "worked_out_once_whatever",
