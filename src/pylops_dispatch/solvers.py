@@ -132,11 +132,10 @@ class Session:
             del self._solvers[known:]
 
     def read_in_setup_only(self, data: Any) -> None:
-        """Know data that the solver does not read again once it is set up, nor its operators."""
+        """Know data that the solver does not read again once it is set up."""
         if isinstance(data, DispatchArray):
-            lazy = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
-            if not lazy.keys() & self._coefficients.keys():
-                self._data, self._given = lazy, weakref.ref(data)
+            self._data = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
+            self._given = weakref.ref(data)
 
     def let_go_of_data(self, solver: Any) -> None:
         """Keep the data in memory no longer than the vectors of a solver that start as them.
