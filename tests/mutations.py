@@ -42,7 +42,7 @@ class Fault:
 FAULTS = [
     Fault(
         "lazy data let go when a solver within an operator is set up", "solvers.py",
-        "        if solver is not first:  # an operator has made it\n            return\n", "",
+        "if self._data is None or solver is not first:", "if self._data is None:",
         "tests/test_solvers.py", "worked_out_once_whatever",
     ),
     Fault(

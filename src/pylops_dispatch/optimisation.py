@@ -227,13 +227,8 @@ def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
     readers = Counter(chain.from_iterable(reads.values()))
     before = {}
     for key, found in reads.items():
-        others = [k for k in found if k not in wanted and k in nodes]
-        if (
-            len(others) == 1
-            and readers[others[0]] == 1
-            and others[0] in reads
-            and not nodes[others[0]].block_fusion
-        ):
+        others = [k for k in found if k in reads and k not in wanted]
+        if len(others) == 1 and readers[others[0]] == 1 and not nodes[others[0]].block_fusion:
             before[key] = others[0]
     inside = set(before.values())
     joined = {key: node for key, node in nodes.items() if key not in inside}

@@ -78,8 +78,8 @@ class Session:
         self._solvers: list[weakref.ref[Any]] = []
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
-        self._data: dict[str, DaskArray] = {}  # lazy, read only as the solver is set up
-        self._given: Callable[[], DispatchArray | None] = lambda: None  # the box that they came in
+        # data that are read only as the solver is set up: their box, and its lazy pieces by name
+        self._data: tuple[DispatchArray, dict[str, DaskArray]] | None = None
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
 
@@ -134,8 +134,7 @@ class Session:
     def read_in_setup_only(self, data: Any) -> None:
         """Know data that the solver does not read again once it is set up."""
         if isinstance(data, DispatchArray):
-            self._data = {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
-            self._given = weakref.ref(data)
+            self._data = data, {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
 
     def let_go_of_data(self, solver: Any) -> None:
         """Keep the data in memory no longer than the vectors of a solver that start as them.
@@ -143,10 +142,10 @@ class Session:
         The solver's ``y``, and what the function that solves was given, are lazy data again.
         """
         first = self._solvers[0]() if self._solvers else None
-        if solver is not first:  # an operator has made it
+        if self._data is None or solver is not first:  # an operator has made it
             return
-        known, self._data = self._data, {}
-        for box in (vars(solver).get("y"), self._given()):
+        (given, known), self._data = self._data, None
+        for box in (vars(solver).get("y"), given):
             if isinstance(box, DispatchArray) and not box.is_let_go and box.value is None:
                 pieces = [known.get(getattr(piece, "name", "")) for piece in box.pieces]
                 if pieces and all(piece is not None for piece in pieces):

@@ -152,7 +152,7 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     """Reduce each block to one number by `function`, and add the numbers in a tree."""
     axes = tuple(range(arrays[0].ndim))
     together = _blocks_together(arrays[0])
-    token = tokenize(function.__name__, [array.name for array in arrays], together)
+    token = tokenize(function.__name__, [a.name for a in arrays], [len(run) for run in together])
     name = f"add-{token}"
     graph: dict[Any, Any] = {}
     level = 0
@@ -203,7 +203,7 @@ def _blocks_together(x: DaskArray) -> list[list[tuple[int, ...]]]:
     if count < 2:
         return []
     runs = blocks_by_worker(x.numblocks)
-    return [list(run[i : i + count]) for run in runs for i in range(0, len(run), count)]
+    return [run[i : i + count] for run in runs for i in range(0, len(run), count)]
 
 
 def _sum_of_blocks(function: Callable[..., Any], blocks: list[list[Any]]) -> Any:

@@ -257,11 +257,11 @@ def _blocks_of(items: Sequence[tuple[Any, Any]], token: str) -> DaskArray:
     sources = []
     for number, (item, key) in enumerate(items):
         place = (name, number)
-        lazy = isinstance(item, (Delayed, DaskArray))
-        node = item.dask.get(key) if lazy else kind(place, item)
-        if isinstance(node, Setting):
-            graph[place] = node
-        elif type(node) is DataNode or isinstance(node, np.ndarray):
+        if not isinstance(item, (Delayed, DaskArray)):
+            graph[place] = kind(place, item)
+            continue
+        node = item.dask.get(key)
+        if type(node) is DataNode or isinstance(node, np.ndarray):
             graph[place] = DataNode(place, getattr(node, "value", node))
         else:
             graph[place] = Alias(place, key)
