@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 from typing import ClassVar
 
 import dask
@@ -300,6 +301,24 @@ def test_workers_keep_the_memory_of_their_temporaries():
     assert environment["MALLOC_TOP_PAD_"] == str(16 << 20)
     assert environment["MALLOC_TRIM_THRESHOLD_"] == str(64 << 20)  # not distributed's 64 kB
     assert dask.config.get(name) == given
+
+
+def test_memory_that_malloc_keeps_does_not_stop_a_worker():
+    def fill_and_free():
+        blocks = [np.ones(1 << 17) for _ in range(310)]  # 310 MiB
+        # above all others, which malloc cannot give back from the end then
+        distributed.get_worker().kept = blocks[-1]
+
+    with pylops_dispatch.client(
+        n_workers=1, threads_per_worker=1, memory_limit="600MiB", silence_logs=60
+    ) as client:
+        client.submit(fill_and_free).result()
+        for _ in range(100):
+            (used,) = client.run(lambda: psutil.Process().memory_info().rss).values()
+            if used < 0.6 * (600 << 20):
+                break
+            time.sleep(0.1)
+        assert used < 0.6 * (600 << 20)
 
 
 def test_what_a_user_set_of_the_memory_of_workers_stays():

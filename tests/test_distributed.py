@@ -208,6 +208,44 @@ def test_a_worker_that_is_killed_costs_time_and_not_the_answer(make):
     assert_close(x, expected, rtol=1e-10)
 
 
+def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer():
+    op = stencils()
+    y0 = rand(op.dims)
+    expected = pylops.cgls(op, y0, niter=14, tol=0)[0]
+    with (
+        dask.config.set({"pylops-dispatch.lineage-steps": 4}),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
+    ):
+        x = pylops.cgls(op, da.from_array(y0, chunks=(4, 9)), niter=14, tol=0)[0]
+        gc.collect()  # what the solver kept
+        holds_a_block = next(iter(client.who_has(lineage.futures_of(x)).values()))[0]
+        os.kill(client.run(os.getpid)[holds_a_block], signal.SIGKILL)
+        found = x.compute()
+    assert_close(found, expected, rtol=1e-10)
+
+
+def test_what_a_solution_may_have_to_be_made_from_stays_if_it_cannot_be_copied(
+    several_workers, monkeypatch
+):
+    op, y0, _ = problem()
+    cuts = [lineage.cut]
+
+    def once(arrays):
+        """As where one of two workers goes after the first cut."""
+        return cuts.pop()(arrays) if cuts else {}
+
+    def copies_left():
+        return [key for key in several_workers.run_on_scheduler(holders) if key[0] == "copy-of"]
+
+    monkeypatch.setattr(lineage, "cut", once)
+    x = pylops.cgls(op, da.from_array(y0, chunks=50), niter=12, tol=0)[0]
+    gc.collect()
+    time.sleep(0.5)  # messages to the scheduler take a moment
+    assert copies_left()
+    del x
+    assert eventually(lambda: not copies_left())
+
+
 def test_two_solves_at_once_do_not_meet(several_workers):
     op, first, _ = problem()
     second = rand(op.shape[0], seed=9)

@@ -99,7 +99,12 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
         else:
             raise ValueError(_unknown(kind))
         known = {} if security is None else {"security": security}
-        yield stack.enter_context(distributed.Client(cluster, **known))
+        connected = stack.enter_context(distributed.Client(cluster, **known))
+        if isinstance(kind, str):
+            from pylops_dispatch.trimming import Trim
+
+            connected.register_plugin(Trim())
+        yield connected
 
 
 # glibc's malloc in workers: distributed sets its trim threshold to 64 kB, and with it switches off

@@ -40,6 +40,8 @@ _PATIENCE = 60.0  # seconds for all copies; a worker that dies meanwhile makes t
 
 # what a block in memory is a copy of, on two workers: it has to stay as long as that block
 _pairs: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
+# what a block that could not be cut may have to be worked out again from
+_sources: weakref.WeakKeyDictionary[Any, list[tuple[Any, Any]]] = weakref.WeakKeyDictionary()
 
 
 class Lineage:
@@ -78,6 +80,23 @@ class Lineage:
         kept = {id(box) for box in fixed}
         live = [box for box in boxes if id(box) not in kept]
         _forget_scalars(live)
+        return self._cut_all(live)
+
+    def finish(self, boxes: Sequence[DispatchArray]) -> None:
+        """Cut what a solve gives: it outlives what it may have to be worked out again from.
+
+        Where there is no place for copies, what the last cut has kept stays as long as it does.
+        """
+        if not self._pairs or not self._executions:
+            return
+        self._cut_all(boxes)
+        for array in (p for box in boxes for p in box.pieces if isinstance(p, DaskArray)):
+            for future in _leaves_of(array):
+                if future not in _pairs:
+                    _sources[future] = self._pairs
+
+    def _cut_all(self, live: Sequence[DispatchArray]) -> dict[str, str]:
+        """Cut arrays in memory that were not cut yet, all or none; return their new names."""
         held = {
             p.name: p
             for box in live
@@ -118,8 +137,13 @@ def futures_of(array: DaskArray) -> list[Any]:
     """Return the blocks of an array in the memory of a cluster; none for any other array."""
     if not pc.in_memory(array):
         return []
-    nodes = list(dict(array.dask).values())
-    return nodes if all(hasattr(node, "add_done_callback") for node in nodes) else []
+    nodes = _leaves_of(array)
+    return nodes if len(nodes) == len(dict(array.dask)) else []
+
+
+def _leaves_of(array: DaskArray) -> list[Any]:
+    """Return all blocks in the memory of a cluster that the graph of an array holds."""
+    return [node for node in dict(array.dask).values() if hasattr(node, "add_done_callback")]
 
 
 def _lost(array: DaskArray) -> bool:

@@ -309,6 +309,12 @@ class Session:
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
+    def result(self, value: Any) -> Any:
+        """Return the result of a solve: dask arrays, which are safe without this session."""
+        boxes = [box for box in found(value, is_box) if box.value is None and not box.is_let_go]
+        self._lineage.finish(boxes)
+        return result_of(value)
+
     def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
         boxes = [b for b in list(self._boxes.values()) if b.value is None and not b.is_let_go]
         return boxes if any(box is wanted for box in boxes) else [*boxes, wanted]
@@ -536,7 +542,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
             check_problem(op, given, named)
             if original.__name__ in _READ_DATA_IN_SETUP and not named.get("callback"):
                 own.read_in_setup_only(named.get("y", given[1] if len(given) > 1 else None))
-            return result_of(original(*given, **named))
+            return own.result(original(*given, **named))
 
     return wrapper
 
@@ -597,7 +603,7 @@ def application(
             given = walk(given, is_dask, lift)
             data = _DATA & given.keys()
             given.update((name, walk(given[name], is_array, as_box)) for name in data)
-            return result_of(original(*own, **given))
+            return current.result(original(*own, **given))
 
     return wrapper
 
@@ -647,7 +653,8 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         known.know((vars(self), args, kwargs))
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
             given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
-            return result_of(original(self, *given, **named))
+            result = original(self, *given, **named)
+            return known.result(result) if original.__name__ == "solve" else result_of(result)
 
     return wrapper
 
