@@ -41,6 +41,21 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "memory that malloc keeps left to it", "trimming.py",
+        "trim(0)", "pass",
+        "tests/test_cluster.py", "malloc_keeps",
+    ),
+    Fault(
+        "a solution that dies with a worker after the solve", "lineage.py",
+        "        self._cut_all(boxes)\n        for array", "        boxes = []\n        for array",
+        "tests/test_distributed.py", "killed_after_the_solve",
+    ),
+    Fault(
+        "copies let go that a solution may have to be made from", "lineage.py",
+        "_sources[future] = self._pairs", "pass",
+        "tests/test_distributed.py", "have_to_be_made_from",
+    ),
+    Fault(
         "lazy data let go when a solver within an operator is set up", "solvers.py",
         "if self._data is None or solver is not first:", "if self._data is None:",
         "tests/test_solvers.py", "worked_out_once_whatever",
