@@ -294,7 +294,7 @@ def _apply_among_neighbours(
     x = arrays[0]
     dtype, depth = settings["out_dtype"], settings["depth"]
     held = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
-    edges = [np.concatenate([[0], np.cumsum(c)]) for c in x.chunks]
+    edges = [np.cumsum([0, *c]) for c in x.chunks]
     dependencies: list[Any] = [*arrays, *whole]
     if isinstance(template, Delayed):
         dependencies.append(template)
@@ -438,7 +438,7 @@ def _in_tiles(
 
 def starts(sizes: tuple[int, ...]) -> DaskArray:
     """Return where the blocks of an axis start, one number for each block."""
-    return da.from_array(np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(int), chunks=1)
+    return da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
 
 
 def _has(op: Any, attribute: str) -> bool:

@@ -63,7 +63,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
     known = _plans.setdefault(op, {})
     if grid in known:
         return known[grid]
-    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int) for sizes in grid]
+    starts = [np.cumsum([0, *sizes[:-1]]) for sizes in grid]
     spans = [
         [(int(s), int(min(s + n + 1, sum(sizes)))) for s, n in zip(first, sizes, strict=True)]
         for first, sizes in zip(starts, grid, strict=True)
@@ -75,7 +75,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
     block = within[0] * len(grid[1]) + within[1]
     order = np.argsort(block, kind="stable")
     counts = np.bincount(block, minlength=len(grid[0]) * len(grid[1]))
-    edges = np.concatenate([[0], np.cumsum(counts)])
+    edges = np.cumsum([0, *counts])
     operators = []
     for k, (low, high) in enumerate(itertools.pairwise(edges)):
         chosen = order[low:high]

@@ -141,14 +141,14 @@ def _apply(
 
 def _windows_in(starts: np.ndarray[Any, Any], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Return how many windows start in each chunk, where there are any."""
-    edges = np.concatenate([[0], np.cumsum(chunks)])
+    edges = np.cumsum([0, *chunks])
     counts = np.diff(np.searchsorted(starts, edges))
     return tuple(int(c) for c in counts if c)
 
 
 def _reach(starts: Any, ends: Any, counts: tuple[int, ...]) -> list[Span]:
     """Return the samples that each block of windows spans."""
-    edges = np.concatenate([[0], np.cumsum(counts)])
+    edges = np.cumsum([0, *counts])
     return [(int(starts[a]), int(ends[b - 1])) for a, b in itertools.pairwise(edges)]
 
 
