@@ -158,8 +158,7 @@ def _probe(
         np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype)
         for c in held
     ]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         op = blocks.fitted(template, dims, samples, (0,) * len(dims), (False,) * len(dims))
         return blocks.run(cls, op, np.zeros(dims, x.dtype), adjoint).dtype
 
@@ -272,8 +271,7 @@ def _sampled_dtype(
         tuple(n if a in whole else min(n, 1) for a, n in enumerate(d)) for d in (dims, dimsd)
     )
     shape = partd if adjoint else part
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         y = blocks.along_block(
             np.zeros(shape, box.dtype), cls=cls, op=_sampled(op), dims=part, dimsd=partd,
             axes=tuple(whole), adjoint=adjoint, fit=RULES[cls].fit,
@@ -341,8 +339,7 @@ def _of_zeros(
     copy, lazy = blocks.whole_copy(op, name_of(op))
     if lazy:
         return None
-    with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), in_turn(turns_of(op)):
         y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
         if is_lazy(y):  # of a dask array that a function closes over
             y = np.zeros(y.shape, y.dtype)

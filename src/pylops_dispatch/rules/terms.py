@@ -289,8 +289,7 @@ def sampled_dtype(
     template, whole = _template(op, terms)
     arrays += [np.zeros(a.shape, a.dtype) for a in whole]
     shape = tuple(lengths[a] for a in (terms.data if adjoint else terms.model))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         return _term(
             np.zeros(shape, dtype), *arrays, cls=cls, op=template, names=tuple(held),
             terms=terms, sizes=lengths, n_summed=0, adjoint=adjoint, fit=fit,
