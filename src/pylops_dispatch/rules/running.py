@@ -22,7 +22,7 @@ from pylops_dispatch.operators import dims_of, has_new_methods, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
-from pylops_dispatch.rules.table import RULES, Rule
+from pylops_dispatch.rules.table import RULES, Rule, Terms
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 from pylops_dispatch.turns import in_turn, turns_of
 
@@ -279,19 +279,17 @@ def _sampled_dtype(
     return y.dtype
 
 
-def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
     """Run a sum of independent terms."""
-    rule = RULES[cls]
-    terms = rule.terms(op) if rule.terms is not None else None
-    assert terms is not None
+    fit = RULES[cls].fit
 
     def sample() -> np.dtype[Any]:
-        return sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
+        return sampled_dtype(cls, op, box.dtype, terms, fit, adjoint)
 
     dtype = _result_dtype(cls, op, box, adjoint, sample)
 
     def apply(x: DaskArray) -> DaskArray:
-        return apply_terms(cls, op, x, terms, rule.fit, adjoint, dtype)
+        return apply_terms(cls, op, x, terms, fit, adjoint, dtype)
 
     return shaped(op, box, adjoint, dtype, apply)
 
@@ -355,8 +353,9 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return rule.run(cls, op, box, adjoint)
     if rule.kind == "whole":
         return run_whole(cls, op, box, adjoint, rule.note)
-    if rule.terms is not None and rule.terms(op) is not None:
-        return run_terms(cls, op, box, adjoint)
+    terms = rule.terms(op) if rule.terms is not None else None
+    if terms is not None:
+        return run_terms(cls, op, box, adjoint, terms)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)
     if rule.local or cls in COMBINATIONS:
