@@ -34,7 +34,7 @@ from pylops_dispatch.halos import (
     surroundings,
 )
 from pylops_dispatch.namespace import inside_block
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
@@ -261,8 +261,7 @@ def apply_local(
     embedded = embed(template)
     if embedded is template and not settings["located"] and not whole and not coefficients:
         settings["remembered"] = f"{_PROCESS}-{named[1]}"
-    key = tokenize(named[0], adjoint, x.name, [c.name for c in coefficients], depth)
-    name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    name = layer_name(cls, adjoint, named[0], x.name, [c.name for c in coefficients], depth)
     limit = _SURROUNDED_BYTES if runs_here_at_once() else _SURROUNDED_ON_CLUSTER
     if any(depth) and session.get() is not None and max(map(largest_block, arrays)) <= limit:
         return _apply_among_neighbours(name, embedded, arrays, whole, settings)
@@ -606,7 +605,6 @@ def apply_along(
     x = x.rechunk(dict.fromkeys(whole, -1))
     result = dims if adjoint else dimsd
     chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
-    key = tokenize(name_of(op), adjoint, x.name)
     index = tuple(range(x.ndim))
     function = functools.partial(
         along_block, cls=cls, dims=dims, dimsd=dimsd, axes=tuple(whole), adjoint=adjoint, fit=fit,
@@ -618,7 +616,7 @@ def apply_along(
         x,
         index,
         *whole_arguments(held, x.ndim),
-        name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
+        name=layer_name(cls, adjoint, name_of(op), x.name),
         adjust_chunks=dict(enumerate(chunks)),
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
@@ -661,9 +659,7 @@ def apply_whole(
     """
     n = op.shape[1 if adjoint else 0]
     known = name_of(op)
-    key = tokenize(known, adjoint, x.name)
-    kind = (cls or type(op)).__name__.strip("_")
-    name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    name = layer_name(cls or type(op), adjoint, known, x.name)
     template, held = whole_copy(op, known)
     template, large = without_arrays(template)
     whole = [x.rechunk(-1), *held, *large]

@@ -23,7 +23,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.placing import client_in_use
@@ -153,7 +153,7 @@ def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) ->
     dtype = np.dtype(op.dtype)
     kind = "rmatvec" if adjoint else "matvec"
     token = name_of(op)
-    name = f"{cls.__name__}-{kind}-{tokenize(token, [read[1:] for read in reads])}"
+    name = layer_name(cls, adjoint, token, [read[1:] for read in reads])
     for part in op.ops:
         setattr(part, f"{kind}_count", getattr(part, f"{kind}_count") + 1)
     bounds = _bounds(op, adjoint)

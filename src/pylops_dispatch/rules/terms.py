@@ -20,7 +20,7 @@ from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.positions import balanced
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Terms
@@ -87,7 +87,6 @@ def apply_terms(
         arguments += [wrapped, tuple(own)]
     template, whole = _template(op, terms)
     arguments += blocks.whole_arguments(whole, spare)
-    key = tokenize(name_of(op), adjoint, x.name, [a.name for a in arguments[2::2]])
     result = tuple(index[label] for label in (*out, *summed))
     alone = {index[a]: sizes[a] for a in out if a not in into}
     function = functools.partial(
@@ -104,7 +103,7 @@ def apply_terms(
         function,
         result,
         *arguments,
-        name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
+        name=layer_name(cls, adjoint, name_of(op), x.name, [a.name for a in arguments[2::2]]),
         new_axes={i: n for i, n in alone.items() if not _is_cut(arguments, i)},
         adjust_chunks={index[a]: 1 for a in summed},
         align_arrays=False,

@@ -11,13 +11,12 @@ import dask.array as da
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
@@ -121,8 +120,7 @@ def _apply(
         x,
         index,
         *arguments,
-        name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
-        f"{tokenize(name_of(op), adjoint, x.name)}",
+        name=layer_name(cls, adjoint, name_of(op), x.name),
         new_axes=dict(zip(kept[n:], shape, strict=True)),
         adjust_chunks={
             axis: tuple(counts[axis]) if adjoint else tuple(b - a for a, b in spans[axis])
