@@ -180,7 +180,7 @@ FAULTS = [
     ),
     Fault(
         "a task that is wanted joined to the one that reads it", "optimisation.py",
-        "if found[0] not in wanted and not nodes", "if not nodes",
+        "if k in reads and k not in wanted]", "if k in reads]",
         OPTIMISATION, "persisted_together",
     ),
     Fault(
@@ -207,7 +207,7 @@ FAULTS = [
     ),
     Fault(
         "small blocks that are reduced together, but for the last", "functions/reductions.py",
-        "for index in indices[i : i + together]", "for index in indices[i : i + together - 1]",
+        "[run[i : i + count] for run in runs", "[run[i : i + count][:-1] for run in runs",
         ARRAY, "one_task_reduces",
     ),
     Fault(

@@ -7,7 +7,7 @@ import importlib
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,23 @@ _SOLVER_FUNCTIONS = {
         "preconditioned_inversion",
     ),
     "pylops.optimization.sparsity": ("irls", "omp", "ista", "fista", "spgl1", "splitbregman"),
+}
+# functions of PyLops's, by module, and what makes their replacements
+_FUNCTIONS: dict[str, Mapping[str, Callable[[Any], Any]]] = {
+    "pylops.utils.backend": namespace.BACKEND_FUNCTIONS,
+    "pylops.utils._internal": namespace.INTERNAL_FUNCTIONS,
+    "pylops.config": multiplication.FUNCTIONS,
+    "pylops.utils.metrics": dict.fromkeys(("mae", "mse", "snr", "psnr"), solvers.metric),
+    "pylops.optimization.cls_sparsity": dict.fromkeys(
+        ("_softthreshold", "_hardthreshold", "_halfthreshold"), solvers.threshold
+    ),
+    "pylops.utils.estimators": {
+        name: functools.partial(entry.values_method, name=name)
+        for name in ("trace_hutchinson", "trace_hutchpp", "trace_nahutchpp")
+    },
+    "pylops.utils.dottest": {"dottest": solvers.computing},
+    **{m: dict.fromkeys(names, solvers.application) for m, names in _APPLICATIONS.items()},
+    **{m: dict.fromkeys(names, solvers.solver_function) for m, names in _SOLVER_FUNCTIONS.items()},
 }
 _SEAMS = {
     "pylops.utils.backend": (
@@ -210,44 +227,15 @@ def _leave(pause: _Pause) -> None:
 
 
 def _change_functions() -> None:
-    backend = importlib.import_module("pylops.utils.backend")
-    for name, make in namespace.BACKEND_FUNCTIONS.items():
-        _functions.append(_replacement(getattr(backend, name), make))
-    internal = importlib.import_module("pylops.utils._internal")
-    config = importlib.import_module("pylops.config")
-    for name, make in multiplication.FUNCTIONS.items():
-        _functions.append(_replacement(getattr(config, name), make))
-    for name, make in namespace.INTERNAL_FUNCTIONS.items():
-        _functions.append(_replacement(getattr(internal, name), make))
+    for module_name, makers in _FUNCTIONS.items():
+        module = importlib.import_module(module_name)
+        _functions.extend(
+            _replacement(getattr(module, name), make) for name, make in makers.items()
+        )
     _functions.extend(_replacement(old, make) for old, make in construction.functions())
-    for module_name, applications in _APPLICATIONS.items():
-        module = importlib.import_module(module_name)
-        functions = [getattr(module, name) for name in applications]
-        _functions.extend(_replacement(old, solvers.application) for old in functions)
-    sparsity = importlib.import_module("pylops.optimization.cls_sparsity")
-    metrics = importlib.import_module("pylops.utils.metrics")
-    _functions.extend(
-        _replacement(getattr(metrics, name), solvers.metric)
-        for name in ("mae", "mse", "snr", "psnr")
-    )
-    _functions.extend(
-        _replacement(getattr(sparsity, name), solvers.threshold)
-        for name in ("_softthreshold", "_hardthreshold", "_halfthreshold")
-    )
-    estimators = importlib.import_module("pylops.utils.estimators")
-    _functions.extend(
-        _replacement(getattr(estimators, name), functools.partial(entry.values_method, name=name))
-        for name in ("trace_hutchinson", "trace_hutchpp", "trace_nahutchpp")
-    )
-    dottest = importlib.import_module("pylops.utils.dottest").dottest
-    _functions.append(_replacement(dottest, solvers.computing))
-    for module_name, names in _SOLVER_FUNCTIONS.items():
-        module = importlib.import_module(module_name)
-        for name in names:
-            old = getattr(module, name)
-            _functions.append(_replacement(old, solvers.solver_function))
     _rebind({id(old): new for old, new in _functions})
     _change_scipy("pylops")
+    sparsity = importlib.import_module("pylops.optimization.cls_sparsity")
     if hasattr(sparsity, "ext_spgl1"):  # the package is optional
         changed = _replacement(sparsity.ext_spgl1, scipy_solvers.vectors_here)
         _rebind({id(changed[0]): changed[1]}, within="pylops.")

@@ -383,7 +383,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     def _reshaped(self, shape: Shape) -> DispatchArray:
         pieces = list(self._pieces) if len(shape) == 1 else [self.as_shape(shape)]
         box = DispatchArray(pieces, shape, self._dtype)
-        box._value = None if self._value is None else self._value
+        box._value = self._value
         return box
 
     def ravel(self, order: str = "C") -> DispatchArray:
@@ -789,7 +789,7 @@ def _part(array: np.ndarray[Any, Any], offset: int, piece: Piece) -> DaskArray:
 
 def lower_all(x: Any) -> Any:
     """Lower every box in nested lists, tuples and dicts."""
-    return walk(x, lambda y: isinstance(y, DispatchArray), lower)
+    return walk(x, is_box, lower)
 
 
 def found(x: Any, kinds: Callable[[Any], bool]) -> Iterator[Any]:

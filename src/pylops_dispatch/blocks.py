@@ -34,7 +34,7 @@ from pylops_dispatch.halos import (
     surroundings,
 )
 from pylops_dispatch.namespace import inside_block
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
@@ -261,8 +261,7 @@ def apply_local(
     embedded = embed(template)
     if embedded is template and not settings["located"] and not whole and not coefficients:
         settings["remembered"] = f"{_PROCESS}-{named[1]}"
-    key = tokenize(named[0], adjoint, x.name, [c.name for c in coefficients], depth)
-    name = f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    name = layer_name(cls, adjoint, named[0], x.name, [c.name for c in coefficients], depth)
     limit = _SURROUNDED_BYTES if runs_here_at_once() else _SURROUNDED_ON_CLUSTER
     if any(depth) and session.get() is not None and max(map(largest_block, arrays)) <= limit:
         return _apply_among_neighbours(name, embedded, arrays, whole, settings)
@@ -294,7 +293,7 @@ def _apply_among_neighbours(
     x = arrays[0]
     dtype, depth = settings["out_dtype"], settings["depth"]
     held = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
-    edges = [np.concatenate([[0], np.cumsum(c)]) for c in x.chunks]
+    edges = [np.cumsum([0, *c]) for c in x.chunks]
     dependencies: list[Any] = [*arrays, *whole]
     if isinstance(template, Delayed):
         dependencies.append(template)
@@ -438,7 +437,7 @@ def _in_tiles(
 
 def starts(sizes: tuple[int, ...]) -> DaskArray:
     """Return where the blocks of an axis start, one number for each block."""
-    return da.from_array(np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(int), chunks=1)
+    return da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
 
 
 def _has(op: Any, attribute: str) -> bool:
@@ -606,7 +605,6 @@ def apply_along(
     x = x.rechunk(dict.fromkeys(whole, -1))
     result = dims if adjoint else dimsd
     chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
-    key = tokenize(name_of(op), adjoint, x.name)
     index = tuple(range(x.ndim))
     function = functools.partial(
         along_block, cls=cls, dims=dims, dimsd=dimsd, axes=tuple(whole), adjoint=adjoint, fit=fit,
@@ -618,7 +616,7 @@ def apply_along(
         x,
         index,
         *whole_arguments(held, x.ndim),
-        name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
+        name=layer_name(cls, adjoint, name_of(op), x.name),
         adjust_chunks=dict(enumerate(chunks)),
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
@@ -661,9 +659,7 @@ def apply_whole(
     """
     n = op.shape[1 if adjoint else 0]
     known = name_of(op)
-    key = tokenize(known, adjoint, x.name)
-    kind = (cls or type(op)).__name__.strip("_")
-    name = f"{kind}-{'rmatvec' if adjoint else 'matvec'}-{key}"
+    name = layer_name(cls or type(op), adjoint, known, x.name)
     template, held = whole_copy(op, known)
     template, large = without_arrays(template)
     whole = [x.rechunk(-1), *held, *large]

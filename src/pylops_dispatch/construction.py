@@ -183,8 +183,7 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
         inside = is_box(array)
         bound.arguments["sparse"] = False
         array = array.dask() if is_box(array) else array
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             bound.arguments[first] = np.zeros(array.shape, array.dtype)
             model = original(*bound.args, **bound.kwargs)
         bound.arguments[first] = delayed(array.rechunk(-1), traverse=False)
@@ -210,8 +209,7 @@ def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         return function(*args, **kwargs)
 
 

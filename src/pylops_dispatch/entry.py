@@ -27,6 +27,7 @@ from pylops_dispatch.array import (
 from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
     check_length,
+    count_applications,
     counters,
     has_new_methods,
     is_operator,
@@ -175,8 +176,7 @@ def _apply_or_whole(
             swallowed = refused and not isinstance(error, NotDispatchedError)
             reason = refused[0] if swallowed else str(error)
     y = run_whole(None, op, x, adjoint, reason.partition("\n")[0])
-    count = "rmatvec_count" if adjoint else "matvec_count"
-    setattr(op, count, getattr(op, count) + 1)
+    count_applications(op, adjoint)
     return y
 
 

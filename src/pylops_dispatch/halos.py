@@ -55,7 +55,7 @@ def halo_faces(x: DaskArray, depth: Sequence[int]) -> list[tuple[int, DaskArray,
 def _face(
     x: DaskArray, faces: list[tuple[int, DaskArray, DaskArray]], axis: int, width: int, after: bool
 ) -> DaskArray:
-    edges = np.concatenate([[0], np.cumsum(x.chunks[axis])])
+    edges = np.cumsum([0, *x.chunks[axis]])
     n = int(edges[-1])
     spans = [
         (int(stop), min(int(stop) + width, n))
@@ -138,7 +138,7 @@ def gather(x: DaskArray, axis: int, spans: Sequence[Span]) -> DaskArray:
     dask.array.Array
         With a block along `axis` for each span.
     """
-    edges = np.concatenate([[0], np.cumsum(x.chunks[axis])])
+    edges = np.cumsum([0, *x.chunks[axis]])
     name = f"gather-{tokenize(x.name, axis, tuple(spans))}"
     graph: dict[Any, Any] = {}
     sources = _sources(edges, spans)
@@ -173,7 +173,7 @@ def fold(x: DaskArray, axis: int, spans: Sequence[Span], sizes: tuple[int, ...])
     dask.array.Array
         With the chunks `sizes` along `axis`.
     """
-    edges = np.concatenate([[0], np.cumsum(sizes)])
+    edges = np.cumsum([0, *sizes])
     name = f"fold-{tokenize(x.name, axis, tuple(spans), sizes)}"
     found: list[list[tuple[int, slice, slice]]] = [[] for _ in sizes]
     for block, ((low, _), reached) in enumerate(zip(spans, _sources(edges, spans), strict=True)):
@@ -360,7 +360,7 @@ def _around(
 
     Their numbers, the samples of all, and for each block which of its samples and where.
     """
-    edges = np.concatenate([[0], np.cumsum(sizes)])
+    edges = np.cumsum([0, *sizes])
     n = int(edges[-1])
     spans = [
         (max(int(start) - width, 0), min(int(stop) + width, n))

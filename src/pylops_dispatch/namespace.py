@@ -219,11 +219,16 @@ def _value_or_sized_to_array(original: Callable[..., Any]) -> Callable[..., Any]
     return value_or_sized_to_array
 
 
-def _get_block_diag(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_block_diag(x: Any) -> Any:
-        return _block_diag if isinstance(x, DispatchArray) else original(x)
+def _for_boxes(lazy: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what makes replacements that choose the function `lazy` for boxes."""
 
-    return get_block_diag
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def chosen(x: Any) -> Any:
+            return lazy if isinstance(x, DispatchArray) else original(x)
+
+        return chosen
+
+    return make
 
 
 def _block_diag(*matrices: Any) -> DispatchArray:
@@ -239,12 +244,9 @@ def _block_diag(*matrices: Any) -> DispatchArray:
     return DispatchArray(da.block(rows))
 
 
-def _get_sparse(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_matrix(x: Any) -> Any:
-        # how many values are zero is not known yet: the matrix stays dense
-        return (lambda matrix: matrix) if isinstance(x, DispatchArray) else original(x)
-
-    return get_matrix
+def _dense(matrix: Any) -> Any:
+    """Return the matrix itself: how many of its values are zero is not known yet."""
+    return matrix
 
 
 def _get_fftconvolve(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -287,13 +289,6 @@ def _convolve_block(x: Any, h: Any, *, axes: Any) -> Any:
     return scipy.signal.fftconvolve(x, h, mode="same", axes=axes)
 
 
-def _get_lstsq(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_lstsq(x: Any) -> Any:
-        return _lstsq if isinstance(x, DispatchArray) else original(x)
-
-    return get_lstsq
-
-
 def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, None]:
     """Solve for all columns of `b` with a small matrix, blocks of columns apart."""
     matrix, columns = as_box(a).dask().rechunk(-1), as_box(b).dask().rechunk({0: -1})
@@ -317,13 +312,6 @@ def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, No
 
 def _lstsq_block(a: Any, b: Any, *, settings: dict[str, Any]) -> Any:
     return scipy.linalg.lstsq(a, b, **settings)[0]
-
-
-def _get_gaussian_filter(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_gaussian_filter(x: Any) -> Any:
-        return _gaussian_filter if isinstance(x, DispatchArray) else original(x)
-
-    return get_gaussian_filter
 
 
 _STANDARD_DEVIATIONS = 4.0  # that SciPy's filter reaches on either side
@@ -353,13 +341,13 @@ BACKEND_FUNCTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]
     "get_array_module": _get_array_module,
     "get_module_name": _get_module_name,
     "to_numpy": _to_numpy,
-    "get_block_diag": _get_block_diag,
-    "get_csc_matrix": _get_sparse,
-    "get_csr_matrix": _get_sparse,
-    "get_dia_matrix": _get_sparse,
-    "get_lstsq": _get_lstsq,
+    "get_block_diag": _for_boxes(_block_diag),
+    "get_csc_matrix": _for_boxes(_dense),
+    "get_csr_matrix": _for_boxes(_dense),
+    "get_dia_matrix": _for_boxes(_dense),
+    "get_lstsq": _for_boxes(_lstsq),
     "get_fftconvolve": _get_fftconvolve,
-    "get_gaussian_filter": _get_gaussian_filter,
+    "get_gaussian_filter": _for_boxes(_gaussian_filter),
 }
 
 INTERNAL_FUNCTIONS = {"_value_or_sized_to_array": _value_or_sized_to_array}

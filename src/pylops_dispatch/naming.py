@@ -58,6 +58,12 @@ def name_of(op: Any) -> str:
     return hashlib.blake2b(repr(signature(op)).encode(), digest_size=16).hexdigest()
 
 
+def layer_name(cls: type, adjoint: bool, *given: Any) -> str:
+    """Return the name of what the method of an operator class makes of what it is given."""
+    method = "rmatvec" if adjoint else "matvec"
+    return f"{cls.__name__.strip('_')}-{method}-{tokenize(*given)}"
+
+
 def signature(op: Any, within: tuple[int, ...] = ()) -> Any:
     """Return what tells this operator from another, cheaply and for good.
 

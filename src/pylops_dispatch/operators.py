@@ -203,6 +203,12 @@ def counters(op: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(op).items() if name in COUNTERS}
 
 
+def count_applications(op: Any, adjoint: bool, number: int = 1) -> None:
+    """Count applications of an operator that PyLops's own methods do not see."""
+    name = "rmatvec_count" if adjoint else "matvec_count"
+    setattr(op, name, getattr(op, name) + number)
+
+
 def for_tasks(op: Any) -> Any:
     """Return an operator for a task: without pools and FFTW plans, which a task cannot have.
 

@@ -96,11 +96,11 @@ def assemble(pieces: Sequence[Piece], shape: Shape) -> Piece:
     if all(isinstance(piece, Zeros) for piece in pieces):
         return Zeros(shape, pieces[0].dtype)
     if len(shape) > 1:
-        if len(pieces) == shape[0] and all(size(p) == math.prod(shape[1:]) for p in pieces):
+        row = math.prod(shape[1:])
+        if len(pieces) == shape[0] and all(size(p) == row for p in pieces):
             parts = [reshape(p, shape[1:]) for p in pieces]
             if all(isinstance(p, Zeros) or p is q for p, q in zip(parts, pieces, strict=True)):
                 return da.stack(_realise_alike(parts))
-        row = math.prod(shape[1:])
         if row and all(size(p) % row == 0 for p in pieces):
             parts = [reshape(p, (size(p) // row, *shape[1:])) for p in pieces]
             if all(isinstance(p, Zeros) or p is q for p, q in zip(parts, pieces, strict=True)):

@@ -200,28 +200,28 @@ def report_implicit_compute(what: str) -> None:
 
 def announce_whole(operator: str, reason: str) -> None:
     """Raise, warn, or stay silent, before an operator runs in one task."""
-    chosen = action("whole-array")
-    if chosen == "allow":
-        return
-    message = (
+    _announce(
+        "whole-array",
         f"{operator} runs in one task on the whole vector, right but not in parallel: "
         f"{reason.rstrip('.')}. "
-        "Silence this with pylops_dispatch.set_policy(whole_array='allow')."
+        "Silence this with pylops_dispatch.set_policy(whole_array='allow').",
+        PerformanceWarning,
     )
-    if chosen == "raise":
-        raise _refusal(message)
-    warnings.warn(message, PerformanceWarning, stacklevel=users_stacklevel())
 
 
 def announce_numpy_vectors(what: str) -> None:
     """Raise, warn, or stay silent, before a solver works on NumPy vectors in this process."""
-    chosen = action("numpy-vectors")
-    if chosen == "allow":
-        return
-    message = (
+    _announce(
+        "numpy-vectors",
         f"{what} works on NumPy vectors in this process; dask applies the operator, once for "
-        "each product. Silence this with pylops_dispatch.set_policy(numpy_vectors='allow')."
+        "each product. Silence this with pylops_dispatch.set_policy(numpy_vectors='allow').",
+        ImplicitComputeWarning,
     )
+
+
+def _announce(key: str, message: str, category: type[UserWarning]) -> None:
+    chosen = action(key)
     if chosen == "raise":
         raise _refusal(message)
-    warnings.warn(message, ImplicitComputeWarning, stacklevel=users_stacklevel())
+    if chosen != "allow":
+        warnings.warn(message, category, stacklevel=users_stacklevel())

@@ -347,7 +347,7 @@ def _put_at_lazy(box: DispatchArray, positions: DaskArray, axis: int, value: Any
         values = [source.rechunk(follow), (*index[:axis], contracted, *index[axis + 1 :])]
     elif isinstance(value, DispatchArray):
         values = [value.dask(), ()] if value.value is None else [value.value, None]
-    edges = np.concatenate([[0], np.cumsum(array.chunks[axis])[:-1]]).astype(int)
+    edges = np.cumsum([0, *array.chunks[axis][:-1]])
     written = da.blockwise(
         _put_block,
         index,

@@ -108,7 +108,7 @@ def _taking(positions: Positions, sizes: Sizes) -> _Routes | slice:
     if np.all(steps == 1):
         return slice(int(positions[0]), int(positions[-1]) + 1)
     if np.all(steps >= 0):
-        counts = np.diff(np.searchsorted(positions, _edges(sizes)))
+        counts = np.diff(np.searchsorted(positions, np.cumsum([0, *sizes])))
         result = tuple(counts[counts > 0].tolist())
     elif positions.size == sum(sizes):
         result = sizes
@@ -163,10 +163,6 @@ def scatter(
     return _moved(name, values, found, axis, np.zeros_like, accumulate)
 
 
-def _edges(sizes: Sizes) -> np.ndarray[Any, Any]:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
-
-
 def _routes(taken: Positions, target: Positions, given: Sizes, sizes: Sizes) -> _Routes:
     """Work out how elements at `taken` get to `target`, both of them counted along the axis."""
     name = tokenize(taken, target, given, sizes)
@@ -181,8 +177,8 @@ def _routes(taken: Positions, target: Positions, given: Sizes, sizes: Sizes) -> 
     taken_from = _runs(source_local, first, starts)
     put_to = _runs(result_local, first, starts)
     routes: list[list[_Route]] = [[] for _ in sizes]
-    counts = np.bincount(result, minlength=len(sizes))
-    begin = _edges(tuple(counts.tolist()))
+    counts = np.bincount(result, minlength=len(sizes)).tolist()
+    begin = np.cumsum([0, *counts])
     for low, high, number, one, other in zip(
         first.tolist(), starts[1:].tolist(), pair[first].tolist(), taken_from, put_to, strict=False
     ):
@@ -193,12 +189,12 @@ def _routes(taken: Positions, target: Positions, given: Sizes, sizes: Sizes) -> 
     kept = [local for local, runs in sides if None in runs]
     within = np.stack(kept) if kept else np.empty((0, pair.size), np.intp)
     rows = (0 if None in taken_from else None, len(kept) - 1 if None in put_to else None)
-    return _Routes(name, sizes, routes, counts.tolist(), within, rows)
+    return _Routes(name, sizes, routes, counts, within, rows)
 
 
 def _in_blocks(positions: Positions, sizes: Sizes) -> tuple[Positions, Positions]:
     """Return the numbers of the blocks that positions lie in, and where in these they are."""
-    edges = _edges(sizes)
+    edges = np.cumsum([0, *sizes])
     block = np.searchsorted(edges, positions, side="right") - 1
     return block, positions - edges[block]
 

@@ -32,7 +32,7 @@ def _argwhere(a: Any) -> Any:
     graph: dict[Any, Any] = {}
     name = f"argwhere-{tokenize([array.name for array in arrays])}"
     for number, (array, offset) in enumerate(zip(arrays, offsets, strict=False)):
-        starts = [np.concatenate([[0], np.cumsum(c)]).astype(int) for c in array.chunks]
+        starts = [np.cumsum([0, *c]) for c in array.chunks]
         for index in np.ndindex(*array.numblocks):
             key = (f"{name}-{number}", *index)
             start = tuple(int(s[i]) for s, i in zip(starts, index, strict=True))

@@ -103,11 +103,12 @@ def _long_filter(op: Any) -> Terms | None:
 
 
 def _along_or_whole(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
-    if _long_filter(op) is None:
+    terms = _long_filter(op)
+    if terms is None:
         return run_whole(
             cls, op, box, adjoint, "a filter longer than its axis gives data of its own shape"
         )
-    return run_terms(cls, op, box, adjoint)
+    return run_terms(cls, op, box, adjoint, terms)
 
 
 def _identity_depth(op: Any) -> tuple[int, ...] | None:

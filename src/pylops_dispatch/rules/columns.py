@@ -14,7 +14,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
-from pylops_dispatch.operators import counters, lazy_arrays
+from pylops_dispatch.operators import count_applications, counters, lazy_arrays
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rules import matrix
@@ -31,7 +31,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     A matrix is multiplied by blocks. Where whole columns and the operator's lazy arrays fit into
     a task, another unmodified operator is applied to some columns in each; else to one column
-    after another.
+    after another. Columns count as applications: ``decorators.count`` takes them off again.
     """
     adjoint = name == "_rmatmat"
 
@@ -39,7 +39,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         if not isinstance(X, DispatchArray) or X.size == 0:
             return original(self, X)
         if rule_of(self) is RULES[pylops.MatrixMult]:
-            _count(self, adjoint, X.shape[1])
+            count_applications(self, adjoint, X.shape[1])
             return matrix.run_columns(self, X, adjoint)
         held = sum(lazy.nbytes for _, _, lazy in lazy_arrays(self))
         if (
@@ -47,7 +47,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
         ):
             return original(self, X)
-        _count(self, adjoint, X.shape[1])
+        count_applications(self, adjoint, X.shape[1])
         template, whole = taken_apart(self)
         dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
         array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
@@ -70,12 +70,6 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         return DispatchArray(y)
 
     return wrapper
-
-
-def _count(op: Any, adjoint: bool, columns: int) -> None:
-    """Count the columns as applications: ``decorators.count`` takes them off again."""
-    name = "rmatvec_count" if adjoint else "matvec_count"
-    setattr(op, name, getattr(op, name) + columns)
 
 
 def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:

@@ -9,13 +9,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import everything
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized, shaped
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import coefficient
@@ -81,8 +80,7 @@ def _apply(
         functools.partial(_filters_block, cls=cls, layout=layout, place=place, adjoint=adjoint),
         result,
         *arguments,
-        name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
-        f"{tokenize(name_of(op), signal.name, x.name)}",
+        name=layer_name(cls, adjoint, name_of(op), signal.name, x.name),
         new_axes=dict(zip(result[len(axes) :], dims, strict=True)) if adjoint else None,
         adjust_chunks=dict.fromkeys(axes, 1) if adjoint else None,
         align_arrays=False,

@@ -7,13 +7,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 from pylops import medical
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, shaped
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import RULES, compose, parallel_sum
@@ -58,7 +57,7 @@ def _projections(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArr
         (0,),
         x,
         (0, 3) if adjoint else (1, 2),
-        name=f"CT2D-{'rmatvec' if adjoint else 'matvec'}-{tokenize(name_of(op), x.name)}",
+        name=layer_name(cls, adjoint, name_of(op), x.name),
         new_axes={1: dims[0], 2: dims[1]} if adjoint else {3: dimsd[1]},
         adjust_chunks={0: 1} if adjoint else None,
         align_arrays=False,

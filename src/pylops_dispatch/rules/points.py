@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from dask._task_spec import Task, TaskRef
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
@@ -18,7 +17,7 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, resized, shaped
 from pylops_dispatch.pieces import Chunks
 from pylops_dispatch.placing import client_in_use
@@ -63,7 +62,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
     known = _plans.setdefault(op, {})
     if grid in known:
         return known[grid]
-    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int) for sizes in grid]
+    starts = [np.cumsum([0, *sizes[:-1]]) for sizes in grid]
     spans = [
         [(int(s), int(min(s + n + 1, sum(sizes)))) for s, n in zip(first, sizes, strict=True)]
         for first, sizes in zip(starts, grid, strict=True)
@@ -75,7 +74,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
     block = within[0] * len(grid[1]) + within[1]
     order = np.argsort(block, kind="stable")
     counts = np.bincount(block, minlength=len(grid[0]) * len(grid[1]))
-    edges = np.concatenate([[0], np.cumsum(counts)])
+    edges = np.cumsum([0, *counts])
     operators = []
     for k, (low, high) in enumerate(itertools.pairwise(edges)):
         chosen = order[low:high]
@@ -111,7 +110,7 @@ def _onto_points(cls: type, op: Any, x: DaskArray, dtype: Any) -> DaskArray:
     for axis in range(2):
         if x.numblocks[axis] > 1:
             x = gather(x, axis, plan.spans[axis])
-    name = f"{cls.__name__}-matvec-{tokenize(name_of(op), x.name)}"
+    name = layer_name(cls, False, name_of(op), x.name)
     graph: dict[Any, Any] = {}
     operators, sent = _arguments(plan)
     found = [k for k, part in enumerate(plan.operators) if part is not None]
@@ -132,7 +131,7 @@ def _onto_grid(cls: type, op: Any, y: DaskArray, grid: Chunks, dtype: Any) -> Da
     y = take(y, plan.order, 0)
     found = [k for k, part in enumerate(plan.operators) if part is not None]
     y = y.rechunk({0: tuple(plan.counts[k] for k in found)})
-    name = f"{cls.__name__}-rmatvec-{tokenize(name_of(op), y.name)}"
+    name = layer_name(cls, True, name_of(op), y.name)
     operators, sent = _arguments(plan)
     places = {k: place for place, k in enumerate(found)}
     sizes = [tuple(high - low for low, high in spans) for spans in plan.spans]

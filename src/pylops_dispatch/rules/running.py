@@ -22,7 +22,7 @@ from pylops_dispatch.operators import dims_of, has_new_methods, parts, shaped
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
-from pylops_dispatch.rules.table import RULES, Rule
+from pylops_dispatch.rules.table import RULES, Rule, Terms
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 from pylops_dispatch.turns import in_turn, turns_of
 
@@ -158,8 +158,7 @@ def _probe(
         np.zeros(tuple(min(m, n) for m, n in zip(c.shape, dims, strict=True)), c.dtype)
         for c in held
     ]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         op = blocks.fitted(template, dims, samples, (0,) * len(dims), (False,) * len(dims))
         return blocks.run(cls, op, np.zeros(dims, x.dtype), adjoint).dtype
 
@@ -272,8 +271,7 @@ def _sampled_dtype(
         tuple(n if a in whole else min(n, 1) for a, n in enumerate(d)) for d in (dims, dimsd)
     )
     shape = partd if adjoint else part
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         y = blocks.along_block(
             np.zeros(shape, box.dtype), cls=cls, op=_sampled(op), dims=part, dimsd=partd,
             axes=tuple(whole), adjoint=adjoint, fit=RULES[cls].fit,
@@ -281,19 +279,17 @@ def _sampled_dtype(
     return y.dtype
 
 
-def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
     """Run a sum of independent terms."""
-    rule = RULES[cls]
-    terms = rule.terms(op) if rule.terms is not None else None
-    assert terms is not None
+    fit = RULES[cls].fit
 
     def sample() -> np.dtype[Any]:
-        return sampled_dtype(cls, op, box.dtype, terms, rule.fit, adjoint)
+        return sampled_dtype(cls, op, box.dtype, terms, fit, adjoint)
 
     dtype = _result_dtype(cls, op, box, adjoint, sample)
 
     def apply(x: DaskArray) -> DaskArray:
-        return apply_terms(cls, op, x, terms, rule.fit, adjoint, dtype)
+        return apply_terms(cls, op, x, terms, fit, adjoint, dtype)
 
     return shaped(op, box, adjoint, dtype, apply)
 
@@ -341,8 +337,7 @@ def _of_zeros(
     copy, lazy = blocks.whole_copy(op, name_of(op))
     if lazy:
         return None
-    with warnings.catch_warnings(), np.errstate(all="ignore"), in_turn(turns_of(op)):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), in_turn(turns_of(op)):
         y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
         if is_lazy(y):  # of a dask array that a function closes over
             y = np.zeros(y.shape, y.dtype)
@@ -358,8 +353,9 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return rule.run(cls, op, box, adjoint)
     if rule.kind == "whole":
         return run_whole(cls, op, box, adjoint, rule.note)
-    if rule.terms is not None and rule.terms(op) is not None:
-        return run_terms(cls, op, box, adjoint)
+    terms = rule.terms(op) if rule.terms is not None else None
+    if terms is not None:
+        return run_terms(cls, op, box, adjoint, terms)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)
     if rule.local or cls in COMBINATIONS:

@@ -45,7 +45,7 @@ def _run(cls: type, op: Any, box: Any, adjoint: bool) -> Any:
     if not op.usetable:
         op = duplicate(op)
         op._all_traces = op.nx
-    return run_terms(cls, op, box, adjoint)
+    return run_terms(cls, op, box, adjoint, _SPREAD)
 
 
 def _fit(op: Any) -> None:

@@ -23,8 +23,8 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.naming import name_of
-from pylops_dispatch.operators import duplicate, lazy_arrays, parts
+from pylops_dispatch.naming import layer_name, name_of
+from pylops_dispatch.operators import count_applications, duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.placing import client_in_use
 from pylops_dispatch.programs import Setting
@@ -151,11 +151,10 @@ def _block_of(box: DispatchArray, start: int, stop: int) -> _Read | None:
 def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) -> DaskArray:
     """Return a blockwise array, so that dask fuses it with the vector operations around it."""
     dtype = np.dtype(op.dtype)
-    kind = "rmatvec" if adjoint else "matvec"
     token = name_of(op)
-    name = f"{cls.__name__}-{kind}-{tokenize(token, [read[1:] for read in reads])}"
+    name = layer_name(cls, adjoint, token, [read[1:] for read in reads])
     for part in op.ops:
-        setattr(part, f"{kind}_count", getattr(part, f"{kind}_count") + 1)
+        count_applications(part, adjoint)
     bounds = _bounds(op, adjoint)
     size = int(op.shape[1 if adjoint else 0])
     added = bounds is None

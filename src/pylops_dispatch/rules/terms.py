@@ -20,7 +20,7 @@ from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.functions.positions import balanced
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Terms
@@ -87,7 +87,6 @@ def apply_terms(
         arguments += [wrapped, tuple(own)]
     template, whole = _template(op, terms)
     arguments += blocks.whole_arguments(whole, spare)
-    key = tokenize(name_of(op), adjoint, x.name, [a.name for a in arguments[2::2]])
     result = tuple(index[label] for label in (*out, *summed))
     alone = {index[a]: sizes[a] for a in out if a not in into}
     function = functools.partial(
@@ -104,7 +103,7 @@ def apply_terms(
         function,
         result,
         *arguments,
-        name=f"{cls.__name__.strip('_')}-{'rmatvec' if adjoint else 'matvec'}-{key}",
+        name=layer_name(cls, adjoint, name_of(op), x.name, [a.name for a in arguments[2::2]]),
         new_axes={i: n for i, n in alone.items() if not _is_cut(arguments, i)},
         adjust_chunks={index[a]: 1 for a in summed},
         align_arrays=False,
@@ -289,8 +288,7 @@ def sampled_dtype(
     template, whole = _template(op, terms)
     arrays += [np.zeros(a.shape, a.dtype) for a in whole]
     shape = tuple(lengths[a] for a in (terms.data if adjoint else terms.model))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         return _term(
             np.zeros(shape, dtype), *arrays, cls=cls, op=template, names=tuple(held),
             terms=terms, sizes=lengths, n_summed=0, adjoint=adjoint, fit=fit,

@@ -119,7 +119,7 @@ def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
 def _reached(op: Any, sources: tuple[int, ...]) -> list[Span]:
     """Return the samples of the record that each block of sources reaches."""
     spans = []
-    for start, stop in itertools.pairwise(np.concatenate([[0], np.cumsum(sources)])):
+    for start, stop in itertools.pairwise(np.cumsum([0, *sources])):
         shifts = [int(shift) for shift in op.shifts[start:stop]]
         spans.append((min(shifts), min(max(shifts) + op.nt + 1, int(op.nttot))))
     return spans

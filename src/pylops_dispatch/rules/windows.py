@@ -11,13 +11,12 @@ import dask.array as da
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
-from pylops_dispatch.naming import name_of
+from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
@@ -121,8 +120,7 @@ def _apply(
         x,
         index,
         *arguments,
-        name=f"{cls.__name__}-{'rmatvec' if adjoint else 'matvec'}-"
-        f"{tokenize(name_of(op), adjoint, x.name)}",
+        name=layer_name(cls, adjoint, name_of(op), x.name),
         new_axes=dict(zip(kept[n:], shape, strict=True)),
         adjust_chunks={
             axis: tuple(counts[axis]) if adjoint else tuple(b - a for a, b in spans[axis])
@@ -141,14 +139,14 @@ def _apply(
 
 def _windows_in(starts: np.ndarray[Any, Any], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Return how many windows start in each chunk, where there are any."""
-    edges = np.concatenate([[0], np.cumsum(chunks)])
+    edges = np.cumsum([0, *chunks])
     counts = np.diff(np.searchsorted(starts, edges))
     return tuple(int(c) for c in counts if c)
 
 
 def _reach(starts: Any, ends: Any, counts: tuple[int, ...]) -> list[Span]:
     """Return the samples that each block of windows spans."""
-    edges = np.concatenate([[0], np.cumsum(counts)])
+    edges = np.cumsum([0, *counts])
     return [(int(starts[a]), int(ends[b - 1])) for a, b in itertools.pairwise(edges)]
 
 
