@@ -501,3 +501,28 @@ def test_a_stack_is_asked_for_its_matrices_again_when_one_is_exchanged(client):
         pylops.cgls(op, y, niter=4, tol=0)[0].compute(),
         pylops.cgls(expected, rand(90), niter=4, tol=0)[0],
     )
+
+
+def test_a_cluster_without_workers_starts_them_for_the_arrays_of_operators():
+    weights = rand((20_000,))
+    with pylops_dispatch.client(processes=False, n_workers=0, threads_per_worker=1) as client:
+        client.cluster.adapt(minimum=0, maximum=1, interval="100ms", wait_count=100)
+        y = (pylops.Diagonal(weights) @ da.ones(20_000, chunks=5_000)).compute()
+    assert_close(y, weights)
+
+
+def test_arrays_are_sent_again_where_a_worker_dies_meanwhile(monkeypatch):
+    weights = rand((20_000,))
+    with pylops_dispatch.client(processes=False, n_workers=1, threads_per_worker=1) as client:
+        scatter = client.scatter
+        failures = [distributed.comm.CommClosedError("a worker has died")]
+
+        def unlucky(*args, **kwargs):
+            if failures:
+                raise failures.pop()
+            return scatter(*args, **kwargs)
+
+        monkeypatch.setattr(client, "scatter", unlucky)
+        y = (pylops.Diagonal(weights) @ da.ones(20_000, chunks=5_000)).compute()
+    assert not failures
+    assert_close(y, weights)

@@ -19,6 +19,7 @@ the process of the client and dies with it anyway.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 import weakref
@@ -36,6 +37,8 @@ from pylops_dispatch.array import DispatchArray
 logger = logging.getLogger(__name__)
 
 _STEPS = 20
+# two tasks that ask a worker for its first client get one each, one of which is never closed
+_connecting = threading.Lock()
 _PATIENCE = 60.0  # seconds for all copies; a worker that dies meanwhile makes them wait
 
 # what a block in memory is a copy of, on two workers: it has to stay as long as that block
@@ -250,7 +253,8 @@ def _put(block: Any, key: Any, queue: str) -> None:
     """Keep a block on this worker under a key of its own; runs as a task."""
     import distributed
 
-    client = distributed.get_client()
+    with _connecting:
+        client = distributed.get_client()
     future = client.scatter({key: block}, hash=False)[key]
     distributed.Queue(queue, client=client).put(future)
 

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 import re
 import sys
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, is_safe
 from pylops_dispatch.remembering import checksum, remembered
+
+logger = logging.getLogger(__name__)
 
 _LARGE = 1 << 16  # bytes
 _TURNED = (_AdjointLinearOperator, _TransposedLinearOperator)
@@ -234,12 +238,38 @@ def _sent(client: Any, array: DaskArray) -> DaskArray:
     if any(address.startswith("inproc://") for address in client.nthreads()):
         # workers in this process would share the very arrays, which then never go
         values = pickle.loads(pickle.dumps(values))
-    # the scheduler may still remember what had the same name, and was lost
-    name = f"{array.name}-{next(_generations)}"
-    sent = client.scatter({(name, *key[1:]): v for key, v in values.items()}, hash=False)
+    name, sent = _scattered(client, array.name, values)
     there = DaskArray(dict(sent), name, array.chunks, meta=array._meta)
     # each block on two workers, so that one may go; empty where there is but one
     return cut([there]).get(name, there)
+
+
+_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds, for the scheduler to see which worker is gone
+
+
+def _scattered(client: Any, name: str, values: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
+    """Send blocks to workers that are there, again where one of them dies meanwhile."""
+
+    def send() -> tuple[str, dict[Any, Any]]:
+        if not client.nthreads():
+            # a cluster that adapts starts workers for tasks, and none for data
+            client.submit(_nothing, pure=False).result()
+        # the scheduler may still remember what had the same name, and was lost
+        new = f"{name}-{next(_generations)}"
+        blocks = {(new, *key[1:]): value for key, value in values.items()}
+        return new, client.scatter(blocks, hash=False)
+
+    for pause in _PAUSES:
+        try:
+            return send()
+        except OSError as error:  # as are those of distributed for what is closed or late
+            logger.info("arrays of an operator are sent again: %s", error)
+            time.sleep(pause)
+    return send()
+
+
+def _nothing() -> None:
+    """Ask for a worker."""
 
 
 _MUCH_LESS = 16
