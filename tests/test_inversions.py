@@ -585,3 +585,16 @@ def test_a_class_that_makes_data_of_its_own_may_take_any_length():
             return super().setup(np.concatenate([y, y]), *args, **kwargs)
 
     check(lambda y: Twice(OPERATOR).solve(y, niter=3, tol=0), rand(10))
+
+
+@pytest.mark.parametrize("threshkind", ["soft", "hard", "half"])
+@pytest.mark.parametrize("solver", [pylops.ista, pylops.fista])
+def test_functions_of_sparse_solvers_take_matrices_of_data(solver, threshkind):
+    op = pylops.MatrixMult(rand((11, 9)))
+    y0 = op @ rand((9, 3))
+    settings = {"niter": 15, "eps": 0.3, "tol": 0, "threshkind": threshkind}
+    expected = solver(op, y0, **settings)[0]
+    x = solver(op, da.from_array(y0, chunks=(4, 2)), **settings)[0]
+    assert_close(x.compute(), expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="Dimension mismatch"):
+        solver(op, da.ones((10, 3)), **settings)

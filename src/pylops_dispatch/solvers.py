@@ -559,7 +559,7 @@ def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Call
     if not original.__module__.startswith("pylops."):
         return lambda *given: None
     names = list(inspect.signature(original).parameters)[1:]
-    columns = method and "threshkind" in names  # ISTA and FISTA take matrices of data, as classes
+    columns = "threshkind" in names  # ISTA and FISTA take matrices of data
 
     def check_problem(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
