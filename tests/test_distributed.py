@@ -187,13 +187,17 @@ def weighted():
     return pylops.Diagonal(1 + rand((100, 100)) ** 2) + 0.1 * pylops.Laplacian((100, 100))
 
 
+# a worker tries as long to connect to one that has died, 30 s where nothing is said
+SOON = {"pylops-dispatch.lineage-steps": 4, "distributed.comm.timeouts.connect": "5s"}
+
+
 @pytest.mark.parametrize("make", [stencils, weighted])
 def test_a_worker_that_is_killed_costs_time_and_not_the_answer(make):
     op = make()
     y0, seen = rand(op.dims), []
     expected = pylops.cgls(op, y0, niter=20, tol=0)[0]
     with (
-        dask.config.set({"pylops-dispatch.lineage-steps": 4}),
+        dask.config.set(SOON),
         pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
     ):
 
@@ -213,7 +217,7 @@ def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer()
     y0 = rand(op.dims)
     expected = pylops.cgls(op, y0, niter=14, tol=0)[0]
     with (
-        dask.config.set({"pylops-dispatch.lineage-steps": 4}),
+        dask.config.set(SOON),
         pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
     ):
         x = pylops.cgls(op, da.from_array(y0, chunks=(4, 9)), niter=14, tol=0)[0]
