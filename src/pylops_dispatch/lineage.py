@@ -140,13 +140,17 @@ def futures_of(array: DaskArray) -> list[Any]:
     """Return the blocks of an array in the memory of a cluster; none for any other array."""
     if not pc.in_memory(array):
         return []
-    nodes = _leaves_of(array)
-    return nodes if len(nodes) == len(dict(array.dask)) else []
+    nodes = list(dict(array.dask).values())
+    return nodes if all(map(_is_future, nodes)) else []
 
 
 def _leaves_of(array: DaskArray) -> list[Any]:
     """Return all blocks in the memory of a cluster that the graph of an array holds."""
-    return [node for node in dict(array.dask).values() if hasattr(node, "add_done_callback")]
+    return [node for node in dict(array.dask).values() if _is_future(node)]
+
+
+def _is_future(node: Any) -> bool:
+    return hasattr(node, "add_done_callback")
 
 
 def _lost(array: DaskArray) -> bool:
