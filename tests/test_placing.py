@@ -430,8 +430,8 @@ def test_small_vectors_are_worked_out_where_large_kernels_lie(client, kernel):
 def test_runs_of_blocks_are_those_that_one_worker_is_asked_for(numblocks, count):
     workers = [f"worker-{number}" for number in range(count)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placing, "_workers", lambda: workers)
-        patch.setattr(placing, "client_in_use", lambda: None)
+        patch.setattr(placing, "client_in_use", lambda: "a client")
+        patch.setattr(placing, "threads_by_worker", lambda client, age: dict.fromkeys(workers, 1))
         runs = blocks_by_worker(numblocks)
     assert len(runs) == count
     assert [place for run in runs for place in run] == list(np.ndindex(*numblocks))

@@ -48,12 +48,13 @@ from pylops_dispatch.operators import (
     with_changes,
 )
 from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, samples
-from pylops_dispatch.placing import client_in_use, is_large, operator_on_cluster, runs_here_at_once
+from pylops_dispatch.placing import is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
 from pylops_dispatch.whole import arrays_within, with_arrays, without_arrays
+from pylops_dispatch.workers import client_in_use
 
 if TYPE_CHECKING:
     from pylops_dispatch.rules.table import Rule

@@ -19,13 +19,14 @@ the process of the client and dies with it anyway.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 from dask._task_spec import Task, TaskRef
@@ -33,6 +34,7 @@ from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.workers import client_in_use, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,23 @@ _STEPS = 20
 _connecting = threading.Lock()
 _PATIENCE = 60.0  # seconds for all copies; a worker that dies meanwhile makes them wait
 
-# what a block in memory is a copy of, on two workers: it has to stay as long as that block
-_pairs: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
+
+class _Pair(NamedTuple):
+    """What a block in memory is a copy of: it has to stay as long as that block."""
+
+    near: Any  # futures
+    copy: Any
+    workers: frozenset[str]  # that have them
+
+    def is_lost(self, workers: frozenset[str]) -> bool:
+        """Whether one of both may be gone; what was made from the other is on its worker."""
+        finished = self.near.status == self.copy.status == "finished"
+        return not finished or not self.workers <= workers
+
+
+_pairs: weakref.WeakKeyDictionary[Any, _Pair] = weakref.WeakKeyDictionary()
 # what a block that could not be cut may have to be worked out again from
-_sources: weakref.WeakKeyDictionary[Any, list[tuple[Any, Any]]] = weakref.WeakKeyDictionary()
+_sources: weakref.WeakKeyDictionary[Any, list[_Pair]] = weakref.WeakKeyDictionary()
 
 
 class Lineage:
@@ -54,7 +69,13 @@ class Lineage:
         self._executions = 0
         self._cut: dict[str, weakref.ref[DaskArray]] = {}
         # what every step since the last cut can be repeated from: pairs on two workers
-        self._pairs: list[tuple[Any, Any]] = []
+        self._pairs: list[_Pair] = []
+        self._seen: frozenset[str] = frozenset()  # workers, since the last cut
+        self._until_cut: list[DaskArray] = []
+
+    def keep_until_cut(self, array: DaskArray) -> None:
+        """Keep an array that vectors may have to be worked out from, until they are cut."""
+        self._until_cut.append(array)
 
     def count(self, executions: int) -> None:
         """Count executions."""
@@ -78,7 +99,11 @@ class Lineage:
             The names of arrays that were cut, and the names that they have now.
         """
         steps = int(dask.config.get("pylops-dispatch.lineage-steps", _STEPS))
-        if not steps or (self._executions < steps and not self._lost()):
+        workers = _workers()
+        self._seen |= workers
+        lost = not self._seen <= workers or any(pair.is_lost(workers) for pair in self._pairs)
+        lost |= bool(self._until_cut)
+        if not steps or (self._executions < steps and not lost):
             return {}
         kept = {id(box) for box in fixed}
         live = [box for box in boxes if id(box) not in kept]
@@ -100,18 +125,19 @@ class Lineage:
 
     def _cut_all(self, live: Sequence[DispatchArray]) -> dict[str, str]:
         """Cut arrays in memory that were not cut yet, all or none; return their new names."""
+        workers = _workers()
         held = {
             p.name: p
             for box in live
             for p in box.pieces
-            if isinstance(p, DaskArray) and futures_of(p) and not self._is_cut(p)
+            if isinstance(p, DaskArray) and futures_of(p) and not self._is_cut(p, workers)
         }
-        if not held:
-            return {}
-        new = cut(list(held.values()))
+        new = cut(list(held.values())) if held else {}
         for box in live if new else ():
             found = (new.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
             box.replace(list(found))
+        if new or not held:
+            self._seen, self._until_cut = workers, []
         if new:
             self._executions = 0
             self._cut = {n: r for n, r in self._cut.items() if r() is not None}
@@ -120,11 +146,13 @@ class Lineage:
             self._pairs = [_pairs[f] for array in live_arrays for f in futures_of(array)]
         return {name: array.name for name, array in new.items()}
 
-    def _is_cut(self, array: DaskArray) -> bool:
-        return array.name in self._cut and not _lost(array)
+    def _is_cut(self, array: DaskArray, workers: frozenset[str]) -> bool:
+        return array.name in self._cut and not _lost(array, workers)
 
-    def _lost(self) -> bool:
-        return any(future.status != "finished" for pair in self._pairs for future in pair)
+
+def _workers() -> frozenset[str]:
+    client = client_in_use()
+    return frozenset(() if client is None else threads_by_worker(client, math.inf))
 
 
 def _forget_scalars(boxes: Sequence[DispatchArray]) -> None:
@@ -153,16 +181,22 @@ def _is_future(node: Any) -> bool:
     return hasattr(node, "add_done_callback")
 
 
-def _lost(array: DaskArray) -> bool:
+def _lost(array: DaskArray, workers: frozenset[str]) -> bool:
     """Whether one of a pair is gone, so that a block is kept only once."""
-    pairs = (_pairs.get(future, ()) for future in futures_of(array))
-    return any(future.status != "finished" for pair in pairs for future in pair)
+    pairs = (_pairs.get(future) for future in futures_of(array))
+    return any(pair.is_lost(workers) for pair in pairs if pair is not None)
 
 
-def is_safe(array: DaskArray) -> bool:
-    """Whether no block of an array on a cluster, nor its copy, was lost since it was cut."""
-    whole = all(future.status == "finished" for future in futures_of(array))
-    return whole and not _lost(array)
+def is_whole(array: DaskArray) -> bool:
+    """Whether all blocks of an array on a cluster are there."""
+    return all(future.status == "finished" for future in futures_of(array))
+
+
+def is_safe(array: DaskArray, workers: frozenset[str]) -> bool:
+    """Whether an array on a cluster is there, as often as `workers` have place for it."""
+    single = len(workers) < 2
+    copied = single or all(future in _pairs for future in futures_of(array))
+    return is_whole(array) and copied and (single or not _lost(array, workers))
 
 
 def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
@@ -203,7 +237,10 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     except Exception as error:  # a worker that dies can fail any of these calls
         logger.info("the history of a solve was not cut this time: %s", error)
         return {}
-    _pairs.update((block, (near[key], copies[key])) for key, block in blocks.items())
+    after = _next_of(workers)
+    for key, block in blocks.items():
+        both = frozenset((homes[key], after[homes[key]]))
+        _pairs[block] = _Pair(near[key], copies[key], both)
     return {
         array.name: DaskArray(
             {new_keys[key]: blocks[new_keys[key]] for key in (f.key for f in futures_of(array))},
@@ -230,11 +267,11 @@ def _copies(
     """
     import distributed
 
-    follower = dict(zip(workers, [*workers[1:], workers[0]], strict=True))
+    after = _next_of(workers)
     queue = distributed.Queue(f"copies-{mark}", client=client)
     by_worker = defaultdict(list)
     for key in futures:
-        by_worker[follower[homes[key]]].append(key)
+        by_worker[after[homes[key]]].append(key)
     running = []
     for worker, keys in by_worker.items():
         graph: dict[Any, Any] = {key: futures[key] for key in keys}
@@ -251,6 +288,10 @@ def _copies(
     if set(found) != set(new_keys.values()):
         raise RuntimeError("a worker was lost while blocks were copied")
     return found
+
+
+def _next_of(workers: list[str]) -> dict[str, str]:
+    return dict(zip(workers, [*workers[1:], workers[0]], strict=True))
 
 
 def _put(block: Any, key: Any, queue: str) -> None:

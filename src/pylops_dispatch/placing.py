@@ -20,7 +20,6 @@ import itertools
 import logging
 import math
 import re
-import sys
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -40,8 +39,9 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
-from pylops_dispatch.lineage import cut, is_safe
+from pylops_dispatch.lineage import cut, is_safe, is_whole
 from pylops_dispatch.remembering import checksum, remembered
+from pylops_dispatch.workers import client_in_use, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,6 @@ class _Cluster:
 
     futures: dict[Any, Any] = field(default_factory=dict)
     arrays: dict[str, DaskArray] = field(default_factory=dict)
-    threads: int = 0  # of all workers
 
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
@@ -220,15 +219,31 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
         return None
     known = _placed.setdefault(client, _Cluster())
     there = known.arrays.get(array.name)
-    if there is not None and is_safe(there):
+    solve = session.get()
+    workers = frozenset(threads_by_worker(client, _MOMENT if solve is None else math.inf))
+    if there is not None and is_safe(there, workers):
         return there
-    _release(known, array.name)
     with unrecorded():
-        there = _sent(client, array)
-    known.arrays[array.name] = there
-    known.futures.update(there.dask)
-    weakref.finalize(owner, _release, known, array.name)
-    return there
+        new = None if there is None or not is_whole(there) else _copied(there)
+        new = _sent(client, array) if new is None else new
+    if new is there:
+        return there
+    if there is not None and solve is not None:
+        solve.keep_until_cut(there)
+    _release(known, array.name)
+    known.arrays[array.name] = new
+    known.futures.update(new.dask)
+    if there is None:
+        weakref.finalize(owner, _release, known, array.name)
+    return new
+
+
+_MOMENT = 1.0  # seconds
+
+
+def _copied(there: DaskArray) -> DaskArray:
+    """Return each block on two workers, so that one may go; as it was where there is but one."""
+    return cut([there]).get(there.name, there)
 
 
 def _sent(client: Any, array: DaskArray) -> DaskArray:
@@ -239,9 +254,7 @@ def _sent(client: Any, array: DaskArray) -> DaskArray:
         # workers in this process would share the very arrays, which then never go
         values = pickle.loads(pickle.dumps(values))
     name, sent = _scattered(client, array.name, values)
-    there = DaskArray(dict(sent), name, array.chunks, meta=array._meta)
-    # each block on two workers, so that one may go; empty where there is but one
-    return cut([there]).get(name, there)
+    return _copied(DaskArray(dict(sent), name, array.chunks, meta=array._meta))
 
 
 _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds, for the scheduler to see which worker is gone
@@ -304,21 +317,16 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
 def _workers() -> list[str]:
     """Return the workers of the cluster that dask runs on, each as often as it has threads."""
     client = client_in_use()
-    if client is None:
-        return []
-    threads = client.nthreads()
-    found = [address for address in sorted(threads) for _ in range(threads[address])]
-    _placed.setdefault(client, _Cluster()).threads = len(found)
-    return found
+    threads = {} if client is None else threads_by_worker(client)
+    return [address for address, count in threads.items() for _ in range(count)]
 
 
 def blocks_by_worker(numblocks: pc.Shape) -> list[list[tuple[int, ...]]]:
     """Return the places of blocks in runs, one for each thread, as `vectors_together` asks for."""
     places = list(np.ndindex(*numblocks))
     client = client_in_use()
-    known = None if client is None else _placed.get(client)
-    # as of the last execution: to ask the scheduler takes longer than to make a graph of norms
-    count = (known.threads if known is not None else 0) or len(_workers()) or 1
+    threads = {} if client is None else threads_by_worker(client, math.inf)
+    count = sum(threads.values()) or 1
     starts = [-(-len(places) * number // count) for number in range(count + 1)]
     return [places[first:last] for first, last in itertools.pairwise(starts)]
 
@@ -361,21 +369,3 @@ def _release(known: _Cluster, name: str) -> None:
 def runs_here_at_once() -> bool:
     """Whether what is made now will be run at once, in this process: a step of a solver."""
     return session.get() is not None and client_in_use() is None
-
-
-def client_in_use() -> Any:
-    """Return the client that dask runs on from here, None for another scheduler."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
-    chosen = dask.config.get("scheduler", None)
-    if isinstance(chosen, distributed.Client):
-        client = chosen
-    elif chosen in (None, "distributed", "dask.distributed"):
-        try:
-            client = distributed.Client.current()
-        except ValueError:  # there is none
-            return None
-    else:
-        return None
-    return None if client.asynchronous or client.status != "running" else client

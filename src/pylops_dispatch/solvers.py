@@ -309,6 +309,10 @@ class Session:
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
+    def keep_until_cut(self, array: DaskArray) -> None:
+        """Keep an array of an operator on a cluster that was put elsewhere."""
+        self._lineage.keep_until_cut(array)
+
     def result(self, value: Any) -> Any:
         """Return the result of a solve: dask arrays, which are safe without this session."""
         boxes = [box for box in found(value, is_box) if box.value is None and not box.is_let_go]

@@ -15,7 +15,8 @@ from pylops import LinearOperator
 
 from pylops_dispatch.array import DispatchArray, is_dask, is_lazy, source
 from pylops_dispatch.copying import all_within, copied, settled
-from pylops_dispatch.placing import client_in_use, coefficient, is_large
+from pylops_dispatch.placing import coefficient, is_large
+from pylops_dispatch.workers import client_in_use
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch.pieces import Shape
-from pylops_dispatch.placing import client_in_use, coefficient, is_large
+from pylops_dispatch.placing import coefficient, is_large
 from pylops_dispatch.remembering import checksum, remembered
+from pylops_dispatch.workers import client_in_use
 
 Positions = np.ndarray[Any, Any]
 Sizes = tuple[int, ...]

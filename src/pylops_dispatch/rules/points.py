@@ -20,7 +20,7 @@ from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, resized, shaped
 from pylops_dispatch.pieces import Chunks
-from pylops_dispatch.placing import client_in_use
+from pylops_dispatch.workers import client_in_use
 
 # attributes of Bilinear with one value for each point
 _INDICES = (("iava_t", "iava_b"), ("iava_l", "iava_r"))

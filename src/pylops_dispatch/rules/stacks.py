@@ -26,10 +26,10 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import count_applications, duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
-from pylops_dispatch.placing import client_in_use
 from pylops_dispatch.programs import Setting
 from pylops_dispatch.rules.running import COMBINATIONS
 from pylops_dispatch.rules.table import RULES
+from pylops_dispatch.workers import client_in_use
 
 
 class _Read(NamedTuple):

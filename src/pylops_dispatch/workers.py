@@ -1,0 +1,62 @@
+"""The cluster that dask runs on from here, and which workers it has.
+
+To ask the scheduler takes longer than to make a small graph: in a solve, the workers are those
+that there were when the last execution began.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from typing import Any, NamedTuple
+
+import dask
+
+
+class _Seen(NamedTuple):
+    threads: dict[str, int]  # by the addresses of workers
+    at: float  # seconds, of a clock that only goes forward
+
+
+_seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
+
+
+def client_in_use() -> Any:
+    """Return the client that dask runs on from here, None for another scheduler."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    chosen = dask.config.get("scheduler", None)
+    if isinstance(chosen, distributed.Client):
+        client = chosen
+    elif chosen in (None, "distributed", "dask.distributed"):
+        try:
+            client = distributed.Client.current()
+        except ValueError:  # there is none
+            return None
+    else:
+        return None
+    return None if client.asynchronous or client.status != "running" else client
+
+
+def threads_by_worker(client: Any, age: float = 0.0) -> dict[str, int]:
+    """Return the workers of a cluster and how many threads each has.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    age : float, optional
+        Seconds that the answer may be old. Default 0: the scheduler is asked.
+
+    Returns
+    -------
+    dict
+        Numbers of threads by addresses, in the order of these.
+    """
+    seen = _seen.get(client)
+    if seen is None or time.monotonic() - seen.at >= age:
+        threads = client.nthreads()
+        seen = _seen[client] = _Seen(dict(sorted(threads.items())), time.monotonic())
+    return seen.threads
