@@ -41,6 +41,16 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "vectors not cut when arrays of operators were put elsewhere", "lineage.py",
+        "lost |= bool(self._until_cut)", "pass",
+        "tests/test_distributed.py", "lies_elsewhere",
+    ),
+    Fault(
+        "arrays of operators left on the one worker that has them", "placing.py",
+        "if there is not None and is_safe(there, workers):", "if there is not None:",
+        "tests/test_placing.py", "one_worker_alone",
+    ),
+    Fault(
         "memory that malloc keeps left to it", "trimming.py",
         "trim(0)", "pass",
         "tests/test_cluster.py", "malloc_keeps",

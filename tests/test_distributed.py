@@ -7,6 +7,7 @@ import os
 import signal
 import time
 import types
+import weakref
 
 import dask
 import dask.array as da
@@ -157,6 +158,19 @@ def holders(dask_scheduler):
     }
 
 
+def test_vectors_are_cut_as_soon_as_what_they_came_of_lies_elsewhere(several_workers):
+    own = lineage.Lineage()
+    box = DispatchArray(da.ones(100, chunks=50).persist())
+    left = da.zeros(100, chunks=50).persist()
+    assert not own.cut_if_due([box], [])
+    own.keep_until_cut(left)
+    alive = weakref.ref(left)
+    del left
+    assert alive() is not None
+    assert own.cut_if_due([box], [])
+    assert eventually(lambda: alive() is None)
+
+
 def test_arrays_that_are_not_on_a_cluster_are_left_alone():
     x = da.ones(4, chunks=2)
     known = lineage.Lineage()
@@ -208,6 +222,32 @@ def test_a_worker_that_is_killed_costs_time_and_not_the_answer(make):
 
         y = da.from_array(y0, chunks=(op.dims[0] // 4, op.dims[1]))
         x = pylops.cgls(op, y, niter=20, tol=0, callback=kill_one)[0].compute()
+        seen.clear()
+    assert_close(x, expected, rtol=1e-10)
+
+
+def test_the_worker_that_was_left_may_die_next():
+    op = weighted()
+    y0, seen = rand(op.dims), []
+    expected = pylops.cgls(op, y0, niter=16, tol=0)[0]
+    with (
+        dask.config.set(SOON),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
+    ):
+        first, second = sorted(client.nthreads())
+
+        def kill_both(x):
+            seen.append(x)
+            if len(seen) == 5:
+                os.kill(client.run(os.getpid)[first], signal.SIGKILL)
+            if len(seen) == 8:  # there is place again for all that the other one alone has
+                client.wait_for_workers(2, timeout=60)
+            if len(seen) == 11:
+                os.kill(client.run(os.getpid)[second], signal.SIGKILL)
+
+        with dask.config.set({"pylops-dispatch.lineage-steps": 100}):
+            y = da.from_array(y0, chunks=(25, 100))
+            x = pylops.cgls(op, y, niter=16, tol=0, callback=kill_both)[0].compute()
         seen.clear()
     assert_close(x, expected, rtol=1e-10)
 

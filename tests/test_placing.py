@@ -352,6 +352,25 @@ def test_what_a_worker_had_is_sent_again_when_it_goes(client):
         assert len(kept(client)) == 12  # four blocks, each twice, and what stands for them
 
 
+def test_what_one_worker_alone_has_is_copied_once_there_is_another(client, monkeypatch):
+    monkeypatch.setattr(placing, "_MOMENT", 0)
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    x = da.from_array(x0, chunks=(50, 200))
+    expected = op @ x0
+    client.cluster.scale(1)
+    assert comes_true(lambda: len(client.nthreads()) == 1)
+    assert_close((op @ x).compute(), expected)
+    client.cluster.scale(2)
+    client.wait_for_workers(2)
+    assert_close((op @ x).compute(), expected)
+    assert comes_true(lambda: len(kept(client)) == 12)
+    there = kept(client)
+    copies = [key for key in there if key[0] == "copy-of"]
+    assert len(copies) == 4
+    assert all(there[key] != there["block-of", *key[1:]] for key in copies)
+
+
 def test_what_is_lost_altogether_is_sent_again(client):
     op = pylops.Diagonal(rand(DIMS))
     x0 = rand(DIMS)

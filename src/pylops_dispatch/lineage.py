@@ -54,7 +54,8 @@ class _Pair(NamedTuple):
     def is_lost(self, workers: frozenset[str]) -> bool:
         """Whether one of both may be gone; what was made from the other is on its worker."""
         finished = self.near.status == self.copy.status == "finished"
-        return not finished or not self.workers <= workers
+        apart = len(self.workers) > 1 or len(workers) < 2
+        return not (finished and apart and self.workers <= workers)
 
 
 _pairs: weakref.WeakKeyDictionary[Any, _Pair] = weakref.WeakKeyDictionary()
@@ -194,9 +195,9 @@ def is_whole(array: DaskArray) -> bool:
 
 def is_safe(array: DaskArray, workers: frozenset[str]) -> bool:
     """Whether an array on a cluster is there, as often as `workers` have place for it."""
-    single = len(workers) < 2
-    copied = single or all(future in _pairs for future in futures_of(array))
-    return is_whole(array) and copied and (single or not _lost(array, workers))
+    if len(workers) < 2 or not is_whole(array):
+        return is_whole(array)
+    return not _lost(array, workers) and all(future in _pairs for future in futures_of(array))
 
 
 def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
