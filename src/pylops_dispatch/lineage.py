@@ -224,6 +224,7 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     names = {array.name: f"kept-{mark}-{number}" for number, array in enumerate(arrays)}
     new_keys = {key: (names[key[0]], *key[1:]) for key in futures}
     try:
+        _wait(client, list(futures.values()), workers)
         homes = {k: w[0] for k, w in client.who_has(list(futures.values())).items() if w}
         copies = _copies(client, futures, new_keys, homes, workers, mark)
         homes = {new_keys[key]: home for key, home in homes.items()}
