@@ -12,15 +12,18 @@ from typing import Any
 
 import dask
 import numpy as np
-from dask._task_spec import Alias, DataNode, TaskRef
+from dask._task_spec import Alias, DataNode, TaskRef, convert_legacy_graph, cull
 from dask.array.core import Array as DaskArray
 from dask.array.core import slices_from_chunks
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.order import order
 
 from pylops_dispatch.blocks import samples_of_neighbours
 from pylops_dispatch.pieces import Shape
+from pylops_dispatch.placing import Placed, nothing_sent
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.workers import client_in_use
 
 # what moves data, by how the names of dask's and our own tasks begin
 _KINDS = {
@@ -71,9 +74,9 @@ def foreseen(
     """
     with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with set_policy(whole_array="warn"):
+        with set_policy(whole_array="warn"), nothing_sent():
             y = (op.H if adjoint else op) @ held
-    return y, OptimisedGraph([y], {**arrays, held.name: held}), caught
+    return y, OptimisedGraph([y], {**arrays, held.name: held}, {held.name}), caught
 
 
 _lock = threading.RLock()
@@ -101,24 +104,46 @@ def created_arrays() -> Iterator[dict[str, DaskArray]]:
             DaskArray.__new__ = original  # type: ignore[method-assign]
 
 
-def _executed(arrays: Sequence[DaskArray]) -> dict[Any, Any]:
-    """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short."""
+def _executed(arrays: Sequence[DaskArray], sources: Collection[str]) -> dict[Any, Any]:
+    """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short.
+
+    On a cluster the blocks of `sources` are futures, which are no part of the graph.
+    """
     nodes: dict[Any, Any] = {}
+    data: dict[Any, Any] = {}
+    if client_in_use() is not None:
+        arrays = [_of_futures(array, sources, data) for array in arrays]
 
     def note(graph: Any, keys: Any, **kwargs: Any) -> list[Any]:
         nodes.update(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
         return [None] * len(keys)
 
     dask.persist(*arrays, scheduler=note)
-    return nodes
+    read = {key for node in convert_legacy_graph(nodes).values() for key in node.dependencies}
+    return {**{key: data[key] for key in read & data.keys()}, **nodes}
+
+
+def _of_futures(array: DaskArray, sources: Collection[str], data: dict[Any, Any]) -> DaskArray:
+    """Return an array with futures for blocks that are data, which are noted in `data`."""
+    layers = dict(array.dask.layers)
+    for name in layers.keys() & set(sources):
+        data.update(layers[name])
+        layers[name] = MaterializedLayer({key: TaskRef(key) for key in layers[name]})
+    graph = HighLevelGraph(layers, array.dask.dependencies)
+    return DaskArray(graph, array.name, array.chunks, meta=array._meta)
 
 
 class OptimisedGraph:
     """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
 
-    def __init__(self, results: Sequence[DaskArray], arrays: Mapping[str, DaskArray]) -> None:
+    def __init__(
+        self,
+        results: Sequence[DaskArray],
+        arrays: Mapping[str, DaskArray],
+        sources: Collection[str],
+    ) -> None:
         self._arrays = arrays
-        nodes = _executed(results)
+        nodes = _executed(results, sources)
         priority = order(nodes)
         names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
 
@@ -136,6 +161,13 @@ class OptimisedGraph:
             meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
         }
         self._needed = self._reached(self._results)  # schedulers leave out the others
+        self.count = len(self.tasks)
+        """How many tasks a scheduler will run."""
+        if client_in_use() is not None:
+            # it runs data and aliases too, unless they are futures
+            wanted = {(y.name, *index) for y in results for index in np.ndindex(*y.numblocks)}
+            run = cull(nodes, wanted).items()
+            self.count = sum(not _is_future(key, node, sources) for key, node in run)
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
             self._sizes[key] = self._size(key, known_as.get(key, key))
@@ -307,6 +339,10 @@ class OptimisedGraph:
                 missing[key].discard(done)
                 if not missing[key]:
                     ready.append(key)
+
+
+def _is_future(key: Any, node: Any, sources: Collection[str]) -> bool:
+    return isinstance(node, Placed) or (isinstance(key, tuple) and key[0] in sources)
 
 
 def _taken(shape: Shape, index: tuple[Any, ...]) -> Shape:

@@ -24,6 +24,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +164,19 @@ def _kept_for(reference: Any, array: np.ndarray[Any, Any], chunks: Any) -> DaskA
     return on_cluster(lazy, op)
 
 
+_planning: ContextVar[bool] = ContextVar("planning", default=False)
+
+
+@contextmanager
+def nothing_sent() -> Iterator[None]:
+    """Make graphs as if arrays of operators were on the cluster, without sending any."""
+    token = _planning.set(True)
+    try:
+        yield
+    finally:
+        _planning.reset(token)
+
+
 def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
     """Place an array of blocks in this process on the cluster that dask runs on, if it does.
 
@@ -179,7 +193,7 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
         `array` itself where dask runs in this process alone.
     """
     nodes = dict(array.dask)
-    there = placed(array, owner)
+    there = array if _planning.get() and client_in_use() is not None else placed(array, owner)
     if there is None:
         return array
     name = there.name

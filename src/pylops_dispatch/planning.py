@@ -193,7 +193,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
         input_bytes=int(x.nbytes),
         output_bytes=int(y.nbytes),
         largest_block=max(largest_block(x), largest_block(y)),
-        tasks=len(graph.tasks),
+        tasks=graph.count,
         threads=threads,
         peak_bytes=max(peak, int(x.nbytes + y.nbytes)),  # blocks of zeros may be one and the same
         moved=moved,

@@ -26,6 +26,7 @@ from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
+from pylops_dispatch.placing import nothing_sent
 from pylops_dispatch.planning import (
     Plan,
     fallbacks_of,
@@ -207,13 +208,13 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         def foresee(self, arrays: list[DaskArray]) -> None:
             """Note what an execution would do, next to all that is in memory meanwhile."""
             with straight_tasks():
-                graph = OptimisedGraph(arrays, known)
+                graph = OptimisedGraph(arrays, known, held)
             # PyLops's solvers flatten the data that they are given
             views.update(graph.views(given))
             own = {array.name: int(array.nbytes) for array in self.in_memory()}
             own = {name: 0 if name in views else n for name, n in own.items()}
             peak = graph.peak(threads, {**own, **given}, views)
-            executions.append(_Execution(len(graph.tasks), graph.moved(held), peak))
+            executions.append(_Execution(graph.count, graph.moved(held), peak))
 
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
             self.foresee(arrays)
@@ -245,6 +246,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             kwargs = {name: _silent(name, value) for name, value in kwargs.items()}
             with (
                 set_policy(whole_array="warn"),
+                nothing_sent(),
                 np.errstate(all="ignore"),
                 suppress(_Enough),
                 rehearsed(solver, (args, kwargs), held_stand_in),
