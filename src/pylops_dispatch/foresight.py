@@ -6,9 +6,9 @@ import math
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
@@ -133,6 +133,11 @@ def _of_futures(array: DaskArray, sources: Collection[str], data: dict[Any, Any]
     return DaskArray(graph, array.name, array.chunks, meta=array._meta)
 
 
+class _Block(NamedTuple):
+    shape: Shape
+    itemsize: int
+
+
 class OptimisedGraph:
     """The graph of arrays as dask optimises it, and the bytes of what its tasks return."""
 
@@ -150,27 +155,25 @@ class OptimisedGraph:
         self._aliases = names
         meant = self._meant
         # a task that was fused with others has a new name, and the old one is an alias
-        known_as = {meant(alias): alias for alias in names}
+        self._known_as = {meant(alias): alias for alias in names}
         self._nodes = {
             key: nodes[key]
             for key in sorted(nodes, key=lambda k: priority.get(k, -1))
             if key not in names
         }
         self._inputs = {k: {meant(d) for d in n.dependencies} for k, n in self._nodes.items()}
-        self._results = {
-            meant((y.name, *index)) for y in results for index in np.ndindex(*y.numblocks)
-        }
+        self._wanted = {(y.name, *index) for y in results for index in np.ndindex(*y.numblocks)}
+        self._results = set(map(meant, self._wanted))
         self._needed = self._reached(self._results)  # schedulers leave out the others
         self.count = len(self.tasks)
         """How many tasks a scheduler will run."""
         if client_in_use() is not None:
             # it runs data and aliases too, unless they are futures
-            wanted = {(y.name, *index) for y in results for index in np.ndindex(*y.numblocks)}
-            run = cull(nodes, wanted).items()
+            run = cull(nodes, self._wanted).items()
             self.count = sum(not _is_future(key, node, sources) for key, node in run)
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
-            self._sizes[key] = self._size(key, known_as.get(key, key))
+            self._sizes[key] = self._size(key)
 
     def _meant(self, key: Any) -> Any:
         while key in self._aliases:
@@ -192,29 +195,31 @@ class OptimisedGraph:
         """Keys of what a scheduler will run, in dask's order."""
         return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
 
-    def _size(self, key: Any, name: Any) -> int:
+    def _size(self, key: Any) -> int:
         node = self._nodes[key]
-        for known in (name, key):
-            shape = self._shape(known)
-            if shape is not None:
-                return math.prod(shape) * self._arrays[known[0]].dtype.itemsize
+        block = self._block(key)
+        if block is not None:
+            return math.prod(block.shape) * block.itemsize
         if isinstance(node, DataNode):
             return int(getattr(node.value, "nbytes", 0))
-        blocks = [d for d in self._inputs[key] if self._shape(d) is not None]
-        if len(blocks) == 1:
-            index = next(self._indices(getattr(node, "args", ())), ())
-            samples = math.prod(_taken(self._shape(blocks[0]) or (), index))
-            if index:
-                return samples * self._arrays[blocks[0][0]].dtype.itemsize
+        blocks = [block for block in map(self._block, self._inputs[key]) if block is not None]
+        index = next(self._indices(getattr(node, "args", ())), ()) if len(blocks) == 1 else ()
+        if index:
+            return math.prod(_taken(blocks[0].shape, index)) * blocks[0].itemsize
         return max((self._sizes.get(d, 0) for d in self._inputs[key]), default=0)
 
-    def _shape(self, key: Any) -> Shape | None:
-        """Return the shape of a block, if it is one of an array that is known."""
-        name, *index = key if isinstance(key, tuple) else (key,)
-        array = self._arrays.get(name)
-        if array is None or array.ndim != len(index):
-            return None
-        return tuple(axis[i] for axis, i in zip(array.chunks, index, strict=True))
+    def _block(self, key: Any) -> _Block | None:
+        """Return what is known of a block, if it is one of an array that is known."""
+        for known in (self._known_as.get(key, key), key):
+            name, *index = known if isinstance(known, tuple) else (known,)
+            array = self._arrays.get(name)
+            if array is None:  # parts that it is added up of have its name and one more word
+                array = self._arrays.get(str(name).rpartition("-")[0])
+                index = index[: array.ndim] if array is not None else []
+            if array is not None and array.ndim == len(index):
+                shape = tuple(axis[i] for axis, i in zip(array.chunks, index, strict=True))
+                return _Block(shape, array.dtype.itemsize)
+        return None
 
     def _indices(self, value: Any) -> Iterator[tuple[Any, ...]]:
         """Yield the indices among the arguments of a task: tuples of slices and positions."""
@@ -229,36 +234,57 @@ class OptimisedGraph:
                 yield from self._indices(item)
 
     def _halo(self, key: Any) -> dict[Any, int]:
-        """Return the bytes that a task reads of blocks around its own."""
-        found = {}
+        """Return the bytes that a task reads of blocks around its own; a cluster sends these."""
+        found: dict[Any, int] = {}
+        if client_in_use() is not None:
+            return found
         for neighbour, samples in samples_of_neighbours(self._nodes[key]).items():
             if neighbour[0] in self._arrays:
                 itemsize = self._arrays[neighbour[0]].dtype.itemsize
                 found[self._meant(neighbour)] = samples * itemsize
         return found
 
-    def moved(self, sources: Collection[str]) -> dict[str, int]:
-        """Return the bytes that tasks take from elsewhere, if each block has its own place.
+    def moved(
+        self,
+        sources: Collection[str],
+        lying: dict[Any, frozenset[Any]] | None = None,
+        home: Callable[[Any], Sequence[Any]] | None = None,
+    ) -> dict[str, int]:
+        """Return the bytes that tasks take from elsewhere.
 
-        A task runs where most of its inputs are, as it would on a cluster.
+        Parameters
+        ----------
+        sources : collection of str
+            Names of arrays whose blocks are there already.
+        lying : dict, optional
+            Where blocks are, by their keys; those of the results are added. A block of `sources`
+            that is not among them has a place of its own.
+        home : callable, optional
+            Returns the places that may be asked to work out a block, by its key. A task runs
+            there if it is but one, else where most of its inputs are.
         """
+        lying = {} if lying is None else lying
         places: dict[Any, set[Any]] = {}
         moved: Counter[str] = Counter()
         for key, inputs in self._inputs.items():
-            if isinstance(key, tuple) and key[0] in sources:
-                places[key] = {key[1:]}
+            own = key[1:] if isinstance(key, tuple) else ()
+            if key in lying or (isinstance(key, tuple) and key[0] in sources):
+                places[key] = set(lying.get(key, {own}))
                 continue
             halo = self._halo(key)
             here: Counter[Any] = Counter()
             for dependency in inputs:
                 for place in places.get(dependency, ()):
                     here[place] += halo.get(dependency, self._sizes[dependency])
-            own = key[1:] if isinstance(key, tuple) else ()
+            asked = () if home is None else set(home(self._known_as.get(key, key)))
             if not here:
                 if not isinstance(self._nodes[key], DataNode):
-                    places[key] = {own}  # a block of data that was fused with what reads it
+                    # a block of data that was fused with what reads it
+                    places[key] = set(asked) if len(asked) == 1 else {own}
                 continue
             chosen = max(here, key=lambda place: (here[place], place == own))
+            if len(asked) == 1:
+                (chosen,) = asked
             for dependency in inputs:
                 if dependency in halo:
                     if chosen not in places.get(dependency, ()):
@@ -271,6 +297,7 @@ class OptimisedGraph:
                     kind = "coefficients" if held else _kind(dependency, key)
                     moved[kind] += self._sizes[dependency]
             places[key] = {chosen}
+        lying.update((key, frozenset(places[self._meant(key)])) for key in self._wanted)
         return {kind: n for kind, n in moved.items() if n}
 
     def views(self, names: Collection[str]) -> set[str]:

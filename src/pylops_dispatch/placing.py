@@ -22,7 +22,7 @@ import math
 import re
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
-from pylops_dispatch.lineage import cut, is_safe, is_whole
+from pylops_dispatch.lineage import cut, futures_of, is_safe, is_whole
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import client_in_use, threads_by_worker
 
@@ -79,6 +79,33 @@ class _Cluster:
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
 _generations = itertools.count(1)
+
+
+def where_blocks_lie(arrays: Mapping[str, DaskArray]) -> dict[Any, frozenset[str]]:
+    """Return the workers that have blocks in the memory of a cluster.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Arrays by the names that plans have for them.
+
+    Returns
+    -------
+    dict
+        Addresses by the keys that plans have for the blocks; also for what operators hold there.
+    """
+    client = client_in_use()
+    if client is None:
+        return {}
+    known = _placed.get(client, _Cluster())
+    named = {(name, f.key[1:]): f for name, a in arrays.items() for f in futures_of(a)}
+    for name, there in known.arrays.items():
+        named.update(((name, f.key[1:]), f) for f in futures_of(there))
+    who_has = client.who_has(list(named.values())) if named else {}
+    return {
+        (name, *index): frozenset(who_has.get(future.key) or ())
+        for (name, index), future in named.items()
+    }
 
 
 def is_large(nbytes: int) -> bool:
@@ -318,14 +345,23 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
         Bytes of a block of what the operator holds on the cluster. Vectors of much smaller blocks
         are left to the scheduler, which has them worked out where that lies.
     """
-    workers = _workers()
-    if len(set(workers)) < 2:
+    home = home_of_blocks(arrays, kernel)
+    if home is None:
         yield
         return
-    numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
-    home = functools.partial(_home, numblocks, workers)
     with dask.annotate(workers=home, allow_other_workers=True):
         yield
+
+
+def home_of_blocks(
+    arrays: Sequence[DaskArray], kernel: int = 0
+) -> Callable[[Any], list[str]] | None:
+    """Return what says by its key where a block is to be worked out; None for a single worker."""
+    workers = _workers()
+    if len(set(workers)) < 2:
+        return None
+    numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
+    return functools.partial(_home, numblocks, workers)
 
 
 def _workers() -> list[str]:

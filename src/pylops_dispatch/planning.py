@@ -18,6 +18,7 @@ from pylops_dispatch.array import check
 from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.operators import dims_of, parts
 from pylops_dispatch.pieces import Chunks, largest_block
+from pylops_dispatch.placing import where_blocks_lie
 from pylops_dispatch.policy import PerformanceWarning
 from pylops_dispatch.suggesting import moved_by_axis
 
@@ -183,7 +184,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)
-    moved = graph.moved({held.name})
+    moved = graph.moved({held.name}, where_blocks_lie({held.name: x}))
     peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(
         operator=public_name(Op),

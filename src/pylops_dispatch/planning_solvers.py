@@ -26,7 +26,7 @@ from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
-from pylops_dispatch.placing import nothing_sent
+from pylops_dispatch.placing import home_of_blocks, nothing_sent, where_blocks_lie
 from pylops_dispatch.planning import (
     Plan,
     fallbacks_of,
@@ -195,17 +195,25 @@ def _silent(name: str, value: Any) -> Any:
     return nothing if name.endswith("callback") and callable(value) else value
 
 
+def _at_home(array: DaskArray) -> dict[Any, frozenset[Any]]:
+    """Return where the blocks of a vector of a solve are worked out, by their keys."""
+    home = home_of_blocks([array])
+    keys = ((array.name, *index) for index in np.ndindex(*array.numblocks))
+    return {} if home is None else {key: frozenset(home(key)) for key in keys}
+
+
 def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: Any) -> SolverPlan:
     """Say what a call of a solver will do, without doing it; see :func:`plan`."""
     executions: list[_Execution] = []
     given: dict[str, int] = {}  # bytes of what somebody else holds
     views: set[str] = set()  # arrays that are that in another shape
     held: set[str] = set()
+    lying: dict[Any, frozenset[Any]] = {}  # where blocks are, by their keys
 
     class Planned(Session):
         """Lets blocks that are all ones stand for what an execution would give."""
 
-        def foresee(self, arrays: list[DaskArray]) -> None:
+        def foresee(self, arrays: list[DaskArray], kernel: int | None = None) -> None:
             """Note what an execution would do, next to all that is in memory meanwhile."""
             with straight_tasks():
                 graph = OptimisedGraph(arrays, known, held)
@@ -214,10 +222,12 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             own = {array.name: int(array.nbytes) for array in self.in_memory()}
             own = {name: 0 if name in views else n for name, n in own.items()}
             peak = graph.peak(threads, {**own, **given}, views)
-            executions.append(_Execution(graph.count, graph.moved(held), peak))
+            home = None if kernel is None else home_of_blocks(arrays, kernel)
+            moved = graph.moved(held, lying, home)
+            executions.append(_Execution(graph.count, moved, peak))
 
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
-            self.foresee(arrays)
+            self.foresee(arrays, self._kernel)
             held.update(array.name for array in arrays)
             numbers = _numbers([array for array in arrays if not array.ndim], known)
             return tuple(stand_in(a, a.name, numbers.get(a.name, 1)) for a in arrays)
@@ -232,9 +242,10 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             return [np.asarray(numbers[a.name], a.dtype)[()] for a in scalars]
 
     def held_stand_in(array: DaskArray) -> DaskArray:
-        array = stand_in(array)
-        held.add(array.name)
-        return array
+        planned = stand_in(array)
+        held.add(planned.name)
+        lying.update(where_blocks_lie({planned.name: array}) or _at_home(planned))
+        return planned
 
     watch = _Watch(executions)
     before = watchers.set((watch,)), new_session.set(Planned)
