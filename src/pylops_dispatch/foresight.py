@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import dask
 import numpy as np
-from dask._task_spec import Alias, DataNode, TaskRef, convert_legacy_graph, cull
+from dask._task_spec import Alias, DataNode, TaskRef, convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.array.core import slices_from_chunks
 from dask.base import tokenize
@@ -20,8 +20,9 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.order import order
 
 from pylops_dispatch.blocks import samples_of_neighbours
+from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
-from pylops_dispatch.placing import Placed, nothing_sent
+from pylops_dispatch.placing import nothing_sent
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.workers import client_in_use
 
@@ -168,9 +169,9 @@ class OptimisedGraph:
         self.count = len(self.tasks)
         """How many tasks a scheduler will run."""
         if client_in_use() is not None:
-            # it runs data and aliases too, unless they are futures
-            run = cull(nodes, self._wanted).items()
-            self.count = sum(not _is_future(key, node, sources) for key, node in run)
+            self.count = tasks_on_cluster(
+                {k: n for k, n in nodes.items() if not _is_block_of(k, sources)}, self._wanted
+            )
         self._sizes: dict[Any, int] = {}
         for key in self._nodes:
             self._sizes[key] = self._size(key)
@@ -268,7 +269,7 @@ class OptimisedGraph:
         moved: Counter[str] = Counter()
         for key, inputs in self._inputs.items():
             own = key[1:] if isinstance(key, tuple) else ()
-            if key in lying or (isinstance(key, tuple) and key[0] in sources):
+            if key in lying or _is_block_of(key, sources):
                 places[key] = set(lying.get(key, {own}))
                 continue
             halo = self._halo(key)
@@ -368,8 +369,8 @@ class OptimisedGraph:
                     ready.append(key)
 
 
-def _is_future(key: Any, node: Any, sources: Collection[str]) -> bool:
-    return isinstance(node, Placed) or (isinstance(key, tuple) and key[0] in sources)
+def _is_block_of(key: Any, names: Collection[str]) -> bool:
+    return isinstance(key, tuple) and key[0] in names
 
 
 def _taken(shape: Shape, index: tuple[Any, ...]) -> Shape:

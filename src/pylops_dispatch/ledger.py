@@ -19,6 +19,7 @@ from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from pylops.optimization.basesolver import Solver
 
+from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.policy import WRAPPERS
 from pylops_dispatch.steps import steps_of
 
@@ -36,7 +37,7 @@ class Execution:
     kind: Kind
     """Whether the results came to this process as values, or were kept as blocks."""
     tasks: int
-    """Number of tasks; on a cluster, before the scheduler fuses them."""
+    """Number of tasks, as they are run; a cluster makes tasks of data in a graph too."""
     brought: int
     """Bytes of the values that came to this process."""
     kept: int
@@ -120,6 +121,8 @@ def _row(asked: str, kind: str, of: Execution | Ledger) -> tuple[str, ...]:
 
 
 _open: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
+# tasks of the graphs that the present call of a client sends
+_counted: ContextVar[list[int] | None] = ContextVar("counted", default=None)
 
 
 @contextmanager
@@ -187,6 +190,7 @@ def _install() -> None:
             _replace(dask.base, "get_scheduler", _scheduler)
             for name in ("get", "compute", "persist"):
                 _replace(distributed.Client, name, functools.partial(_client_method, name=name))
+            _replace(distributed.Client, "_graph_to_futures", _sent_to_cluster)
 
 
 def _uninstall() -> None:
@@ -222,7 +226,8 @@ def _scheduler(original: Callable[..., Any]) -> Callable[..., Any]:
             return schedule
 
         def recorded(graph: Any, keys: Any, **kwargs: Any) -> Any:
-            return _record(kind, lambda: _tasks_of(graph), lambda: schedule(graph, keys, **kwargs))
+            tasks = _tasks_of(graph)
+            return _record(kind, lambda: tasks, lambda: schedule(graph, keys, **kwargs))
 
         return recorded
 
@@ -238,17 +243,33 @@ def _client_method(original: Callable[..., Any], name: str) -> Callable[..., Any
 
         if not _open.get():
             return run()
-        collections = what if isinstance(what, (list, tuple)) else [what]
-        graphs = [c.__dask_graph__() for c in collections if dask.is_dask_collection(c)]
-        if name == "get":
-            graphs = [what]
-        return _record("persist" if name == "persist" else "compute", lambda: _listed(graphs), run)
+        counted: list[int] = []
+        token = _counted.set(counted)
+        try:
+            kind: Kind = "persist" if name == "persist" else "compute"
+            return _record(kind, lambda: sum(counted), run)
+        finally:
+            _counted.reset(token)
+
+    return wrapper
+
+
+def _sent_to_cluster(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap what sends a graph to a cluster, whose scheduler optimises it: it is counted so."""
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        counted = _counted.get()
+        if counted is not None:
+            graph, keys = [*args, *kwargs.values()][:2]
+            nodes = graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph
+            counted.append(tasks_on_cluster(dict(nodes), keys))
+        return original(self, *args, **kwargs)
 
     return wrapper
 
 
 def _record(kind: Kind, count: Callable[[], int], run: Callable[[], Any]) -> Any:
-    logs, asked, tasks = _open.get(), asked_by(), count()
+    logs, asked = _open.get(), asked_by()
     # what tasks execute themselves is part of this execution, whichever thread they run in
     _open.set(())
     start = time.perf_counter()
@@ -261,7 +282,7 @@ def _record(kind: Kind, count: Callable[[], int], run: Callable[[], Any]) -> Any
         _open.set(logs)
         brought, kept = (0, size) if kind == "persist" else (size, 0)
         for log in logs:
-            log.executions.append(Execution(asked, kind, tasks, brought, kept, seconds, failed))
+            log.executions.append(Execution(asked, kind, count(), brought, kept, seconds, failed))
     return results
 
 
@@ -286,23 +307,6 @@ def _is_task(node: Any) -> bool:
     if isinstance(node, GraphNode):
         return not isinstance(node, (Alias, DataNode))
     return isinstance(node, tuple) and bool(node) and callable(node[0])
-
-
-def _listed(graphs: list[Any]) -> int:
-    """Count the tasks of graphs without making those that only the scheduler has to make."""
-    layers: dict[str, Any] = {}
-    for graph in graphs:
-        for part in getattr(graph, "operands", None) or [graph]:
-            found = getattr(getattr(part, "hlg", part), "layers", None)
-            if found is None:
-                found = {str(id(part)): part} if hasattr(part, "values") else {}
-            layers.update(found)
-    return sum(
-        sum(_is_task(node) for node in layer.values())
-        if not hasattr(layer, "is_materialized") or layer.is_materialized()
-        else len(layer)
-        for layer in layers.values()
-    )
 
 
 # ---- who asked -----------------------------------------------------------------------------

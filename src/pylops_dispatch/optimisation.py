@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
@@ -53,6 +53,16 @@ def persist(arrays: Sequence[DaskArray]) -> tuple[DaskArray, ...]:
         rebuild, state = array.__dask_postpersist__()
         done.append(rebuild({key: values[key] for key in own}, *state))
     return tuple(done)
+
+
+def tasks_on_cluster(nodes: Mapping[Any, Any], keys: Iterable[Any]) -> int:
+    """Return how many tasks a cluster runs for a graph that is handed to it.
+
+    Its workers make tasks of data and of other names of tasks too, but not of futures, which are
+    no part of the graph, nor of what the cluster has already.
+    """
+    found = cull(convert_legacy_graph(nodes), set(keys))
+    return sum(not getattr(node, "on_cluster", False) for node in found.values())
 
 
 _SMALL = 1 << 18  # bytes of a block

@@ -54,6 +54,7 @@ class Placed(DataNode):
     """Data in a graph that is pickled as a future where the cluster has them already."""
 
     __slots__ = ()
+    on_cluster = True
 
     @property
     def block_fusion(self) -> bool:

@@ -39,6 +39,7 @@ from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rehearsing import nothing, rehearsed
 from pylops_dispatch.solvers import Session, new_session
 from pylops_dispatch.steps import steps_of, watchers
+from pylops_dispatch.workers import client_in_use
 
 _STEPS = 5  # of a solver that are planned: by then they are alike
 
@@ -223,7 +224,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             own = {name: 0 if name in views else n for name, n in own.items()}
             peak = graph.peak(threads, {**own, **given}, views)
             home = None if kernel is None else home_of_blocks(arrays, kernel)
-            moved = graph.moved(held, lying, home)
+            moved = graph.moved(held, lying if client_in_use() is not None else None, home)
             executions.append(_Execution(graph.count, moved, peak))
 
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
