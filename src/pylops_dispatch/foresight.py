@@ -22,9 +22,9 @@ from dask.order import order
 from pylops_dispatch.blocks import samples_of_neighbours
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
-from pylops_dispatch.placing import nothing_sent
+from pylops_dispatch.placing import home_of_coefficient, nothing_sent
 from pylops_dispatch.policy import set_policy
-from pylops_dispatch.workers import client_in_use
+from pylops_dispatch.workers import client_in_use, threads_by_worker
 
 # what moves data, by how the names of dask's and our own tasks begin
 _KINDS = {
@@ -265,12 +265,21 @@ class OptimisedGraph:
             there if it is but one, else where most of its inputs are.
         """
         lying = {} if lying is None else lying
+        client = client_in_use()
+        several = client is not None and len(threads_by_worker(client, math.inf)) > 1
         places: dict[Any, set[Any]] = {}
         moved: Counter[str] = Counter()
         for key, inputs in self._inputs.items():
             own = key[1:] if isinstance(key, tuple) else ()
             if key in lying or _is_block_of(key, sources):
                 places[key] = set(lying.get(key, {own}))
+                continue
+            if several and getattr(self._nodes[key], "on_cluster", False):
+                # a copy is made on another worker, and the block is made of that
+                moved["coefficients"] += 2 * self._sizes[key]
+                worker = home_of_coefficient(self._arrays[key[0]], key)
+                places[key] = set() if worker is None else {worker}
+                lying[key] = frozenset(places[key])
                 continue
             halo = self._halo(key)
             here: Counter[Any] = Counter()

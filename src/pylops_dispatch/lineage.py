@@ -25,7 +25,7 @@ import time
 import uuid
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import dask
@@ -99,7 +99,7 @@ class Lineage:
         dict
             The names of arrays that were cut, and the names that they have now.
         """
-        steps = int(dask.config.get("pylops-dispatch.lineage-steps", _STEPS))
+        steps = executions_between_cuts()
         workers = _workers()
         self._seen |= workers
         lost = not self._seen <= workers or any(pair.is_lost(workers) for pair in self._pairs)
@@ -149,6 +149,16 @@ class Lineage:
 
     def _is_cut(self, array: DaskArray, workers: frozenset[str]) -> bool:
         return array.name in self._cut and not _lost(array, workers)
+
+
+def executions_between_cuts() -> int:
+    """Return after how many executions of a solve its vectors are cut; 0 for never."""
+    return int(dask.config.get("pylops-dispatch.lineage-steps", _STEPS))
+
+
+def has_place_for_copies(workers: Collection[str]) -> bool:
+    """Whether copies can be kept apart, or need not be, since no worker can die by itself."""
+    return len(workers) > 1 or all(address.startswith("inproc://") for address in workers)
 
 
 def _workers() -> frozenset[str]:
@@ -217,8 +227,7 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     futures = {f.key: f for array in arrays for f in futures_of(array)}
     client = next(iter(futures.values())).client
     workers = sorted(client.nthreads())
-    inside = all(address.startswith("inproc://") for address in workers)
-    if len(workers) < 2 and not inside:
+    if not has_place_for_copies(workers):
         return {}
     mark = uuid.uuid4().hex[:12]
     names = {array.name: f"kept-{mark}-{number}" for number, array in enumerate(arrays)}

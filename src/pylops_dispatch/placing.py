@@ -22,6 +22,7 @@ import math
 import re
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -295,32 +296,51 @@ def _sent(client: Any, array: DaskArray) -> DaskArray:
     if any(address.startswith("inproc://") for address in client.nthreads()):
         # workers in this process would share the very arrays, which then never go
         values = pickle.loads(pickle.dumps(values))
-    name, sent = _scattered(client, array.name, values)
+    name, sent = _scattered(client, array, values)
     return _copied(DaskArray(dict(sent), name, array.chunks, meta=array._meta))
 
 
 _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds, for the scheduler to see which worker is gone
 
 
-def _scattered(client: Any, name: str, values: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
+def _scattered(client: Any, array: DaskArray, values: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
     """Send blocks to workers that are there, again where one of them dies meanwhile."""
 
     def send() -> tuple[str, dict[Any, Any]]:
-        if not client.nthreads():
+        if not threads_by_worker(client):
             # a cluster that adapts starts workers for tasks, and none for data
             client.submit(_nothing, pure=False).result()
         # the scheduler may still remember what had the same name, and was lost
-        new = f"{name}-{next(_generations)}"
-        blocks = {(new, *key[1:]): value for key, value in values.items()}
-        return new, client.scatter(blocks, hash=False)
+        new = f"{array.name}-{next(_generations)}"
+        by_worker: dict[str | None, dict[Any, Any]] = defaultdict(dict)
+        for key, value in values.items():
+            by_worker[home_of_coefficient(array, key)][(new, *key[1:])] = value
+        sent: dict[Any, Any] = {}
+        for worker, blocks in by_worker.items():
+            where = None if worker is None else [worker]
+            sent.update(client.scatter(blocks, workers=where, hash=False))
+        return new, sent
 
     for pause in _PAUSES:
         try:
             return send()
-        except OSError as error:  # as are those of distributed for what is closed or late
+        # what is closed or late, and a worker that the scheduler no longer knows
+        except (OSError, KeyError) as error:
             logger.info("arrays of an operator are sent again: %s", error)
             time.sleep(pause)
     return send()
+
+
+def home_of_coefficient(array: DaskArray, key: Any) -> str | None:
+    """Return the worker that has vectors worked out at the place of a block.
+
+    Where there are fewer blocks than threads of workers, any is as good.
+    """
+    workers = _workers(math.inf)
+    if len(set(workers)) < 2 or array.npartitions < len(workers):
+        return None
+    (worker,) = _home({array.name: array.numblocks}, workers, key)
+    return worker
 
 
 def _nothing() -> None:
@@ -365,10 +385,10 @@ def home_of_blocks(
     return functools.partial(_home, numblocks, workers)
 
 
-def _workers() -> list[str]:
+def _workers(age: float = 0.0) -> list[str]:
     """Return the workers of the cluster that dask runs on, each as often as it has threads."""
     client = client_in_use()
-    threads = {} if client is None else threads_by_worker(client)
+    threads = {} if client is None else threads_by_worker(client, age)
     return [address for address, count in threads.items() for _ in range(count)]
 
 

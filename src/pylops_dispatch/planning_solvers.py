@@ -6,7 +6,7 @@ import inspect
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from pylops.optimization.callback import Callbacks
 from pylops_dispatch.arguments import require_count, require_operator
 from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
+from pylops_dispatch.lineage import executions_between_cuts, has_place_for_copies
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
 from pylops_dispatch.placing import home_of_blocks, nothing_sent, where_blocks_lie
@@ -39,7 +40,7 @@ from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rehearsing import nothing, rehearsed
 from pylops_dispatch.solvers import Session, new_session
 from pylops_dispatch.steps import steps_of, watchers
-from pylops_dispatch.workers import client_in_use
+from pylops_dispatch.workers import client_in_use, threads_by_worker
 
 _STEPS = 5  # of a solver that are planned: by then they are alike
 
@@ -73,6 +74,8 @@ class SolverPlan:
         Class of the solver.
     setup : Stage
         Before the first step.
+    copies : Stage
+        Of the vectors, on a cluster: a long solve lets go of the tasks that they came of.
     steps : tuple of Stage
         First steps; all later ones are as the last of these.
     count : int or None
@@ -87,6 +90,7 @@ class SolverPlan:
 
     solver: str
     setup: Stage
+    copies: Stage
     steps: tuple[Stage, ...]
     count: int | None
     threads: int
@@ -101,7 +105,7 @@ class SolverPlan:
     @property
     def tasks(self) -> int:
         """Tasks of the whole solve, if it takes all its steps; of the planned ones otherwise."""
-        found = self.setup.tasks + sum(step.tasks for step in self.steps)
+        found = self.setup.tasks + self.copies.tasks + sum(step.tasks for step in self.steps)
         return found + max((self.count or 0) - len(self.steps), 0) * self.step.tasks
 
     def rows(self) -> list[tuple[str, str]]:
@@ -116,6 +120,7 @@ class SolverPlan:
             ("solver", self.solver),
             ("setup", _described(self.setup)),
             ("each step", _described(self.step)),
+            *((("copies", _described(self.copies)),) if self.copies.executions else ()),
             ("steps", "unknown" if self.count is None else f"at most {self.count}"),
             ("tasks", str(self.tasks)),
             ("peak", f"{format_bytes(self.peak_bytes)} on {self.threads} threads"),
@@ -137,6 +142,13 @@ def _described(stage: Stage) -> str:
     return f"{found}, moves {moved_text(stage.moved)}"
 
 
+class _Vectors(NamedTuple):
+    """Vectors in memory: their blocks and bytes."""
+
+    blocks: int
+    nbytes: int
+
+
 class _Execution(NamedTuple):
     tasks: int
     moved: dict[str, int]
@@ -156,6 +168,7 @@ class _Watch(Callbacks):
         self.name = ""
         self.count: int | None = None
         self.marks: list[int] = []
+        self.solution = _Vectors(0, 0)
 
     def on_step_begin(self, solver: Solver, x: Any) -> None:
         """Take the first solver that makes a step for the one that is meant."""
@@ -167,9 +180,46 @@ class _Watch(Callbacks):
     def on_step_end(self, solver: Solver, x: Any) -> None:
         """Note the executions so far."""
         if solver is self._solver:
+            given = (x, getattr(solver, "var", None))  # LSQR.solve gives variances too
+            pieces = itertools.chain(*(getattr(value, "pieces", ()) for value in given))
+            self.solution = _together(p for p in pieces if isinstance(p, DaskArray))
             self.marks.append(len(self._executions))
             if len(self.marks) > _STEPS:
                 raise _Enough
+
+
+def _together(arrays: Iterable[DaskArray]) -> _Vectors:
+    found = list(arrays)
+    return _Vectors(sum(a.npartitions for a in found), sum(int(a.nbytes) for a in found))
+
+
+def _copies(watch: _Watch, begins: Sequence[dict[str, DaskArray]]) -> Stage:
+    """Return what the copies of a solve take, as `Lineage` makes them.
+
+    `begins` are the vectors in memory as each of the planned steps begins.
+    """
+    client = client_in_use()
+    workers = () if client is None else threads_by_worker(client)
+    every = executions_between_cuts()
+    if client is None or not every or not has_place_for_copies(workers):
+        return Stage(0, 0, {})
+    executions = [last - first for first, last in itertools.pairwise([0, *watch.marks])]
+    waiting, cuts, made = executions[0], 0, _Vectors(0, 0)
+    kept: set[str] = set()
+    for step in range(max(watch.count or 0, len(executions) - 1)):
+        vectors = begins[min(step, len(begins) - 1)]
+        if waiting >= every:
+            new = _together(a for name, a in vectors.items() if name not in kept)
+            made = _Vectors(made.blocks + new.blocks, made.nbytes + new.nbytes)
+            # those that are there as two steps begin do not change
+            kept = vectors.keys() & begins[-2].keys() if len(begins) > 1 else set()
+            waiting, cuts = 0, cuts + 1
+        waiting += executions[min(step + 1, len(executions) - 1)]
+    if cuts:  # the solution is cut in the end
+        blocks, nbytes = watch.solution
+        made, cuts = _Vectors(made.blocks + blocks, made.nbytes + nbytes), cuts + 1
+    moved = {"copies": 2 * made.nbytes} if made.nbytes and len(workers) > 1 else {}
+    return Stage(2 * len(workers) * cuts, 3 * made.blocks, moved)
 
 
 def _numbers(scalars: list[DaskArray], arrays: Mapping[str, DaskArray]) -> dict[str, Any]:
@@ -209,6 +259,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     given: dict[str, int] = {}  # bytes of what somebody else holds
     views: set[str] = set()  # arrays that are that in another shape
     held: set[str] = set()
+    begins: list[dict[str, DaskArray]] = []  # vectors in memory as steps begin
     lying: dict[Any, frozenset[Any]] = {}  # where blocks are, by their keys
 
     class Planned(Session):
@@ -226,6 +277,10 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             home = None if kernel is None else home_of_blocks(arrays, kernel)
             moved = graph.moved(held, lying if client_in_use() is not None else None, home)
             executions.append(_Execution(graph.count, moved, peak))
+
+        def cut_lineage(self) -> None:
+            fixed = {box.dask().name for box in self._leaves.values()}
+            begins.append({a.name: a for a in self.in_memory() if a.name not in fixed})
 
         def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
             self.foresee(arrays, self._kernel)
@@ -281,13 +336,18 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             moved.update(execution.moved)
         return Stage(len(found), sum(execution.tasks for execution in found), dict(moved))
 
+    copies = _copies(watch, begins[-len(watch.marks) + 1 :])
+    peak = max((execution.peak_bytes for execution in executions), default=0)
+    if copies.moved:
+        peak += sum(int(array.nbytes) for array in begins[-1].values())
     return SolverPlan(
         solver=watch.name,
         setup=stage(0, watch.marks[0]),
+        copies=copies,
         steps=tuple(stage(*pair) for pair in itertools.pairwise(watch.marks)),
         count=watch.count,
         threads=threads,
-        peak_bytes=max((execution.peak_bytes for execution in executions), default=0),
+        peak_bytes=peak,
         fallbacks=fallbacks_of(caught),
     )
 
