@@ -13,6 +13,7 @@ import pylops
 import pytest
 from dask._task_spec import Alias, DataNode
 from dask.callbacks import Callback
+from distributed.diagnostics.plugin import SchedulerPlugin
 from pylops.optimization.callback import Callbacks, CostToInitialCallback, MetricsCallback
 from pylops.optimization.cls_basic import CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
@@ -21,6 +22,7 @@ from pylops.optimization.leastsquares import preconditioned_inversion, regulariz
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
 from pylops_dispatch.functions.positions import balanced
+from pylops_dispatch.placing import home_of_blocks
 from pylops_dispatch.suggesting import costs_of_axes
 
 from .helpers import assert_close, count_executions, forbid_executions, rand
@@ -126,7 +128,12 @@ def test_peak_is_what_a_scheduler_holds(name, chunks):
 def test_what_moves_is_what_workers_send_each_other(name):
     op = OPERATORS[name]()
     with (
-        dask.config.set({"distributed.scheduler.work-stealing": False}),
+        dask.config.set(
+            {
+                "distributed.scheduler.work-stealing": False,
+                "distributed.scheduler.unknown-task-duration": "1ms",
+            }
+        ),
         pylops_dispatch.client(processes=False, n_workers=4, threads_per_worker=1) as client,
     ):
         workers = sorted(client.nthreads())
@@ -145,7 +152,125 @@ def test_what_moves_is_what_workers_send_each_other(name):
 
 
 def received(dask_worker):
-    return sum(transfer["total"] for transfer in dask_worker.transfer_incoming_log)
+    """Return the bytes that a worker was sent since the last call."""
+    sent = sum(transfer["total"] for transfer in dask_worker.transfer_incoming_log)
+    dask_worker.transfer_incoming_log.clear()
+    return sent
+
+
+# ---- on a cluster --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster():
+    """Two workers, which do not take blocks from each other to be done sooner."""
+    settings = {
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.unknown-task-duration": "1ms",
+    }
+    with (
+        dask.config.set(settings),
+        pylops_dispatch.client(processes=False, n_workers=2, threads_per_worker=1) as client,
+    ):
+        client.register_plugin(Ran())
+        yield client
+
+
+class Ran(SchedulerPlugin):
+    """Keys of tasks that the workers have run."""
+
+    name = "ran"
+
+    def __init__(self):
+        self.keys = []
+
+    def transition(self, key, start, finish, *args, **kwargs):
+        if (start, finish) == ("processing", "memory"):
+            self.keys.append(key)
+
+
+def tasks_run(client, begin=False):
+    """Return how many tasks were run since the last call that begins to count."""
+
+    def count(dask_scheduler):
+        keys = dask_scheduler.plugins["ran"].keys
+        found = len(keys)
+        if begin:
+            keys.clear()
+        return found
+
+    return client.run_on_scheduler(count)
+
+
+def on_workers(shape=DIMS, chunks=CUT):
+    """Return an array in the memory of a cluster."""
+    x = da.from_array(rand(shape), chunks=chunks).persist()
+    distributed.wait(x)
+    return x
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE_OPERATORS])
+def test_tasks_on_a_cluster_are_exact(cluster, name, adjoint):
+    op, x = {**OPERATORS, **MORE_OPERATORS}[name](), on_workers()
+    if adjoint:
+        x = (op @ x).persist()
+        distributed.wait(x)
+        op = op.H
+    lazy = op @ x  # sends what the operator holds
+    planned = plan(op, x)
+    tasks_run(cluster, begin=True)
+    with pylops_dispatch.ledger() as log:
+        distributed.wait(lazy.persist())
+    assert planned.tasks == tasks_run(cluster) == log.tasks
+
+
+@pytest.mark.parametrize("steps", [2, 12])  # copies are made after seven executions
+@pytest.mark.parametrize("solve", [pylops.cg, pylops.cgls, pylops.lsqr])
+def test_tasks_of_a_solver_on_a_cluster_are_exact(cluster, solve, steps):
+    op = pylops.Diagonal(1 + rand(DIMS) ** 2) + 0.1 * pylops.SecondDerivative(DIMS, axis=0)
+    y = on_workers()
+    until = {"atol": 0, "btol": 0, "conlim": 0} if solve is pylops.lsqr else {"tol": 0}
+    with dask.config.set({"pylops-dispatch.lineage-steps": 7}):
+        solve(op, y, niter=1)  # sends what the operator holds
+        planned = plan(solve, op, y, niter=steps, **until)
+        tasks_run(cluster, begin=True)
+        with pylops_dispatch.ledger() as log:
+            distributed.wait(solve(op, y, niter=steps, **until)[0])
+    assert (planned.copies.tasks > 0) is (steps == 12)
+    assert planned.tasks == tasks_run(cluster) == log.tasks
+
+
+def test_a_plan_sends_nothing(cluster):
+    op = pylops.MatrixMult(rand((64, 64)), otherdims=DIMS[1:])  # cut anew for advice, too
+    x = on_workers()
+    before = cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.tasks))
+    plan(op, x)
+    plan(pylops.cgls, op, x, niter=3)
+    suggest_chunks(op)
+    assert cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.tasks)) == before
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_what_operators_hold_moves_once(cluster, placed):
+    op = pylops.Diagonal(rand(DIMS))
+    home = home_of_blocks([in_memory()])
+    blocks = {
+        ("x", i, 0, 0): cluster.submit(
+            np.copy, rand(CUT), key=("x", i, 0, 0), workers=home((in_memory().name, i, 0, 0))
+        )
+        for i in range(4)
+    }
+    x = da.Array(blocks, "x", in_memory().chunks, dtype=float)
+    distributed.wait(list(blocks.values()))
+    if placed:
+        distributed.wait((op @ x).persist())
+    cluster.run(received)
+    planned = plan(op, x)
+    distributed.wait((op @ x).persist())
+    sent = sum(cluster.run(received).values())
+    assert planned.moved == ({} if placed else {"coefficients": 2 * 8 * 64 * 48 * 16})
+    assert planned.moved_bytes == sent
 
 
 def test_moves_are_told_by_their_kind():
