@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import time
 import tracemalloc
 import warnings
 
@@ -238,7 +239,44 @@ def test_tasks_of_a_solver_on_a_cluster_are_exact(cluster, solve, steps):
         with pylops_dispatch.ledger() as log:
             distributed.wait(solve(op, y, niter=steps, **until)[0])
     assert (planned.copies.tasks > 0) is (steps == 12)
-    assert planned.tasks == tasks_run(cluster) == log.tasks
+    assert planned.tasks == log.tasks
+    # vectors that only a further step would need may be let go before they are worked out
+    assert planned.tasks - 12 <= tasks_run(cluster) <= planned.tasks
+
+
+def distinct_bytes(dask_scheduler):
+    """Return the bytes of all blocks, those once that a worker has under two keys."""
+    return sum(
+        task.nbytes
+        for worker in dask_scheduler.workers.values()
+        for task in worker.has_what
+        if task.key[0] != "block-of"
+    )
+
+
+@pytest.mark.parametrize("name", ["halo", "alone", "sum", "tree"])
+def test_the_peak_on_a_cluster_is_what_its_workers_hold(cluster, name):
+    op, x = OPERATORS[name](), on_workers()
+    y = op @ x
+    planned = plan(op, x)
+    y = y.persist()
+    distributed.wait(y)
+    gc.collect()
+    assert eventually_close(
+        lambda: cluster.run_on_scheduler(distinct_bytes), planned.peak_bytes, rel=0.25
+    )
+    assert planned.workers == 2
+    assert planned.peak_bytes_per_worker == -(-planned.peak_bytes // 2)
+    assert "on each of 2 workers" in str(planned)
+
+
+def eventually_close(measured, expected, rel):
+    """Whether a value comes close: copies that are not needed go after some seconds."""
+    for _ in range(100):
+        if measured() == pytest.approx(expected, rel=rel):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_a_plan_sends_nothing(cluster):

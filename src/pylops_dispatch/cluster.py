@@ -8,7 +8,7 @@ import inspect
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import dask
@@ -92,6 +92,7 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
         if isinstance(kind, str):
             if kind.lower() == "local":
                 stack.enter_context(_memory_of_workers())
+                stack.enter_context(_time_of_tasks())
             cluster = stack.enter_context(_start(kind.lower(), jobs, options))
         elif hasattr(kind, "scheduler_address"):
             _refuse({k: v for k, v in options.items() if k != "security"}, jobs, "a cluster")
@@ -132,6 +133,21 @@ def _memory_of_workers() -> Iterator[None]:
         finally:
             for key in new:  # nannies leave them in this process (nanny.py, os.environ.update)
                 os.environ.pop(key, None)
+
+
+_UNKNOWN = "distributed.scheduler.unknown-task-duration"
+
+
+@contextmanager
+def _time_of_tasks() -> Iterator[None]:
+    """Let the scheduler take a task that it does not know for as long as one on a block takes.
+
+    With half a second, which distributed takes, it sends blocks of some megabytes to another
+    worker for the first tasks of a kind rather than let them wait. What the user has set, stays.
+    """
+    unset = dask.config.get(_UNKNOWN, None) in (None, "500ms")  # distributed.yaml
+    with dask.config.set({_UNKNOWN: "20ms"}) if unset else nullcontext():
+        yield
 
 
 def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import math
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import home_of_coefficient, nothing_sent
 from pylops_dispatch.policy import set_policy
-from pylops_dispatch.workers import client_in_use, threads_by_worker
+from pylops_dispatch.workers import client_in_use, number_of_workers
 
 # what moves data, by how the names of dask's and our own tasks begin
 _KINDS = {
@@ -192,6 +192,12 @@ class OptimisedGraph:
         return found
 
     @property
+    def read(self) -> set[str]:
+        """Names of the arrays in memory that are read."""
+        data = (key for key in self._needed if isinstance(self._nodes[key], DataNode))
+        return {key[0] for key in data if isinstance(key, tuple)}
+
+    @property
     def tasks(self) -> list[Any]:
         """Keys of what a scheduler will run, in dask's order."""
         return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
@@ -265,8 +271,7 @@ class OptimisedGraph:
             there if it is but one, else where most of its inputs are.
         """
         lying = {} if lying is None else lying
-        client = client_in_use()
-        several = client is not None and len(threads_by_worker(client, math.inf)) > 1
+        several = number_of_workers() > 1
         places: dict[Any, set[Any]] = {}
         moved: Counter[str] = Counter()
         for key, inputs in self._inputs.items():
@@ -274,7 +279,7 @@ class OptimisedGraph:
             if key in lying or _is_block_of(key, sources):
                 places[key] = set(lying.get(key, {own}))
                 continue
-            if several and getattr(self._nodes[key], "on_cluster", False):
+            if several and self._is_placed(key):
                 # a copy is made on another worker, and the block is made of that
                 moved["coefficients"] += 2 * self._sizes[key]
                 worker = home_of_coefficient(self._arrays[key[0]], key)
@@ -310,6 +315,9 @@ class OptimisedGraph:
         lying.update((key, frozenset(places[self._meant(key)])) for key in self._wanted)
         return {kind: n for kind, n in moved.items() if n}
 
+    def _is_placed(self, key: Any) -> bool:
+        return getattr(self._nodes[key], "on_cluster", False)
+
     def views(self, names: Collection[str]) -> set[str]:
         """Return the names of arrays that are others of these `names` in another shape."""
         found: dict[str, bool] = {}
@@ -337,8 +345,14 @@ class OptimisedGraph:
             Names of arrays that take no memory of their own.
         """
         kept = {key for key in self._needed if isinstance(self._nodes[key], DataNode)}
-        data = (key for key in kept if not (isinstance(key, tuple) and key[0] in held))
+        data = [key for key in kept if not _is_block_of(key, held)]
         peak = now = sum(held.values()) + sum(self._sizes[key] for key in data)
+        if client_in_use() is not None:
+            # futures of what nobody else holds are let go as soon as the graph is sent
+            kept.difference_update(key for key in data if not self._is_placed(key))
+        if number_of_workers() > 1:  # what operators hold is there twice
+            now += sum(self._sizes[key] for key in data if self._is_placed(key))
+            peak = now
         kept |= self._results
         waiting = Counter(d for key in self._needed for d in self._inputs[key])
         for key, begins in self._events(threads):
@@ -378,7 +392,7 @@ class OptimisedGraph:
                     ready.append(key)
 
 
-def _is_block_of(key: Any, names: Collection[str]) -> bool:
+def _is_block_of(key: Any, names: Container[str]) -> bool:
     return isinstance(key, tuple) and key[0] in names
 
 

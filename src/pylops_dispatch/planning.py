@@ -21,6 +21,7 @@ from pylops_dispatch.pieces import Chunks, largest_block
 from pylops_dispatch.placing import where_blocks_lie
 from pylops_dispatch.policy import PerformanceWarning
 from pylops_dispatch.suggesting import moved_by_axis
+from pylops_dispatch.workers import number_of_workers
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Plan:
         All of the input, all of the output, and the largest block of either.
     tasks : int
         Tasks that a scheduler will run: those of the graph as dask optimises it, without the
-        blocks that are data. Exact.
+        blocks that are data, of which a cluster makes tasks too. Exact.
     threads : int
         That work at a time, for `peak_bytes`.
+    workers : int
+        Of the cluster that dask runs on, 1 where it runs in this process.
     peak_bytes : int
         Estimate of what is held at once: input, output, and what is in between. Temporaries
         inside a task are not known.
@@ -49,7 +52,8 @@ class Plan:
         Estimate of the bytes that come from another block, by what moves them: ``"halo"``,
         ``"rechunk"``, ``"gather"``, ``"reduction"``, ``"blocks"``, and of what the operator
         holds, ``"coefficients"``. It is what a cluster would send if each block of the input
-        had a worker of its own.
+        had a worker of its own; on a cluster that has the input in memory, what its workers send
+        each other, where tasks run on the workers that have most of what they read.
     fallbacks : tuple of str
         Operators that run in one task on the whole vector, and why.
     advice : tuple of str
@@ -67,6 +71,7 @@ class Plan:
     largest_block: int
     tasks: int
     threads: int
+    workers: int
     peak_bytes: int
     moved: dict[str, int]
     fallbacks: tuple[str, ...]
@@ -77,6 +82,11 @@ class Plan:
     def moved_bytes(self) -> int:
         """All bytes that come from another block."""
         return sum(self.moved.values())
+
+    @property
+    def peak_bytes_per_worker(self) -> int:
+        """What each worker holds at once, if blocks are spread evenly."""
+        return -(-self.peak_bytes // self.workers)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the plan as names and values to be read.
@@ -92,7 +102,7 @@ class Plan:
             ("output", _described(self.output_chunks, self.output_bytes)),
             ("largest block", format_bytes(self.largest_block)),
             ("tasks", str(self.tasks)),
-            ("peak", f"{format_bytes(self.peak_bytes)} on {self.threads} threads"),
+            ("peak", peak_text(self)),
             ("moved", moved_text(self.moved)),
             *(("whole vector", text) for text in self.fallbacks),
             *(("advice", text) for text in self.advice),
@@ -136,6 +146,15 @@ def html_of(rows: list[tuple[str, str]]) -> str:
         for name, value in rows
     )
     return f"<table>{''.join(found)}</table>"
+
+
+def peak_text(planned: Any) -> str:
+    """Return the bytes that are held at once, to be read."""
+    text = f"{format_bytes(planned.peak_bytes)} on {planned.threads} threads"
+    if planned.workers == 1:
+        return text
+    share = format_bytes(planned.peak_bytes_per_worker)
+    return f"{text}, {share} on each of {planned.workers} workers"
 
 
 def moved_text(moved: Mapping[str, int]) -> str:
@@ -196,6 +215,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
         largest_block=max(largest_block(x), largest_block(y)),
         tasks=graph.count,
         threads=threads,
+        workers=number_of_workers(),
         peak_bytes=max(peak, int(x.nbytes + y.nbytes)),  # blocks of zeros may be one and the same
         moved=moved,
         fallbacks=fallbacks,

@@ -16,7 +16,6 @@ import numpy as np
 from dask._task_spec import convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.highlevelgraph import HighLevelGraph
-from dask.utils import format_bytes
 from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
@@ -33,6 +32,7 @@ from pylops_dispatch.planning import (
     fallbacks_of,
     html_of,
     moved_text,
+    peak_text,
     plan_operator,
     text_of,
 )
@@ -40,7 +40,7 @@ from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rehearsing import nothing, rehearsed
 from pylops_dispatch.solvers import Session, new_session
 from pylops_dispatch.steps import steps_of, watchers
-from pylops_dispatch.workers import client_in_use, threads_by_worker
+from pylops_dispatch.workers import client_in_use, number_of_workers, threads_by_worker
 
 _STEPS = 5  # of a solver that are planned: by then they are alike
 
@@ -82,6 +82,8 @@ class SolverPlan:
         Steps that the call may take, None if that is not known.
     threads : int
         That work at a time, for `peak_bytes`.
+    workers : int
+        Of the cluster that dask runs on, 1 where it runs in this process.
     peak_bytes : int
         Estimate of what is held at once.
     fallbacks : tuple of str
@@ -94,6 +96,7 @@ class SolverPlan:
     steps: tuple[Stage, ...]
     count: int | None
     threads: int
+    workers: int
     peak_bytes: int
     fallbacks: tuple[str, ...]
 
@@ -107,6 +110,11 @@ class SolverPlan:
         """Tasks of the whole solve, if it takes all its steps; of the planned ones otherwise."""
         found = self.setup.tasks + self.copies.tasks + sum(step.tasks for step in self.steps)
         return found + max((self.count or 0) - len(self.steps), 0) * self.step.tasks
+
+    @property
+    def peak_bytes_per_worker(self) -> int:
+        """What each worker holds at once, if blocks are spread evenly."""
+        return -(-self.peak_bytes // self.workers)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the plan as names and values to be read.
@@ -123,7 +131,7 @@ class SolverPlan:
             *((("copies", _described(self.copies)),) if self.copies.executions else ()),
             ("steps", "unknown" if self.count is None else f"at most {self.count}"),
             ("tasks", str(self.tasks)),
-            ("peak", f"{format_bytes(self.peak_bytes)} on {self.threads} threads"),
+            ("peak", peak_text(self)),
             *(("whole vector", text) for text in self.fallbacks),
         ]
 
@@ -272,6 +280,10 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             # PyLops's solvers flatten the data that they are given
             views.update(graph.views(given))
             own = {array.name: int(array.nbytes) for array in self.in_memory()}
+            if client_in_use() is not None:
+                # what the graph reads is let go when it is sent (`Before.let_go`)
+                kept = {box.dask().name for box in self._leaves.values()}
+                own = {n: size for n, size in own.items() if n in kept or n not in graph.read}
             own = {name: 0 if name in views else n for name, n in own.items()}
             peak = graph.peak(threads, {**own, **given}, views)
             home = None if kernel is None else home_of_blocks(arrays, kernel)
@@ -339,7 +351,9 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     copies = _copies(watch, begins[-len(watch.marks) + 1 :])
     peak = max((execution.peak_bytes for execution in executions), default=0)
     if copies.moved:
-        peak += sum(int(array.nbytes) for array in begins[-1].values())
+        vectors = sum(int(array.nbytes) for array in begins[-1].values())
+        # two of each, those of the cut before as long as these are made
+        peak = max(peak + 2 * vectors, sum(given.values()) + 5 * vectors)
     return SolverPlan(
         solver=watch.name,
         setup=stage(0, watch.marks[0]),
@@ -347,9 +361,15 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         steps=tuple(stage(*pair) for pair in itertools.pairwise(watch.marks)),
         count=watch.count,
         threads=threads,
+        workers=number_of_workers(),
         peak_bytes=peak,
         fallbacks=fallbacks_of(caught),
     )
+
+
+def _threads() -> int:
+    client = client_in_use()
+    return dask.system.CPU_COUNT if client is None else sum(threads_by_worker(client).values()) or 1
 
 
 def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan | SolverPlan:
@@ -367,7 +387,7 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
         a solver is afterwards as it was. Norms and the like are taken for one, so that a solver
         whose work depends on them may turn out otherwise.
     threads : int, optional
-        That work at a time. Default one for each core.
+        That work at a time. Default one for each core, on a cluster those of all workers.
     **kwargs
         ``adjoint`` for an operator, keywords of a solver.
 
@@ -394,7 +414,7 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
     >>> planned.step.executions
     1
     """
-    threads = dask.system.CPU_COUNT if threads is None else require_count(threads, "threads")
+    threads = _threads() if threads is None else require_count(threads, "threads")
     if isinstance(Op, LinearOperator):
         known = inspect.signature(plan_operator)
         try:

@@ -6,6 +6,7 @@ that there were when the last execution began.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import weakref
@@ -60,3 +61,9 @@ def threads_by_worker(client: Any, age: float = 0.0) -> dict[str, int]:
         threads = client.nthreads()
         seen = _seen[client] = _Seen(dict(sorted(threads.items())), time.monotonic())
     return seen.threads
+
+
+def number_of_workers() -> int:
+    """Return how many workers the cluster has that dask runs on from here, 1 without one."""
+    client = client_in_use()
+    return 1 if client is None else max(1, len(threads_by_worker(client, math.inf)))
