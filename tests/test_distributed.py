@@ -252,6 +252,40 @@ def test_the_worker_that_was_left_may_die_next():
     assert_close(x, expected, rtol=1e-10)
 
 
+def test_all_workers_may_die_at_once_before_vectors_are_first_copied():
+    op, seen = stencils(), []
+    y0 = rand(op.dims)
+    expected = pylops.cgls(op, y0, niter=8, tol=0)[0]
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
+    ):
+
+        def kill_all(x):
+            seen.append(x)
+            if len(seen) == 4:
+                for worker in client.run(os.getpid).values():
+                    os.kill(worker, signal.SIGKILL)
+
+        y = da.from_array(y0, chunks=(4, 9))
+        x = pylops.cgls(op, y, niter=8, tol=0, callback=kill_all)[0].compute()
+        seen.clear()
+    assert_close(x, expected, rtol=1e-10)
+
+
+def test_an_error_of_the_cluster_names_the_step_and_what_to_do(client):
+    op = stencils()
+
+    def cancel(x):
+        client.cancel(distributed.futures_of(x), force=True)
+
+    with pytest.raises(distributed.CancelledError) as caught:
+        pylops.cgls(op, da.from_array(rand(op.dims), chunks=(4, 9)), niter=5, callback=cancel)
+    (note,) = caught.value.__notes__
+    assert "in step 2 of CGLS" in note
+    assert "pylops_dispatch.checkpoint" in note
+
+
 def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer():
     op = stencils()
     y0 = rand(op.dims)

@@ -206,12 +206,18 @@ def test_any_chunks(entry, coefficient, choice):
         pylops.MatrixMult(np.zeros((0, 3))),
         pylops.Identity(0),
         pylops.FirstDerivative((0, 3), axis=1),
+        pylops.Gradient((0, 4)),
+        pylops.Gradient((4, 0)),
+        pylops.Sum((4, 0), axis=0),
+        pylops.Pad((0, 4), ((1, 1), (0, 0))),
+        pylops.Symmetrize((4, 0), axis=0),
+        pylops.VStack([pylops.Identity((0, 4)), pylops.Identity((0, 4))]),
     ],
 )
 def test_operators_of_no_samples(op):
-    for direction in (op, op.H):
-        x0 = np.ones(direction.shape[1])
-        assert_same(direction @ da.from_array(x0), direction @ x0)
+    for direction, dims in ((op, op.dims), (op.H, op.dimsd)):
+        for x0 in (np.ones(direction.shape[1]), np.ones(dims)):
+            assert_same(direction @ da.from_array(x0, chunks=2), direction @ x0)
 
 
 @pytest.mark.parametrize(

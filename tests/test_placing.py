@@ -352,6 +352,29 @@ def test_what_a_worker_had_is_sent_again_when_it_goes(client):
         assert len(kept(client)) == 12  # four blocks, each twice, and what stands for them
 
 
+def test_a_graph_may_go_to_another_cluster_than_it_was_made_for(client):
+    op = pylops.Diagonal(rand(DIMS))
+    x0 = rand(DIMS)
+    y = op @ da.from_array(x0, chunks=(50, 200))
+    with distributed.Client(
+        n_workers=1, processes=False, dashboard_address=None, set_as_default=False
+    ) as other:
+        for found in (y.compute(scheduler=other), other.compute(y).result(), y.compute()):
+            assert_close(found, op @ x0)
+
+
+@pytest.mark.parametrize("cut_axes", [(0,), (1,), (0, 1)])
+def test_blocks_lie_where_vectors_are_worked_out(client, cut_axes):
+    chunks = tuple(50 if axis in cut_axes else 200 for axis in range(2))
+    x = da.zeros(DIMS, chunks=chunks)
+    op = pylops.Diagonal(rand(DIMS))
+    (op @ x).compute()
+    home = placing.home_of_blocks([x])
+    there = {key[2:]: workers for key, workers in kept(client).items() if key[0] == "block-of"}
+    assert len(there) == x.npartitions
+    assert all(home((x.name, *place)) == workers for place, workers in there.items())
+
+
 def test_what_one_worker_alone_has_is_copied_once_there_is_another(client, monkeypatch):
     monkeypatch.setattr(placing, "_MOMENT", 0)
     op = pylops.Diagonal(rand(DIMS))

@@ -38,6 +38,33 @@ def noted(op: Any, method: str, x: Any) -> Iterator[None]:
         raise
 
 
+def note_step(error: BaseException, solver: Any, number: int) -> None:
+    """Add a note to an error of a cluster: in which step of a solver it came, and what to do.
+
+    Parameters
+    ----------
+    error : BaseException
+        That a step raised.
+    solver : pylops.optimization.basesolver.Solver
+        Whose step it is.
+    number : int
+        Of the step.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None or not isinstance(
+        error, (distributed.CancelledError, distributed.comm.CommClosedError)
+    ):
+        return
+    note = (
+        f"in step {number} of {type(solver).__name__}: blocks that it needs went with the cluster, "
+        "with more than one of its workers at once, or were cancelled. The last complete solution "
+        "is in solver.x, if its blocks are left; with pylops_dispatch.checkpoint(store) among the "
+        "solver's callbacks, pylops_dispatch.resume goes on from what is on disk"
+    )
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
 def was_noted(error: BaseException) -> bool:
     """Whether an error came up while an operator ran on a block."""
     return any("while running on a block" in note for note in getattr(error, "__notes__", ()))

@@ -65,6 +65,8 @@ def _zeros(piece: Zeros, chunks: Any) -> DaskArray:
 
 def ravel(piece: Piece) -> DaskArray:
     """Return `piece` as a 1-D dask array: this is where dask has to move data."""
+    if len(piece.shape) != 1 and 0 in piece.shape:  # dask cannot reshape what is empty
+        piece = Zeros((0,), piece.dtype)
     piece = realise(piece)
     return piece if piece.ndim == 1 else piece.ravel()
 
@@ -73,7 +75,7 @@ def reshape(piece: Piece, shape: Shape) -> Piece:
     """Reshape one piece, without touching its chunks where only unit axes differ."""
     if piece.shape == shape:
         return piece
-    if isinstance(piece, Zeros):
+    if isinstance(piece, Zeros) or 0 in shape:
         return Zeros(shape, piece.dtype)
     core = [n for n in piece.shape if n != 1]
     if core == [n for n in shape if n != 1]:

@@ -20,6 +20,7 @@ import itertools
 import logging
 import math
 import re
+import sys
 import time
 import weakref
 from collections import defaultdict
@@ -63,12 +64,23 @@ class Placed(DataNode):
         return True
 
     def __reduce__(self) -> Any:
-        client = client_in_use()
+        client = _sender()
         known = None if client is None else _placed.get(client)
         future = None if known is None else known.futures.get(self.key)
         if future is None or future.status != "finished":
             return DataNode, (self.key, self.value)
         return future.__reduce__()
+
+
+def _sender() -> Any:
+    """Return the client that sends the graph being pickled, which need not be dask's scheduler."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        # Client._graph_to_futures pickles what is computed, also for compute(scheduler=client)
+        if frame.f_code.co_name == "_graph_to_futures":
+            return frame.f_locals.get("self")
+        frame = frame.f_back
+    return client_in_use()
 
 
 @dataclass
@@ -77,6 +89,7 @@ class _Cluster:
 
     futures: dict[Any, Any] = field(default_factory=dict)
     arrays: dict[str, DaskArray] = field(default_factory=dict)
+    told: bool = False  # whether its scheduler knows that any worker may take over
 
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
@@ -370,8 +383,18 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
     if home is None:
         yield
         return
+    _let_any_worker_take_over(client_in_use())
     with dask.annotate(workers=home, allow_other_workers=True):
         yield
+
+
+def _let_any_worker_take_over(client: Any) -> None:
+    known = _placed.setdefault(client, _Cluster())
+    if not known.told:
+        from pylops_dispatch.rejoining import AnyWorker
+
+        client.register_plugin(AnyWorker())
+        known.told = True
 
 
 def home_of_blocks(

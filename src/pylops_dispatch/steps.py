@@ -13,6 +13,7 @@ from typing import Any
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.notes import note_step
 from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
@@ -74,8 +75,12 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if not made and lazy:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
-        with undone_if_interrupted(self, args, made) if lazy else nullcontext():
-            result = original(self, *args, **kwargs)
+        try:
+            with undone_if_interrupted(self, args, made) if lazy else nullcontext():
+                result = original(self, *args, **kwargs)
+        except Exception as error:
+            note_step(error, self, steps.number)
+            raise
         if lazy or self.callbacks:
             steps.complete = result[:length] if isinstance(result, tuple) else (result,)
         return result

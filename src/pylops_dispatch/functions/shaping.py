@@ -174,6 +174,8 @@ def _tile(A: Any, reps: Any) -> Any:
     if A.ndim < len(counts):
         A = A.reshape((1,) * (len(counts) - A.ndim) + A.shape)
     counts = (1,) * (A.ndim - len(counts)) + counts
+    if not A.size:
+        return DispatchArray(Zeros(tuple(np.multiply(A.shape, counts).tolist()), A.dtype))
     array = A.dask()
     for axis, count in enumerate(counts):
         if count == 1:
