@@ -41,6 +41,46 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "tasks that wait for workers that are gone", "rejoining.py",
+        "scheduler.set_restrictions(dict.fromkeys(waiting))", "pass",
+        "tests/test_distributed.py", "may_die_at_once",
+    ),
+    Fault(
+        "futures of one cluster sent to another", "placing.py",
+        "client = _sender()", "client = client_in_use()",
+        "tests/test_placing.py", "another_cluster",
+    ),
+    Fault(
+        "arrays of operators put on any worker", "placing.py",
+        "    (worker,) = _home(", "    return None\n    (worker,) = _home(",
+        "tests/test_placing.py", "where_vectors",
+    ),
+    Fault(
+        "plans that send what operators hold", "foresight.py",
+        'set_policy(whole_array="warn"), nothing_sent()', 'set_policy(whole_array="warn")',
+        "tests/test_planning.py", "sends_nothing",
+    ),
+    Fault(
+        "plans that leave out the copies of a solve", "planning_solvers.py",
+        "if waiting >= every:", "if False:",
+        "tests/test_planning.py", "solver_on_a_cluster",
+    ),
+    Fault(
+        "plans that take blocks of a cluster for data", "foresight.py",
+        "arrays = [_of_futures(array, sources, data) for array in arrays]", "pass",
+        "tests/test_planning.py", "tasks_on_a_cluster",
+    ),
+    Fault(
+        "plans that do not ask where blocks lie", "planning.py",
+        "where_blocks_lie({held.name: x})", "{}",
+        "tests/test_planning.py", "operators_hold_moves_once",
+    ),
+    Fault(
+        "errors of a cluster without the step", "steps.py",
+        "note_step(error, self, steps.number)", "pass",
+        "tests/test_distributed.py", "names_the_step",
+    ),
+    Fault(
         "vectors not cut when arrays of operators were put elsewhere", "lineage.py",
         "lost |= bool(self._until_cut)", "pass",
         "tests/test_distributed.py", "lies_elsewhere",

@@ -5,6 +5,7 @@ import contextvars
 import gc
 import os
 import signal
+import threading
 import time
 import types
 import weakref
@@ -267,8 +268,11 @@ def test_all_workers_may_die_at_once_before_vectors_are_first_copied():
                 for worker in client.run(os.getpid).values():
                     os.kill(worker, signal.SIGKILL)
 
+        waiting_for_ever = threading.Timer(90, client.close, [1])
+        waiting_for_ever.start()
         y = da.from_array(y0, chunks=(4, 9))
         x = pylops.cgls(op, y, niter=8, tol=0, callback=kill_all)[0].compute()
+        waiting_for_ever.cancel()
         seen.clear()
     assert_close(x, expected, rtol=1e-10)
 

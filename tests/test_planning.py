@@ -280,11 +280,11 @@ def eventually_close(measured, expected, rel):
 
 
 def test_a_plan_sends_nothing(cluster):
-    op = pylops.MatrixMult(rand((64, 64)), otherdims=DIMS[1:])  # cut anew for advice, too
-    x = on_workers()
+    op = pylops.MatrixMult(rand((200, 64)), otherdims=DIMS[1:])  # cut anew for advice, too
+    x, y = on_workers(), on_workers((200, *DIMS[1:]), (50, *DIMS[1:]))
     before = cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.tasks))
     plan(op, x)
-    plan(pylops.cgls, op, x, niter=3)
+    plan(pylops.cgls, op, y, niter=3)
     suggest_chunks(op)
     assert cluster.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.tasks)) == before
 
