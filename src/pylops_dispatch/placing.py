@@ -297,6 +297,35 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
 _MOMENT = 1.0  # seconds
 
 
+def copied_again() -> list[DaskArray]:
+    """Copy what operators hold, and one worker alone has, to a second one, if there is one.
+
+    Returns
+    -------
+    list of dask.array.Array
+        What stood for it so far: vectors may have to be worked out again from these.
+    """
+    client = client_in_use()
+    known = None if client is None else _placed.get(client)
+    if known is None or not known.arrays:
+        return []
+    workers = threads_by_worker(client, math.inf)
+    if len(workers) < 2:  # another one may have come
+        workers = threads_by_worker(client)
+    alone = {
+        name: there
+        for name, there in known.arrays.items()
+        if is_whole(there) and not is_safe(there, frozenset(workers))
+    }
+    with unrecorded():
+        new = cut(list(alone.values())) if alone else {}
+    for name, there in alone.items() if new else ():
+        _release(known, name)
+        known.arrays[name] = new[there.name]
+        known.futures.update(new[there.name].dask)
+    return list(alone.values()) if new else []
+
+
 def _copied(there: DaskArray) -> DaskArray:
     """Return each block on two workers, so that one may go; as it was where there is but one."""
     return cut([there]).get(there.name, there)

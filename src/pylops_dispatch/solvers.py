@@ -47,7 +47,7 @@ from pylops_dispatch.operators import (
     runs_users_code,
 )
 from pylops_dispatch.optimisation import persist
-from pylops_dispatch.placing import bytes_of_block, vectors_together
+from pylops_dispatch.placing import bytes_of_block, copied_again, vectors_together
 from pylops_dispatch.policy import not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
@@ -304,6 +304,8 @@ class Session:
 
     def cut_lineage(self) -> None:
         """Let vectors forget how they came about, if it is time for that."""
+        for array in copied_again():
+            self.keep_until_cut(array)
         boxes = [box for box in list(self._boxes.values()) if not box.is_let_go]
         renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
         self._last = {renamed.get(name, name) for name in self._last}
