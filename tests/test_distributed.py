@@ -1,6 +1,7 @@
 """The same code on a small cluster in this process."""
 
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import os
@@ -202,8 +203,25 @@ def weighted():
     return pylops.Diagonal(1 + rand((100, 100)) ** 2) + 0.1 * pylops.Laplacian((100, 100))
 
 
-# a worker tries as long to connect to one that has died, 30 s where nothing is said
-SOON = {"pylops-dispatch.lineage-steps": 4, "distributed.comm.timeouts.connect": "5s"}
+@contextlib.contextmanager
+def workers_that_may_die(lineage_steps):
+    """Two processes; a worker tries 5 s to connect to one that has died, 30 if nothing is said."""
+    settings = {
+        "pylops-dispatch.lineage-steps": lineage_steps,
+        "distributed.comm.timeouts.connect": "5s",
+    }
+    with (
+        dask.config.set(settings),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
+    ):
+        yield client
+
+
+def kill(client, *workers):
+    """Kill the processes of workers, given by their addresses."""
+    processes = client.run(os.getpid)
+    for worker in workers:
+        os.kill(processes[worker], signal.SIGKILL)
 
 
 @pytest.mark.parametrize("make", [stencils, weighted])
@@ -211,15 +229,12 @@ def test_a_worker_that_is_killed_costs_time_and_not_the_answer(make):
     op = make()
     y0, seen = rand(op.dims), []
     expected = pylops.cgls(op, y0, niter=20, tol=0)[0]
-    with (
-        dask.config.set(SOON),
-        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
-    ):
+    with workers_that_may_die(lineage_steps=4) as client:
 
         def kill_one(x):
             seen.append(x)
             if len(seen) == 10:
-                os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+                kill(client, next(iter(client.nthreads())))
 
         y = da.from_array(y0, chunks=(op.dims[0] // 4, op.dims[1]))
         x = pylops.cgls(op, y, niter=20, tol=0, callback=kill_one)[0].compute()
@@ -231,24 +246,20 @@ def test_the_worker_that_was_left_may_die_next():
     op = weighted()
     y0, seen = rand(op.dims), []
     expected = pylops.cgls(op, y0, niter=16, tol=0)[0]
-    with (
-        dask.config.set(SOON),
-        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
-    ):
+    with workers_that_may_die(lineage_steps=100) as client:
         first, second = sorted(client.nthreads())
 
         def kill_both(x):
             seen.append(x)
             if len(seen) == 5:
-                os.kill(client.run(os.getpid)[first], signal.SIGKILL)
+                kill(client, first)
             if len(seen) == 8:  # there is place again for all that the other one alone has
                 client.wait_for_workers(2, timeout=60)
             if len(seen) == 11:
-                os.kill(client.run(os.getpid)[second], signal.SIGKILL)
+                kill(client, second)
 
-        with dask.config.set({"pylops-dispatch.lineage-steps": 100}):
-            y = da.from_array(y0, chunks=(25, 100))
-            x = pylops.cgls(op, y, niter=16, tol=0, callback=kill_both)[0].compute()
+        y = da.from_array(y0, chunks=(25, 100))
+        x = pylops.cgls(op, y, niter=16, tol=0, callback=kill_both)[0].compute()
         seen.clear()
     assert_close(x, expected, rtol=1e-10)
 
@@ -257,16 +268,12 @@ def test_all_workers_may_die_at_once_before_vectors_are_first_copied():
     op, seen = stencils(), []
     y0 = rand(op.dims)
     expected = pylops.cgls(op, y0, niter=8, tol=0)[0]
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "5s"}),
-        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
-    ):
+    with workers_that_may_die(lineage_steps=20) as client:
 
         def kill_all(x):
             seen.append(x)
             if len(seen) == 4:
-                for worker in client.run(os.getpid).values():
-                    os.kill(worker, signal.SIGKILL)
+                kill(client, *client.nthreads())
 
         waiting_for_ever = threading.Timer(90, client.close, [1])
         waiting_for_ever.start()
@@ -294,14 +301,11 @@ def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer()
     op = stencils()
     y0 = rand(op.dims)
     expected = pylops.cgls(op, y0, niter=14, tol=0)[0]
-    with (
-        dask.config.set(SOON),
-        pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
-    ):
+    with workers_that_may_die(lineage_steps=4) as client:
         x = pylops.cgls(op, da.from_array(y0, chunks=(4, 9)), niter=14, tol=0)[0]
         gc.collect()  # what the solver kept
         holds_a_block = next(iter(client.who_has(lineage.futures_of(x)).values()))[0]
-        os.kill(client.run(os.getpid)[holds_a_block], signal.SIGKILL)
+        kill(client, holds_a_block)
         found = x.compute()
     assert_close(found, expected, rtol=1e-10)
 

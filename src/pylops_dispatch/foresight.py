@@ -120,6 +120,8 @@ def _executed(arrays: Sequence[DaskArray], sources: Collection[str]) -> dict[Any
         return [None] * len(keys)
 
     dask.persist(*arrays, scheduler=note)
+    if not data:
+        return nodes
     read = {key for node in convert_legacy_graph(nodes).values() for key in node.dependencies}
     return {**{key: data[key] for key in read & data.keys()}, **nodes}
 
@@ -324,7 +326,7 @@ class OptimisedGraph:
         for key in self._needed:
             name = key[0] if isinstance(key, tuple) else key
             if name.startswith("reshape"):
-                inputs = [d for d in self._inputs[key] if isinstance(d, tuple) and d[0] in names]
+                inputs = [d for d in self._inputs[key] if _is_block_of(d, names)]
                 alone = len(inputs) == len(self._inputs[key]) == 1
                 found[name] = found.get(name, True) and alone
         return {name for name, alone in found.items() if alone}

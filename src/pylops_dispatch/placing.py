@@ -286,9 +286,7 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
         return there
     if there is not None and solve is not None:
         solve.keep_until_cut(there)
-    _release(known, array.name)
-    known.arrays[array.name] = new
-    known.futures.update(new.dask)
+    _put(known, array.name, new)
     if there is None:
         weakref.finalize(owner, _release, known, array.name)
     return new
@@ -320,9 +318,7 @@ def copied_again() -> list[DaskArray]:
     with unrecorded():
         new = cut(list(alone.values())) if alone else {}
     for name, there in alone.items() if new else ():
-        _release(known, name)
-        known.arrays[name] = new[there.name]
-        known.futures.update(new[there.name].dask)
+        _put(known, name, new[there.name])
     return list(alone.values()) if new else []
 
 
@@ -481,6 +477,13 @@ _FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _put(known: _Cluster, name: str, there: DaskArray) -> None:
+    """Know what stands for an array from here on."""
+    _release(known, name)
+    known.arrays[name] = there
+    known.futures.update(there.dask)
 
 
 def _release(known: _Cluster, name: str) -> None:
