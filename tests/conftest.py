@@ -32,8 +32,19 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-# the objects of twelve thousand tests are many to walk through every 700 new ones
 gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_modifyitems(items):
+    """Have what Numba compiles compiled in one process of several (``--dist loadgroup``)."""
+    for item in items:
+        if "numba" in item.name:
+            item.add_marker(pytest.mark.xdist_group("numba"))
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over the objects of sixteen thousand tests."""
+    helpers.overlook_what_there_is()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import re
 from collections.abc import Iterator
@@ -41,6 +42,12 @@ def count_executions(budget: int | None = None, threads: bool = False) -> Iterat
 def forbid_executions() -> contextlib.AbstractContextManager[Executions]:
     """No graph may be executed in this block."""
     return count_executions(budget=0)
+
+
+def overlook_what_there_is() -> None:
+    """Let the garbage collector, and what it lists, pass over all objects made so far."""
+    gc.collect()
+    gc.freeze()
 
 
 # ---------------------------------------------------------------- comparison

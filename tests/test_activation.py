@@ -3,8 +3,6 @@
 import concurrent.futures
 import importlib
 import pkgutil
-import subprocess
-import sys
 import textwrap
 import threading
 
@@ -19,18 +17,13 @@ from pylops_dispatch import disabled, enable, is_enabled
 
 from .catalogue import CATALOGUE, adjoint, build, case_id, data, model, nd
 from .helpers import assert_bitwise, assert_close, assert_same, rand, to_dask
+from .interpreters import run_python
 
 
 def run(code, path=None):
     """A fresh interpreter; it must print `ok` last."""
     prefix = f"import sys; sys.path.insert(0, {str(path)!r})\n" if path else ""
-    result = subprocess.run(
-        [sys.executable, "-c", prefix + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    result = run_python(prefix + textwrap.dedent(code))
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.strip().splitlines()[-1] == "ok", result.stdout
 

@@ -1,8 +1,6 @@
 """Checkpoints: the state of a solver in a Zarr store, and the same numbers after it."""
 
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import dask.array as da
@@ -17,6 +15,7 @@ import pylops_dispatch
 from pylops_dispatch.array import lift
 
 from .helpers import assert_close, count_executions, rand, to_dask
+from .interpreters import run_python
 
 zarr = pytest.importorskip("zarr")
 
@@ -154,8 +153,7 @@ def test_after_another_process_was_killed(tmp_path):
         solver.callback = killed
         solver.solve(da.arange(108, chunks=50, dtype=float), niter=8, atol=0, btol=0)
         """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), store], check=False)
-    assert done.returncode == 3
+    assert run_python(script, store).returncode == 3
 
     op = pylops.Laplacian((12, 9)) + 5 * pylops.Identity(108)
     y = da.arange(108, chunks=50, dtype=float)

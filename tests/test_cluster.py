@@ -19,6 +19,7 @@ from pylops_dispatch import client
 from pylops_dispatch.cluster import KINDS
 
 from .helpers import assert_close, rand
+from .interpreters import forked_workers
 
 
 def laplacian_is_right():
@@ -96,7 +97,10 @@ def listening():
 )
 def test_nothing_but_an_address_opens_more_than_the_loopback_address(options, processes):
     before = listening()
-    with client("local", processes=processes, n_workers=1, threads_per_worker=1, **options):
+    with (
+        forked_workers(),
+        client("local", processes=processes, n_workers=1, threads_per_worker=1, **options),
+    ):
         assert {host for host, _ in listening() - before} == {"127.0.0.1"}
 
 

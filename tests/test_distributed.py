@@ -25,6 +25,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import resized
 
 from .helpers import assert_close, cut, rand
+from .interpreters import forked_workers
 
 
 def chunked(x):
@@ -91,7 +92,8 @@ def test_operator_on_persisted_data(client):
 def several_workers():
     with (
         dask.config.set({"pylops-dispatch.lineage-steps": 4}),
-        pylops_dispatch.client(processes=False, n_workers=2, threads_per_worker=1) as client,
+        forked_workers(),
+        pylops_dispatch.client(n_workers=2, threads_per_worker=1) as client,
     ):
         yield client
 
@@ -212,6 +214,7 @@ def workers_that_may_die(lineage_steps):
     }
     with (
         dask.config.set(settings),
+        forked_workers(),
         pylops_dispatch.client(n_workers=2, threads_per_worker=1, silence_logs=60) as client,
     ):
         yield client

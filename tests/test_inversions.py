@@ -171,8 +171,7 @@ def test_damped_preconditioned_with_scipys_keywords(problem):
 # -------------------------------------------------------------- reweighted, sparse
 
 
-@pytest.mark.parametrize("preallocate", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "preallocate"), [("pylops", True), ("scipy", False)])
 @pytest.mark.parametrize("kind", ["data", "model", "datamodel"])
 def test_irls(problem, kind, engine, preallocate):
     def solve(y):

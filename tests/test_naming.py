@@ -15,7 +15,7 @@ import scipy.sparse
 
 from pylops_dispatch import halo, register_rule
 
-from .helpers import rand
+from .helpers import overlook_what_there_is, rand
 
 N = 12
 X0 = np.arange(1.0, N + 1)
@@ -140,7 +140,8 @@ def test_values_that_nothing_can_watch_are_named_by_value(make):
         return Valued(k=make(k)) @ lazy()
 
     results = []
-    for k in range(10):
+    overlook_what_there_is()
+    for k in range(4):
         results.append(result(k))
         gc.collect()  # another value may have the address of one that is gone
     assert len({y.name for y in results}) == len(results)

@@ -78,11 +78,11 @@ def layouts(entry, shape, columns=False):
     return [uneven, ones_chunks(shape, short[CATALOGUE.index(entry) % len(short)])]
 
 
-def check_all_layouts(entry, coefficient, direction, shaped, extra=()):
+def check_all_layouts(entry, coefficient, direction, shaped, extra=(), most=2):
     coef = COEFFICIENTS[coefficient]
     x0, expected = numpy_result(entry, direction, shaped, extra)
     kept = x0.copy()
-    for chunks in layouts(entry, x0.shape, columns=bool(extra)):
+    for chunks in layouts(entry, x0.shape, columns=bool(extra))[:most]:
         x = to_dask(x0, chunks)
         name = x.name
         peeks = entry.peeks if coefficient == "dask" else 0
@@ -98,20 +98,20 @@ def check_all_layouts(entry, coefficient, direction, shaped, extra=()):
     np.testing.assert_array_equal(x0, kept)  # the input was not written to
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
 @cases(CASES)
-def test_flat_vector(entry, coefficient, direction):
-    if direction == "forward" or entry.adjoint:
-        check_all_layouts(entry, coefficient, direction, shaped=False)
+def test_flat_vector(entry, coefficient):
+    check_all_layouts(entry, coefficient, "forward", shaped=False)
+    if entry.adjoint:
+        check_all_layouts(entry, coefficient, "adjoint", shaped=False)
     else:
         with build(entry) as op, pytest.raises(NotImplementedError):
             adjoint(op, da.ones(op.shape[0]))
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
 @cases([case for case in WITH_ADJOINT if "apply_columns" not in case[0].id])
-def test_array_of_the_operators_dimensions(entry, coefficient, direction):
-    check_all_layouts(entry, coefficient, direction, shaped=True)
+def test_array_of_the_operators_dimensions(entry, coefficient):
+    for direction in DIRECTIONS:
+        check_all_layouts(entry, coefficient, direction, shaped=True, most=1)
 
 
 @cases([case for case in SOME_CASES if case[0].adjoint and case[0].matmat])
@@ -176,7 +176,7 @@ def test_columns_and_arrays_that_no_task_can_hold_keep_their_chunks(as_coefficie
 )
 def test_dimensions_and_columns(entry):
     for direction in DIRECTIONS:
-        check_all_layouts(entry, "numpy", direction, shaped=True, extra=(2,))
+        check_all_layouts(entry, "numpy", direction, shaped=True, extra=(3,))
 
 
 @cases([case for case in CASES if case[1] == "numpy" or case in SOME_CASES])
@@ -280,7 +280,7 @@ def test_column_vector_of_one_column(entry, coefficient):
 
 
 @cases(
-    [c for c in CASES if c[0].adjoint and c[0].dot != "none" and not c[0].fresh],
+    [c for c in SOME_CASES if c[0].adjoint and c[0].dot != "none" and not c[0].fresh],
 )
 def test_dot_test_with_dask_vectors(entry, coefficient):
     with build(entry, COEFFICIENTS[coefficient]) as op:
@@ -311,7 +311,7 @@ def test_linear(entry, coefficient):
     assert_close(together.compute(), apart.compute(), rtol=1e-4 if _single(op) else 1e-11)
 
 
-@cases([case for case in CASES if case[1] == "numpy" or case in SOME_CASES])
+@cases(SOME_CASES)
 def test_result_is_picklable(entry, coefficient):
     x0, expected = numpy_result(entry, "forward", False)
     with build(entry, COEFFICIENTS[coefficient]) as op:

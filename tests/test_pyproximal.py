@@ -343,7 +343,7 @@ def test_proximal_operator_inside_a_solver(make, dtype):
     b, x0 = rand(N, dtype), rand(N, dtype, seed=1)
 
     def solve(b, x):
-        return primal.ProximalGradient(pyproximal.L2(b=b), make(), x0=x, tau=0.4, niter=25, tol=0)
+        return primal.ProximalGradient(pyproximal.L2(b=b), make(), x0=x, tau=0.4, niter=12, tol=0)
 
     expected = solve(b, x0)
     with warnings.catch_warnings():

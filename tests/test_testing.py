@@ -1,9 +1,6 @@
 """The checks that packages built on this one use: right operators pass, wrong ones do not."""
 
 import contextlib
-import subprocess
-import sys
-import textwrap
 
 import dask
 import dask.array as da
@@ -25,6 +22,7 @@ from pylops_dispatch.testing import (
 )
 
 from .helpers import rand, to_dask
+from .interpreters import run_python
 
 # ------------------------------------------------------------------ assert_lazy
 
@@ -247,9 +245,7 @@ def test_neither_pytest_nor_hypothesis_is_needed():
             raise AssertionError(function)
     print("ok")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
-    )
+    done = run_python(code)
     assert done.stdout.strip() == "ok", done.stderr
 
 
