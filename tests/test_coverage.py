@@ -1,34 +1,69 @@
 """The test command tells what the tests miss, and fails if that is too much."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import io
+import json
 from types import SimpleNamespace
 
 import pytest
 import slipcover
 
-from .coverage import InstrumentsLeaveBetweenTests, pytest_configure
+from .coverage import (
+    InstrumentsLeaveBetweenTests,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
-ROOT = Path(__file__).parents[1]
+
+class Screen(io.StringIO):
+    """What pytest writes to."""
+
+    def write_line(self, line, **markup):
+        self.write(f"{line}\n")
 
 
-def test_a_run_that_misses_too_much_fails_though_its_tests_pass():
-    one = "tests/test_documentation.py::test_an_operator_that_runs_whole_gives_its_reason"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1", "--coverage=95", one],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("SLIPCOVER", "PYTEST"))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert any(line.startswith("src/pylops_dispatch/halos.py") for line in lines)
-    assert "at least 95 % wanted" in lines[-2]
-    assert "1 passed" in lines[-1]
+def finished(bound, percent, folder, monkeypatch):
+    """The exit status, and what is printed, of a run whose tests pass."""
+    lines = {
+        "executed_lines": [1],
+        "missing_lines": [2, 3],
+        "summary": {"percent_covered": percent},
+    }
+    seen = {"meta": {}, "files": {"src/halos.py": lines}, "summary": {"percent_covered": percent}}
+    monkeypatch.setenv("SLIPCOVER_COVERAGE_DIR", str(folder))
+    if percent is not None:
+        (folder / "merged.json").write_text(json.dumps(seen))
+    config = SimpleNamespace(getoption={"coverage": bound}.get)
+    session = SimpleNamespace(config=config, exitstatus=pytest.ExitCode.OK)
+    pytest_sessionfinish(session, pytest.ExitCode.OK)
+    screen = Screen()
+    screen._tw = screen
+    pytest_terminal_summary(screen, config)
+    return session.exitstatus, screen.getvalue()
+
+
+def test_a_run_that_misses_too_much_fails_though_its_tests_pass(tmp_path, monkeypatch):
+    status, printed = finished(95.0, 94.99, tmp_path, monkeypatch)
+    assert status == pytest.ExitCode.TESTS_FAILED
+    assert "src/halos.py" in printed
+    assert "2-3" in printed
+    assert "94.99 % of lines and branches, at least 95 % wanted" in printed
+
+
+def test_a_run_that_misses_little_passes(tmp_path, monkeypatch):
+    status, printed = finished(95.0, 95.0, tmp_path, monkeypatch)
+    assert status == pytest.ExitCode.OK
+    assert "95.00 % of lines" in printed
+
+
+def test_a_run_of_which_nothing_is_known_fails(tmp_path, monkeypatch):
+    status, printed = finished(95.0, None, tmp_path, monkeypatch)
+    assert status == pytest.ExitCode.TESTS_FAILED
+    assert "no worker has told" in printed
+
+
+def test_a_run_that_is_not_measured_is_left_alone(tmp_path, monkeypatch):
+    assert finished(None, None, tmp_path, monkeypatch) == (pytest.ExitCode.OK, "")
 
 
 def test_what_cannot_be_measured_is_refused():
