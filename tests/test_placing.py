@@ -375,6 +375,21 @@ def test_blocks_lie_where_vectors_are_worked_out(client, cut_axes):
     assert all(home((x.name, *place)) == workers for place, workers in there.items())
 
 
+def test_what_vectors_are_made_of_lies_where_they_do(client):
+    x = da.ones(DIMS, chunks=(50, 200))
+    between = x + 1
+    vector = 2 * between.sum(axis=1, keepdims=True) + between
+    home = placing.home_of_blocks([vector])
+    for place in np.ndindex(vector.numblocks):
+        (worker,) = home((vector.name, *place))
+        assert home((between.name, *place)) == [worker]
+    workers = sorted(client.nthreads())
+    assert home(("of another graph", 0, 0)) == workers
+    # what is of other blocks than any vector is left to the scheduler
+    cut = x.rechunk((25, 200)) + 1
+    assert placing.home_of_blocks([vector, cut.sum(axis=0)])((cut.name, 0, 0)) == workers
+
+
 def test_what_one_worker_alone_has_is_copied_once_there_is_another(client, monkeypatch):
     monkeypatch.setattr(placing, "_MOMENT", 0)
     op = pylops.Diagonal(rand(DIMS))

@@ -63,7 +63,7 @@ Fit = Callable[[Any], None]
 
 # blocks are worked on in tiles of this size: temporaries stay in the cache, and smaller tiles
 # lose to the interpreter lock; Fourier transforms have more temporaries
-_TILE_BYTES = 3 << 20
+_TILE_BYTES = 2 << 20
 _TRANSFORM_BYTES = 1 << 20
 
 # in a solve, tasks read neighbouring blocks up to this size whole: larger ones, if they are not

@@ -34,6 +34,7 @@ import dask
 import numpy as np
 from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
+from dask.blockwise import Blockwise
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
@@ -430,6 +431,13 @@ def home_of_blocks(
     if len(set(workers)) < 2:
         return None
     numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
+    # what vectors are made of on the way, which nothing keeps
+    cuts = set(numblocks.values())
+    for name, layer in itertools.chain.from_iterable(a.dask.layers.items() for a in arrays):
+        if isinstance(layer, Blockwise) and name not in numblocks:
+            counts = tuple(layer.dims[index] for index in layer.output_indices)
+            if counts in cuts:
+                numblocks[name] = counts
     return functools.partial(_home, numblocks, workers)
 
 
