@@ -446,7 +446,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self.swapaxes(-2, -1)
 
     def clip(self, min: Any = None, max: Any = None, out: Any = None, **kwargs: Any) -> Any:
-        """See :func:`numpy.clip`, which has no such keywords before NumPy 2.1."""
+        """See :func:`numpy.clip`."""
         return np.clip(self, min, max, out, **kwargs)
 
     def compress(self, condition: Any, axis: int | None = None, out: Any = None) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import array_api_compat.numpy as compat
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -39,13 +38,9 @@ def strides_of(view: np.ndarray[Any, Any]) -> Strides | None:
 def reshaped(memory: np.ndarray[Any, Any], shape: Shape) -> np.ndarray[Any, Any] | None:
     """Return a stand-in in another shape, or None where NumPy would have to copy."""
     try:
-        view: np.ndarray[Any, Any] = _reshape(memory, shape, copy=False)
-    except (ValueError, AttributeError):
+        return memory.reshape(shape, copy=False)
+    except ValueError:
         return None
-    return view
-
-
-_reshape: Any = vars(compat)["reshape"]  # NumPy 2.0 has no copy=False of its own
 
 
 def of_result(shape: Shape, itemsize: int, operands: Sequence[Any]) -> Strides | None:
