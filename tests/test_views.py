@@ -316,3 +316,11 @@ def test_a_single_truth_value_as_index_is_refused():
     box = DispatchArray(da.ones(4, chunks=2))
     with pytest.raises(NotDispatchedError, match="truth value"):
         box[True]
+
+
+def test_to_ask_whether_a_reshape_is_a_view_reads_no_memory():
+    """An array of 8 TB, of which 8 bytes are there."""
+    n = 1 << 20
+    memory = memory_layout.stand_in((n, n), np.dtype(float), (8, 8 * n))
+    assert memory_layout.reshaped(memory, (n * n,)) is None
+    assert memory_layout.reshaped(memory.T, (n * n,)).strides == (8,)
