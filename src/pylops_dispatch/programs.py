@@ -100,7 +100,7 @@ def _is_elementwise(node: GraphNode) -> bool:
 
 
 def _is_block_or_number(argument: Any) -> bool:
-    if isinstance(argument, (TaskRef, Alias)):
+    if isinstance(argument, TaskRef):
         return True
     value = argument.value if isinstance(argument, DataNode) else argument
     return not isinstance(value, GraphNode) and np.ndim(value) == 0
@@ -109,8 +109,6 @@ def _is_block_or_number(argument: Any) -> bool:
 def _value_of(argument: Any, known: dict[Any, Any]) -> Any:
     if isinstance(argument, TaskRef):
         return known[argument.key]
-    if isinstance(argument, Alias):  # dask 2025.1 refers to tasks by these
-        return known[argument.target]
     return argument.value if isinstance(argument, DataNode) else argument
 
 
