@@ -35,15 +35,8 @@ settings.load_profile("default")
 gc.set_threshold(20_000, 20, 20)
 
 
-def pytest_collection_modifyitems(items):
-    """Have what Numba compiles compiled in one process of several (``--dist loadgroup``)."""
-    for item in items:
-        if "numba" in item.name:
-            item.add_marker(pytest.mark.xdist_group("numba"))
-
-
 def pytest_collection_finish():
-    """Let the garbage collector pass over the objects of sixteen thousand tests."""
+    """Let the garbage collector pass over the objects of thousands of tests."""
     helpers.overlook_what_there_is()
 
 

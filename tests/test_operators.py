@@ -48,7 +48,7 @@ from .helpers import (
     to_dask,
     tolerance,
 )
-from .references import DIRECTIONS, apply, is_compiled, numpy_result, start
+from .references import DIRECTIONS, apply, has_columns, numpy_result, start
 
 WITH_ADJOINT = [case for case in CASES if case[0].adjoint]
 
@@ -112,11 +112,6 @@ def test_flat_vector(entry, coefficient):
 def test_array_of_the_operators_dimensions(entry, coefficient):
     for direction in DIRECTIONS:
         check_all_layouts(entry, coefficient, direction, shaped=True, most=1)
-
-
-def has_columns(entry):
-    """Whether it is applied to columns here; Numba would compile for them once more."""
-    return entry.adjoint and entry.matmat and not is_compiled(entry)
 
 
 @cases([case for case in SOME_CASES if has_columns(case[0])])
