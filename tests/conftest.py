@@ -32,6 +32,7 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+# a graph makes more than 700 objects, after which all of the young ones would be walked through
 gc.set_threshold(20_000, 20, 20)
 
 

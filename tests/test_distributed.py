@@ -1,4 +1,4 @@
-"""The same code on a small cluster in this process."""
+"""The same code on a small cluster."""
 
 import concurrent.futures
 import contextlib

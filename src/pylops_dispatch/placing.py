@@ -433,7 +433,8 @@ def home_of_blocks(
     numblocks = {a.name: a.numblocks for a in arrays if _MUCH_LESS * bytes_of_block(a) >= kernel}
     # what vectors are made of on the way, which nothing keeps
     cuts = set(numblocks.values())
-    for name, layer in itertools.chain.from_iterable(a.dask.layers.items() for a in arrays):
+    layers = {name: layer for a in arrays for name, layer in a.dask.layers.items()}
+    for name, layer in layers.items():
         if isinstance(layer, Blockwise) and name not in numblocks:
             counts = tuple(layer.dims[index] for index in layer.output_indices)
             if counts in cuts:
