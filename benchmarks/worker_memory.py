@@ -1,8 +1,9 @@
 """Memory of the workers of a cluster while one of PyLops's solvers runs on it.
 
-Run ``python benchmarks/worker_memory.py [--only NAME ...] [--size 256] [--steps 10]``. On Linux.
+Run ``python benchmarks/worker_memory.py [--only NAME ...] [--persisted] [--size 256]``. On Linux.
 The share of a worker is a vector's bytes divided by the number of workers; the store is what a
-worker holds in blocks, the rest of its memory are libraries and temporaries.
+worker holds in blocks, the rest of its memory are libraries and temporaries. Data are lazy, or
+persisted before: these are the user's own, and come on top of what the solver holds.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def stop(dask_worker: Any) -> tuple[int, int]:
     return dask_worker.largest_store, resident("VmHWM")
 
 
-def measure(name: str, size: int, chunk: int, steps: int, workers: int) -> dict[str, Any]:
+def measure(
+    name: str, size: int, chunk: int, steps: int, workers: int, persisted: bool
+) -> dict[str, Any]:
     """Run one solver on processes, and return what its workers held at most."""
     dims = (size,) * 3
     case, op = CASES[name], laplacian(dims)
@@ -55,9 +58,11 @@ def measure(name: str, size: int, chunk: int, steps: int, workers: int) -> dict[
         op = op.H @ op
     with pylops_dispatch.client(n_workers=workers, threads_per_worker=1) as client:
         numbers = da.random.default_rng(0)
-        y = numbers.standard_normal(dims, chunks=(chunk, chunk, size)).persist()
-        distributed.wait(y)
-        data = y.ravel().persist() if case.flat else y
+        y = numbers.standard_normal(dims, chunks=(chunk, chunk, size))
+        data = y.ravel() if case.flat else y
+        if persisted:
+            data = data.persist()
+            distributed.wait(data)
         before = max(client.run(watch).values())
         x = case.solve(op, data, steps, None).persist()
         distributed.wait(x)
@@ -65,6 +70,7 @@ def measure(name: str, size: int, chunk: int, steps: int, workers: int) -> dict[
     share = 8 * size**3 // workers
     return {
         "solver": name,
+        "data": "persisted" if persisted else "lazy",
         "share": share,
         "before": before,
         "store": max(stores),
@@ -79,10 +85,13 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256, help="of each axis (%(default)s)")
     parser.add_argument("--chunk", type=int, default=64, help="along axes 0 and 1 (%(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="of each solver (%(default)s)")
+    parser.add_argument("--persisted", action="store_true", help="have the data in memory before")
     parser.add_argument("--only", nargs="+", choices=CASES, default=["cgls"], metavar="NAME")
     options = parser.parse_args()
     found = [
-        measure(name, options.size, options.chunk, options.steps, options.workers)
+        measure(
+            name, options.size, options.chunk, options.steps, options.workers, options.persisted
+        )
         for name in options.only
     ]
     print(f"\nMemory of each of {options.workers} workers [MB], {options.steps} steps")

@@ -109,11 +109,14 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
 
 
 # glibc's malloc in workers: distributed sets its trim threshold to 64 kB, and with it switches off
-# that the others adapt; each block would then be given to the system, and zeroed by it anew
+# that the others adapt; each temporary would then be given to the system, and zeroed by it anew.
+# Blocks as large as what malloc keeps at most never lie between temporaries, which would leave
+# holes that the next block does not fit in
+_KEPT = 8 << 20
 _MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": 32 << 20,  # as far as glibc would go by itself
-    "MALLOC_TRIM_THRESHOLD_": 64 << 20,
-    "MALLOC_TOP_PAD_": 16 << 20,
+    "MALLOC_MMAP_THRESHOLD_": _KEPT,
+    "MALLOC_TRIM_THRESHOLD_": _KEPT,
+    "MALLOC_TOP_PAD_": 128 << 10,
     "MALLOC_ARENA_MAX": 2,
 }
 _TRIM_OF_DISTRIBUTED = 1 << 16  # distributed.yaml
