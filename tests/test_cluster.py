@@ -304,7 +304,7 @@ def test_workers_keep_the_memory_of_their_temporaries():
     (environment,) = found.values()
     # blocks that are not mapped by themselves fit in what is kept; distributed keeps 64 kB
     kept = environment["MALLOC_TRIM_THRESHOLD_"]
-    assert kept == environment["MALLOC_MMAP_THRESHOLD_"] == str(8 << 20)
+    assert kept == environment["MALLOC_MMAP_THRESHOLD_"] == str(6 << 20)
     assert dask.config.get(name) == given
 
 

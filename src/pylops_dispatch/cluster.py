@@ -112,7 +112,7 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
 # that the others adapt; each temporary would then be given to the system, and zeroed by it anew.
 # Blocks as large as what malloc keeps at most never lie between temporaries, which would leave
 # holes that the next block does not fit in
-_KEPT = 8 << 20
+_KEPT = 6 << 20
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": _KEPT,
     "MALLOC_TRIM_THRESHOLD_": _KEPT,
