@@ -302,7 +302,7 @@ def test_workers_keep_the_memory_of_their_temporaries():
     with pylops_dispatch.client(n_workers=1, threads_per_worker=1) as client:
         found = client.run(lambda: dict(os.environ))
     (environment,) = found.values()
-    # blocks that are not mapped by themselves fit in what is kept; distributed keeps 64 kB
+    # what is kept has no room for a block that is mapped by itself; distributed keeps 64 kB
     kept = environment["MALLOC_TRIM_THRESHOLD_"]
     assert kept == environment["MALLOC_MMAP_THRESHOLD_"] == str(6 << 20)
     assert dask.config.get(name) == given

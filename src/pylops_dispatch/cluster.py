@@ -116,7 +116,6 @@ _KEPT = 6 << 20
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": _KEPT,
     "MALLOC_TRIM_THRESHOLD_": _KEPT,
-    "MALLOC_TOP_PAD_": 128 << 10,
     "MALLOC_ARENA_MAX": 2,
 }
 _TRIM_OF_DISTRIBUTED = 1 << 16  # distributed.yaml
