@@ -534,12 +534,25 @@ def results(found: Any) -> tuple[Any, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-@functools.cache
-def alone(problem: Problem) -> tuple[Any, ...]:
-    """What PyLops gives on its own; it may write to what it is given."""
+def solved(problem: Problem) -> tuple[Any, ...]:
+    """What comes out for NumPy arrays; PyLops may write to what it is given."""
     arrays = problem.data | problem.coefficients
+    return results(problem.solve(**{key: array.copy() for key, array in arrays.items()}))
+
+
+@functools.cache
+def all_alone() -> dict[Problem, tuple[Any, ...]]:
+    """What PyLops alone gives for the problems, found together: to switch takes its time."""
     with pylops_dispatch.disabled():
-        return results(problem.solve(**{key: array.copy() for key, array in arrays.items()}))
+        return {problem: solved(problem) for problem in PROBLEMS.values()}
+
+
+def alone(problem: Problem) -> tuple[Any, ...]:
+    """What PyLops gives on its own."""
+    if problem in all_alone():
+        return all_alone()[problem]
+    with pylops_dispatch.disabled():
+        return solved(problem)
 
 
 def with_dask(problem: Problem, lazy: str = "data", seed: int | None = 1) -> tuple[Any, ...]:
