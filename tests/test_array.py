@@ -9,7 +9,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pylops.utils.backend import get_array_module, inplace_add, inplace_set
 
@@ -475,6 +475,53 @@ def test_setitem(key, value):
     if lazily_or_refused(key, lambda: x.__setitem__(key, v)) is not REFUSED:
         x0[key] = v0
     assert_same(lower(x), x0)
+
+
+@st.composite
+def indices(draw, shape):
+    """Several arrays of positions, or masks of two axes, among slices, integers and new axes."""
+    together = draw(st.sampled_from([(3,), (2, 3), (1,), (0,)]))
+    found, axis = [], 0
+    while axis < draw(st.integers(1, len(shape))):
+        n = shape[axis]
+        kind = draw(st.sampled_from(["positions", "positions", "integer", "slice", "new", "mask"]))
+        if kind == "new":
+            found.append(None)
+            continue
+        if kind == "mask" and axis + 2 <= len(shape):
+            size = shape[axis : axis + 2]
+            found.append(np.random.default_rng(axis).random(size) < 0.5)
+            axis += 2
+            continue
+        if kind == "integer":
+            found.append(draw(st.integers(-n, n - 1)))
+        elif kind == "slice":
+            found.append(slice(draw(st.integers(0, n)), draw(st.integers(0, n)), 2))
+        else:
+            found.append(np.random.default_rng(axis).integers(-n, n, together))
+        axis += 1
+    if draw(st.booleans()):
+        found.insert(draw(st.integers(0, len(found))), Ellipsis)
+    return tuple(found)
+
+
+@given(key=indices((4, 5, 3, 6)))
+@settings(max_examples=60)
+def test_several_arrays_of_positions_index_together(key):
+    x0 = rand((4, 5, 3, 6))
+    try:
+        expected = x0[key]
+    except IndexError:
+        return
+    with forbid_executions():
+        y = lift(da.from_array(x0, chunks=(2, 2, 3, 4)))[key]
+    assert_same(lower(y) if isinstance(y, DispatchArray) else da.from_array(y), expected)
+
+
+def test_positions_outside_are_refused_before_anything_runs():
+    x = lift(da.from_array(rand((4, 3, 5)), chunks=2))
+    with pytest.raises(IndexError, match="out of bounds for an axis of size 3"):
+        x[[0, 1], [1, 3], 2:]
 
 
 def test_positions_along_two_of_three_axes_are_not_taken_for_a_product():

@@ -11,7 +11,7 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
@@ -149,6 +149,7 @@ def _taken(box: DispatchArray, index: Any) -> Any:
     flat = _flat_positions(index, box.shape)
     if flat is not None:
         return DispatchArray(take(box.ravel().dask(), flat, 0))
+    index = _without_known_masks(index)
     if _is_mask(index):
         raise not_dispatched(
             "indexing with a mask", "The shape of the result depends on values; use np.where."
@@ -157,12 +158,23 @@ def _taken(box: DispatchArray, index: Any) -> Any:
         shape = np.broadcast_to(np.empty(()), box.shape)[index].shape
         return DispatchArray(Zeros(shape, box.dtype)) if shape else box.dtype.type(0)
     full = _in_range(_expand(index, box.ndim), box.shape)
-    if sum(isinstance(i, np.ndarray) for i in full) == 1:
-        return DispatchArray(_gather(box.dask(), full, _comes_first(index)))
+    arrays = sum(isinstance(i, np.ndarray) for i in full)
+    if arrays and not any(map(is_dask, full)):
+        gather = _gather if arrays == 1 else _gather_together
+        return DispatchArray(gather(box.dask(), full, _comes_first(index)))
     try:
         return DispatchArray(box.dask()[full])
     except NotImplementedError as error:
-        raise not_dispatched("indexing with several arrays", str(error)) from error
+        raise not_dispatched("indexing with lazy positions", str(error)) from error
+
+
+def _without_known_masks(index: Any) -> Any:
+    """Replace each NumPy mask of several axes by the positions along each of them."""
+    entries: list[Any] = []
+    for entry in index if isinstance(index, tuple) else (index,):
+        known = isinstance(entry, np.ndarray) and entry.dtype == bool
+        entries += np.nonzero(entry) if known else [entry]
+    return _unwrap(tuple(entries))
 
 
 def _vector(pieces: list[Piece], size: int, box: DispatchArray) -> DispatchArray:
@@ -223,6 +235,29 @@ def _gather(array: DaskArray, index: Index, first: bool) -> DaskArray:
         taken = da.moveaxis(taken, range(axis, axis + positions.ndim), range(positions.ndim))
     new = tuple(None if index[place] is None else slice(None) for place in _order(index, first))
     return taken[new] if None in new else taken
+
+
+def _gather_together(array: DaskArray, index: Index, first: bool) -> DaskArray:
+    """Take elements at positions along several axes, and slices along the others.
+
+    `first` puts the axes of the positions before all others.
+    """
+    entries = [i for i in index if i is not None]
+    axes = [axis for axis, i in enumerate(entries) if not isinstance(i, slice)]
+    given = [not_negative(np.asarray(entries[a]), array.shape[a]) for a in axes]
+    points = dict(zip(axes, np.broadcast_arrays(*given), strict=True))
+    ndim = points[axes[0]].ndim
+    others = array[tuple(i if isinstance(i, slice) else slice(None) for i in entries)]
+    taken = others.vindex[tuple(points.get(axis, slice(None)) for axis in range(len(entries)))]
+    if not first:
+        taken = da.moveaxis(taken, range(ndim), range(axes[0], axes[0] + ndim))
+    kept: list[Any] = [None if i is None else slice(None) for i in index if _is_axis(i)]
+    place = 0 if first else next(p for p, i in enumerate(index) if not _is_axis(i))
+    return taken[(*kept[:place], *(slice(None),) * ndim, *kept[place:])]
+
+
+def _is_axis(entry: Any) -> bool:
+    return entry is None or isinstance(entry, slice)
 
 
 def _comes_first(index: Any) -> bool:
