@@ -348,6 +348,28 @@ def test_advice_says_along_which_axis_to_cut():
     assert plan(OPERATORS["rechunk"](), in_memory((64, 12, 16))).advice == ()
 
 
+def test_advice_for_a_matrix_is_about_its_columns():
+    op = pylops.FirstDerivative((40, 30))
+    (advice,) = plan(op, da.ones((1200, 6), chunks=(300, 3))).advice
+    assert advice == "chunk along axis 1, that of the columns, instead of 0: no data moves"
+    planned = plan(op, da.ones((1200, 6), chunks=(1200, 3)))
+    assert (planned.moved, planned.advice) == ({}, ())
+
+
+def test_tasks_that_no_result_needs_are_not_counted():
+    op = pylops.Symmetrize((7, 5), axis=0)
+    x = da.from_array(rand((7, 5)), chunks=((4, 3), 5)).persist(scheduler="synchronous")
+    ran = []
+
+    def note(key, graph, state):
+        if not isinstance(graph[key], (Alias, DataNode)):
+            ran.append(key)
+
+    with pylops_dispatch.ledger() as log, Callback(pretask=note):
+        (op @ x).persist(scheduler="synchronous")
+    assert plan(op, x).tasks == log.tasks == len(ran)
+
+
 def test_advice_for_a_flattened_array():
     (advice,) = plan(pylops.FirstDerivative(DIMS), in_memory().ravel()).advice
     assert "give it an array of shape (64, 48, 16)" in advice
@@ -510,6 +532,8 @@ def test_bytes_and_dims_in_other_words():
     [
         (lambda op, x: plan(op), TypeError, r"plan\(Op, x\).*'x'"),
         (lambda op, x: plan(op, x, niter=3), TypeError, r"plan\(Op, x\).*'niter'"),
+        (lambda op, x: plan(op, x, "yes"), TypeError, "adjoint must be True"),
+        (lambda op, x: plan(pylops.cgls, np.eye(3), x), TypeError, "Op must be a pylops.Linear"),
         (lambda op, x: plan(op, x, threads=0), ValueError, "threads must be at least 1"),
         (lambda op, x: plan(op, x, threads="two"), TypeError, "threads must be an integer"),
         (

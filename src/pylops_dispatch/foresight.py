@@ -202,7 +202,11 @@ class OptimisedGraph:
     @property
     def tasks(self) -> list[Any]:
         """Keys of what a scheduler will run, in dask's order."""
-        return [key for key, node in self._nodes.items() if not isinstance(node, DataNode)]
+        return [
+            key
+            for key, node in self._nodes.items()
+            if key in self._needed and not isinstance(node, DataNode)
+        ]
 
     def _size(self, key: Any) -> int:
         node = self._nodes[key]
@@ -372,7 +376,7 @@ class OptimisedGraph:
 
     def _events(self, threads: int) -> Iterator[tuple[Any, bool]]:
         """Yield each task as it begins, and as it ends, as dask's local schedulers take them."""
-        rank = {key: i for i, key in enumerate(self.tasks) if key in self._needed}
+        rank = {key: i for i, key in enumerate(self.tasks)}
         missing = {key: self._inputs[key] & rank.keys() for key in rank}
         readers: dict[Any, list[Any]] = {}
         for key in rank:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import dask.base
-from dask._task_spec import Alias, DataNode, GraphNode
+from dask._task_spec import Alias, DataNode, convert_legacy_graph, cull
+from dask.core import flatten
 from dask.sizeof import sizeof
 from dask.utils import format_bytes
 from pylops.optimization.basesolver import Solver
@@ -226,7 +227,7 @@ def _scheduler(original: Callable[..., Any]) -> Callable[..., Any]:
             return schedule
 
         def recorded(graph: Any, keys: Any, **kwargs: Any) -> Any:
-            tasks = _tasks_of(graph)
+            tasks = _tasks_of(graph, keys)
             return _record(kind, lambda: tasks, lambda: schedule(graph, keys, **kwargs))
 
         return recorded
@@ -297,16 +298,12 @@ def _size(results: Any) -> int:
     return int(sizeof(results) if size is None else size)
 
 
-def _tasks_of(graph: Any) -> int:
+def _tasks_of(graph: Any, keys: Any) -> int:
     # the scheduler asks for the same again: dask keeps the layers that this makes
     tasks = graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph
-    return sum(_is_task(node) for node in tasks.values())
-
-
-def _is_task(node: Any) -> bool:
-    if isinstance(node, GraphNode):
-        return not isinstance(node, (Alias, DataNode))
-    return isinstance(node, tuple) and bool(node) and callable(node[0])
+    # it leaves out what no key needs
+    needed = cull(convert_legacy_graph(tasks), set(flatten([keys])))
+    return sum(not isinstance(node, (Alias, DataNode)) for node in needed.values())
 
 
 # ---- who asked -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from dask.array.core import Array as DaskArray
 from dask.utils import format_bytes
 
@@ -196,10 +197,12 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
     Raises
     ------
     TypeError
-        If `x` is no dask array.
+        If `x` is no dask array, or `adjoint` neither true nor false.
     """
     require_dask(x)
     check(x)
+    if not isinstance(adjoint, (bool, np.bool_)):
+        raise TypeError(f"adjoint must be True for Op.H @ x, or False, got {adjoint!r}")
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)
@@ -250,7 +253,10 @@ def _advice(
     if fallbacks:
         yield "an operator runs in one task: register a rule for it, or keep it small"
     dims = dims_of(op, adjoint)[0]
-    if x.ndim != len(dims):
+    if x.shape != dims and x.ndim == 2 and len(x) == math.prod(dims):
+        if x.numblocks[0] > 1 and any(kind != "coefficients" for kind in moved):
+            yield "chunk along axis 1, that of the columns, instead of 0: no data moves"
+    elif x.ndim != len(dims):
         yield f"give it an array of shape {dims}: a flattened one has lost its chunks"
     elif any(kind != "coefficients" for kind in moved):
         moves = moved_by_axis(op, adjoint, x.dtype)

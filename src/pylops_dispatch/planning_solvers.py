@@ -432,4 +432,13 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
         )
     if not callable(Op) or (isinstance(Op, type) and issubclass(Op, LinearOperator)):
         require_operator(Op)
+    if args and not isinstance(Op, type) and _takes_operator(Op):
+        require_operator(args[0])
     return plan_solver(Op, *args, threads=threads, **kwargs)
+
+
+def _takes_operator(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of PyLops's whose first argument is an operator."""
+    if not getattr(function, "__module__", "").startswith("pylops."):
+        return False
+    return next(iter(inspect.signature(function).parameters), None) == "Op"
