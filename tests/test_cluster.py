@@ -285,6 +285,20 @@ def test_an_unknown_option_is_named_before_anything_starts(monkeypatch, option, 
         pass
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("n_workers", -1, ValueError),
+        ("n_workers", 1.5, TypeError),
+        ("threads_per_worker", 0, ValueError),
+    ],
+)
+def test_fewer_than_no_workers_are_refused(monkeypatch, option, value, error):
+    monkeypatch.setattr(distributed, "LocalCluster", Never)
+    with pytest.raises(error, match=option), client("local", **{option: value}):
+        pass
+
+
 def test_options_of_workers_are_known():
     options = {"memory_limit": "1 GB", "lifetime": "1 hour", "death_timeout": 60}
     with client("local", processes=False, n_workers=1, threads_per_worker=1, **options) as c:

@@ -169,6 +169,9 @@ def _local(options: dict[str, Any]) -> Any:
     import distributed
 
     _require_known(options)
+    for name in ("n_workers", "threads_per_worker"):
+        if options.get(name) is not None:
+            require_count(options[name], name, 0 if name == "n_workers" else 1)
     given = {k: v for k, v in options.items() if v is not None or k not in _ADDRESSES}
     scheduler = given.pop("scheduler_kwargs", None) or {}
     scheduler = {k: v for k, v in scheduler.items() if v is not None or k not in _ADDRESSES}
