@@ -118,6 +118,51 @@ def test_arrays_are_sent_once_and_graphs_stay_small(client, sent, name):
     assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
 
 
+MANY = {
+    "small blocks": lambda: pylops.BlockDiag(
+        [pylops.Diagonal(rand(4000, seed=i)) for i in range(30)]
+    ),
+    "small operators": lambda: pylops.VStack(
+        [pylops.signalprocessing.Convolve1D(4000, rand(4001, seed=i), offset=9) for i in range(20)]
+    ),
+    "small matrices": lambda: pylops.VStack([pylops.MatrixMult(rand((90, 80))) for _ in range(15)]),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_small_arrays_are_sent_once_and_together(client, sent, name, monkeypatch):
+    op, other = MANY[name](), MANY[name]()
+    y0 = rand(op.shape[0], seed=3)
+    expected = pylops.cgls(op, y0, niter=3, tol=0)[0]
+    counted = [(part.matvec_count, part.rmatvec_count) for part in (op, *op.ops)]
+    batches = []
+    scattered = distributed.Client.scatter
+    monkeypatch.setattr(
+        distributed.Client,
+        "scatter",
+        lambda *args, **kwargs: batches.append(list(args[1])) or scattered(*args, **kwargs),
+    )
+    y = da.from_array(y0, chunks=-(-len(y0) // 4)).persist()
+    sent.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # "Sending large graph"
+        x = pylops.cgls(other, y, niter=3, tol=0)[0]
+    assert_close(x.compute(), expected, rtol=1e-9)
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+    batches = [keys for keys in batches if keys[0][0] != "copy-of"]  # from worker to worker
+    # forward and adjoint: one for each worker, and one for what may lie on any
+    assert len(batches) <= 2 * (len(client.nthreads()) + 1)
+    assert [(part.matvec_count, part.rmatvec_count) for part in (other, *other.ops)] == counted
+    del op, other
+    assert comes_true(lambda: not any("operator-" in str(key) for key in kept(client)))
+
+
+def test_few_small_arrays_travel_with_the_graph(client):
+    op = pylops.BlockDiag([pylops.Diagonal(rand(4000, seed=i)) for i in range(3)])
+    (op @ da.ones(12_000, chunks=3000)).compute()
+    assert not kept(client)
+
+
 N = 80_000
 
 

@@ -101,6 +101,8 @@ class Lineage:
         """
         steps = executions_between_cuts()
         workers = _workers()
+        if not workers:  # of a cluster that is gone, or dask runs in this process
+            return {}
         self._seen |= workers
         lost = not self._seen <= workers or any(pair.is_lost(workers) for pair in self._pairs)
         lost |= bool(self._until_cut)
@@ -239,7 +241,8 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
         homes = {new_keys[key]: home for key, home in homes.items()}
         blocks, near = _blocks(client, copies, homes)
         made = [*blocks.values(), *near.values()]
-        _wait(client, made, workers)
+        # of the copies too: the client may hear later that they are there
+        _wait(client, [*made, *copies.values()], workers)
         away = {near[k].key: copies[k].key for k in homes} if len(workers) > 1 else {}
         if not all(future.status == "finished" for future in made) or not (
             client.run_on_scheduler(_keep_apart, copies=away, free=[f.key for f in made])

@@ -7,6 +7,9 @@ that goes to that cluster goes without them, since its scheduler has data by the
 is released when the array that it came from goes, or the client. What was lost with a worker is
 sent anew with the next application.
 
+Smaller arrays travel with each graph; of an operator that holds many of these, so that graphs
+would be large all the same, all but the smallest are sent too, at once.
+
 What code of an operator gives without holding it is known by what it holds (:func:`applied`).
 
 The arrays are not looked at again as a whole: some samples spread over an array tell whether
@@ -32,7 +35,7 @@ from typing import Any
 
 import dask
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
 from dask.blockwise import Blockwise
 from dask.delayed import Delayed
@@ -44,12 +47,15 @@ from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, is_safe, is_whole
+from pylops_dispatch.operators import all_parts
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import client_in_use, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
 _LARGE = 1 << 16  # bytes
+_SMALL = 1 << 10  # bytes of an array that is one of many
+_MANY = 1 << 19  # bytes of arrays that would travel with each graph
 _TURNED = (_AdjointLinearOperator, _TransposedLinearOperator)
 
 
@@ -124,9 +130,31 @@ def where_blocks_lie(arrays: Mapping[str, DaskArray]) -> dict[Any, frozenset[str
     }
 
 
+# arrays of an operator that are to be sent at once, by name, and what releases each: where many
+# small ones are sent
+_together: ContextVar[dict[str, tuple[DaskArray, Any]] | None] = ContextVar(
+    "together", default=None
+)
+_bytes_of_small: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
 def is_large(nbytes: int) -> bool:
     """Whether arrays of this size are sent apart; smaller ones travel with the graph."""
-    return nbytes > _LARGE
+    return nbytes > (_LARGE if _together.get() is None else _SMALL)
+
+
+def something_waits() -> bool:
+    """Whether arrays are about to be sent, so that what is made now is made again."""
+    return bool(_together.get())
+
+
+def _holds_many(op: Any) -> bool:
+    """Whether the small arrays of an operator are too much for each graph."""
+    if op not in _bytes_of_small:
+        held = (value for part in all_parts(op) for value in vars(part).values())
+        sizes = {id(value): value.nbytes for value in held if isinstance(value, np.ndarray)}
+        _bytes_of_small[op] = sum(size for size in sizes.values() if size <= _LARGE)
+    return _bytes_of_small[op] > _MANY
 
 
 def coefficient(
@@ -169,15 +197,21 @@ _KEPT = 8  # applications that an array is kept for since it was last read
 
 
 @contextmanager
-def applied(op: Any) -> Iterator[None]:
+def applied(op: Any) -> Iterator[Mapping[str, Any]]:
     """Let a cluster keep the NumPy arrays that code of an operator gives, until the operator goes.
 
     These may be made anew in each application (``self.t**2 * x``), and be found in no attribute
     (``lambda x: weights * x``): they are known by what they hold. What is not read again for some
     applications is released.
+
+    Yields
+    ------
+    mapping
+        What was sent at the end of the context, after the graph had been made with the arrays
+        themselves in it: it is to be made again.
     """
     if client_in_use() is None:
-        yield
+        yield {}
         return
     while isinstance(op, _TURNED):  # op.H is made anew each time
         op = op.A
@@ -190,10 +224,28 @@ def applied(op: Any) -> Iterator[None]:
                 _release(cluster, name)
     # what the client starts meanwhile keeps the context, and must not keep the operator
     token = wrapping.set(functools.partial(_kept_for, weakref.ref(op)))
+    waiting: dict[str, tuple[DaskArray, Any]] = {}
+    own = _together.get() is None and _holds_many(op)
+    outer = _together.set(waiting) if own else None
     try:
-        yield
+        yield waiting
     finally:
         wrapping.reset(token)
+        if outer is not None:
+            _together.reset(outer)
+    _send_together(waiting)
+
+
+def _send_together(waiting: Mapping[str, tuple[DaskArray, Any]]) -> None:
+    client = client_in_use()
+    if not waiting or client is None:
+        return
+    known = _placed.setdefault(client, _Cluster())
+    with unrecorded():
+        sent = _sent(client, [array for array, _ in waiting.values()])
+    for (name, (_, owner)), there in zip(waiting.items(), sent, strict=True):
+        _put(known, name, there)
+        weakref.finalize(owner, _release, known, name)
 
 
 def _kept_for(reference: Any, array: np.ndarray[Any, Any], chunks: Any) -> DaskArray:
@@ -251,9 +303,7 @@ def operator_on_cluster(name: str, op: Any, owner: Any) -> Delayed:
     lazy = on_cluster(held, owner)
     if lazy is held:
         return Delayed(name, HighLevelGraph.from_collections(name, {name: DataNode(name, op)}))
-    own = f"{lazy.name}-whole"
-    graph = {own: Task(own, _same, TaskRef((lazy.name, 0)))}
-    return Delayed(own, HighLevelGraph.from_collections(own, graph, dependencies=[lazy]))
+    return Delayed((lazy.name, 0), lazy.dask, layer=lazy.name)
 
 
 def placed(array: DaskArray, owner: Any) -> DaskArray | None:
@@ -269,7 +319,7 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
     Returns
     -------
     dask.array.Array or None
-        Of futures; None where dask runs in this process alone.
+        Of futures; None where dask runs in this process alone, or what is to be sent waits.
     """
     client = client_in_use()
     if client is None:
@@ -280,9 +330,13 @@ def placed(array: DaskArray, owner: Any) -> DaskArray | None:
     workers = frozenset(threads_by_worker(client, _MOMENT if solve is None else math.inf))
     if there is not None and is_safe(there, workers):
         return there
+    together = _together.get()
+    if there is None and together is not None:
+        together[array.name] = array, owner
+        return None
     with unrecorded():
-        new = None if there is None or not is_whole(there) else _copied(there)
-        new = _sent(client, array) if new is None else new
+        new = None if there is None or not is_whole(there) else _copied([there])[0]
+        new = _sent(client, [array])[0] if new is None else new
     if new is there:
         return there
     if there is not None and solve is not None:
@@ -323,37 +377,56 @@ def copied_again() -> list[DaskArray]:
     return list(alone.values()) if new else []
 
 
-def _copied(there: DaskArray) -> DaskArray:
+def _copied(there: list[DaskArray]) -> list[DaskArray]:
     """Return each block on two workers, so that one may go; as it was where there is but one."""
-    return cut([there]).get(there.name, there)
+    new = cut(there)
+    return [new.get(array.name, array) for array in there]
 
 
-def _sent(client: Any, array: DaskArray) -> DaskArray:
+def _sent(client: Any, arrays: Sequence[DaskArray]) -> list[DaskArray]:
+    """Return arrays of futures for arrays of blocks in this process."""
     from distributed.protocol import pickle
 
-    values = {key: node.value for key, node in dict(array.dask).items()}
+    values = {a.name: {k: node.value for k, node in dict(a.dask).items()} for a in arrays}
     if any(address.startswith("inproc://") for address in client.nthreads()):
         # workers in this process would share the very arrays, which then never go
         values = pickle.loads(pickle.dumps(values))
-    name, sent = _scattered(client, array, values)
-    return _copied(DaskArray(dict(sent), name, array.chunks, meta=array._meta))
+    names, sent = _scattered(client, arrays, values)
+    there = []
+    for array in arrays:
+        name = names[array.name]
+        blocks = {(name, *key[1:]): sent[name, *key[1:]] for key in values[array.name]}
+        there.append(DaskArray(blocks, name, array.chunks, meta=array._meta))
+    return _copied(there)
 
 
 _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds, for the scheduler to see which worker is gone
 
 
-def _scattered(client: Any, array: DaskArray, values: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
-    """Send blocks to workers that are there, again where one of them dies meanwhile."""
+def _scattered(
+    client: Any, arrays: Sequence[DaskArray], values: Mapping[str, Mapping[Any, Any]]
+) -> tuple[dict[str, str], dict[Any, Any]]:
+    """Send blocks to workers that are there, again where one of them dies meanwhile.
 
-    def send() -> tuple[str, dict[Any, Any]]:
+    Returns
+    -------
+    names : dict
+        Under which the arrays lie there, by those that they have here.
+    futures : dict
+        By keys of these names.
+    """
+
+    def send() -> tuple[dict[str, str], dict[Any, Any]]:
         if not threads_by_worker(client):
             # a cluster that adapts starts workers for tasks, and none for data
             client.submit(_nothing, pure=False).result()
         # the scheduler may still remember what had the same name, and was lost
-        new = f"{array.name}-{next(_generations)}"
+        generation = next(_generations)
+        new = {array.name: f"{array.name}-{generation}" for array in arrays}
         by_worker: dict[str | None, dict[Any, Any]] = defaultdict(dict)
-        for key, value in values.items():
-            by_worker[home_of_coefficient(array, key)][(new, *key[1:])] = value
+        for array in arrays:
+            for key, value in values[array.name].items():
+                by_worker[home_of_coefficient(array, key)][(new[array.name], *key[1:])] = value
         sent: dict[Any, Any] = {}
         for worker, blocks in by_worker.items():
             where = None if worker is None else [worker]
@@ -482,10 +555,6 @@ def _home(numblocks: dict[str, pc.Shape], workers: list[str], key: Any) -> list[
 
 
 _FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _put(known: _Cluster, name: str, there: DaskArray) -> None:

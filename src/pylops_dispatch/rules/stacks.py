@@ -26,6 +26,7 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import count_applications, duplicate, lazy_arrays, parts
 from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.placing import something_waits
 from pylops_dispatch.programs import Setting
 from pylops_dispatch.rules.running import COMBINATIONS
 from pylops_dispatch.rules.table import RULES
@@ -223,7 +224,7 @@ def _operators_once(op: Any, token: str) -> tuple[DaskArray, list[DaskArray]]:
     lazy = [array for part in op.ops for _, _, array in lazy_arrays(part)]
     operators, matrices = _operators(op.ops, token)
     in_graph = not elsewhere or len(operators.dask.layers) == 1
-    if in_graph and all(map(pc.in_memory, lazy)):
+    if in_graph and not something_waits() and all(map(pc.in_memory, lazy)):
         _known[op] = token, elsewhere, operators, matrices
     return operators, matrices
 
