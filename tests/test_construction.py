@@ -8,6 +8,7 @@ import pylops
 import pytest
 from pylops import avo
 from pylops import signalprocessing as sp
+from pylops.waveeqprocessing.marchenko import directwave
 
 import pylops_dispatch
 from pylops_dispatch.rules.table import whole_axis
@@ -149,3 +150,47 @@ def test_a_seislet_of_lazy_slopes_runs_over_traces_in_the_dtype_of_numpy(inverse
         op = sp.Seislet(given, level=2, inv=inverse, dtype=dtype)
         assert_same(op @ to_dask(x, 2), expected @ x)
         assert_same(op.H @ to_dask(x, 2), expected.H @ x)
+
+
+LAYERS = (2.0, 1.0, 2.0, 3.0, 1.5, 2.2)  # velocities and densities above and below
+REFLECTION = {
+    "zoeppritz_scattering": lambda t, v: avo.avo.zoeppritz_scattering(*LAYERS, t),
+    "zoeppritz_element": lambda t, v: avo.avo.zoeppritz_element(*LAYERS, t, element="PdSu"),
+    "zoeppritz_pp": lambda t, v: avo.avo.zoeppritz_pp(*LAYERS, t),
+    "approx_zoeppritz_pp": lambda t, v: avo.avo.approx_zoeppritz_pp(*LAYERS, t),
+    "akirichards": lambda t, v: avo.avo.akirichards(t, v, n=4),
+    "fatti": lambda t, v: avo.avo.fatti(t, v, n=4),
+    "ps": lambda t, v: avo.avo.ps(t, v, n=4),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")  # inverses of matrices
+@pytest.mark.parametrize("ratio", ["a number", "an array", "lazy"])
+@pytest.mark.parametrize("name", REFLECTION)
+def test_reflection_coefficients_of_lazy_angles_are_lazy(name, ratio):
+    theta = np.array([0.0, 10.0, 25.0])
+    vsvp = 0.5 if ratio == "a number" else np.linspace(0.4, 0.6, 4)
+    expected = REFLECTION[name](theta, vsvp)
+    with forbid_executions():
+        found = REFLECTION[name](
+            to_dask(theta, (2,)), to_dask(vsvp, (3,)) if ratio == "lazy" else vsvp
+        )
+    if not isinstance(expected, tuple):
+        expected, found = (expected,), (found,)
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_direct_wave_announces_that_it_looks_at_its_arrays():
+    wav, trav = rand(5), 0.01 * np.arange(1.0, 5.0)
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="directwave inspects"):
+        found = directwave(wav, to_dask(trav, (2,)), 16, 0.01)
+    np.testing.assert_array_equal(found, directwave(wav, trav, 16, 0.01))
+
+
+def test_non_stationary_filters_that_are_lazy_are_a_lazy_matrix():
+    filters = rand((2, 3))
+    expected = sp.NonStationaryConvolve1D(8, filters, ih=(1, 5)).todense()
+    with forbid_executions():
+        found = sp.NonStationaryConvolve1D(8, to_dask(filters, (1, 3)), ih=(1, 5)).todense()
+    assert_same(found, expected)

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 import pylops
 import pytest
+from pylops.optimization.cls_basic import CGLS
 
 import pylops_dispatch
 from pylops_dispatch import blocks, lineage
@@ -298,6 +299,34 @@ def test_an_error_of_the_cluster_names_the_step_and_what_to_do(client):
     (note,) = caught.value.__notes__
     assert "in step 2 of CGLS" in note
     assert "pylops_dispatch.checkpoint" in note
+
+
+@pytest.mark.parametrize("gone", ["cluster", "client"])
+def test_a_cluster_that_goes_away_is_told_with_the_step(gone):
+    op = stencils()
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        away = {"cluster": cluster, "client": client}[gone]
+        steps = []
+
+        def close(x):
+            steps.append(x)
+            if len(steps) == 3:
+                away.close()
+
+        solver = CGLS(op)
+        solver.callback = close
+        y = da.from_array(rand(op.dims).ravel(), chunks=36)
+        with pytest.raises(distributed.comm.CommClosedError) as caught:
+            solver.solve(y, niter=9, tol=0)
+    assert "in step 4 of CGLS" in caught.value.__notes__[0]
+    expected = CGLS(op).solve(rand(op.dims).ravel(), niter=3)[0]
+    with dask.config.set(scheduler="threads"):
+        assert_close(solver.solve(y, niter=3)[0].compute(), expected)
 
 
 def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer():

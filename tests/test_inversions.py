@@ -9,7 +9,7 @@ import pylops
 import pytest
 from pylops.optimization import cls_basic, cls_leastsquares, cls_sparsity
 from pylops.optimization.eigs import power_iteration
-from pylops.utils import deps
+from pylops.utils import deps, estimators
 
 import pylops_dispatch
 from pylops_dispatch import solvers
@@ -456,6 +456,37 @@ def test_trace_of_a_matrix_is_lazy():
     with count_executions(budget=0):
         found = matrix(lazy).trace()
     assert_close(found.compute(), matrix(np.asarray).trace(), rtol=1e-10)
+
+
+VALUES = {
+    "eigs": lambda op, y: op.eigs(neigs=2),
+    "cond": lambda op, y: op.cond(),
+    "tosparse": lambda op, y: op.tosparse(),
+    "dottest": lambda op, y: pylops.utils.dottest(op),
+    "power_iteration": lambda op, y: power_iteration(op, niter=5),
+    "trace_hutchpp": lambda op, y: estimators.trace_hutchpp(op, neval=9),
+    "trace_nahutchpp": lambda op, y: estimators.trace_nahutchpp(op, neval=9),
+    "trace_hutchinson": lambda op, y: estimators.trace_hutchinson(op),
+    "ista without alpha": lambda op, y: cls_sparsity.ISTA(op).solve(y, niter=3),
+}
+if deps.spgl1_enabled:
+    VALUES["spgl1"] = lambda op, y: pylops.optimization.sparsity.spgl1(op, y, iter_lim=4, sigma=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.ImplicitComputeWarning")
+@pytest.mark.parametrize("name", VALUES)
+def test_a_lazy_array_of_the_operator_is_worked_out_once(name):
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    a = rand((8, 8))
+    matrix = da.from_array(a @ a.T, chunks=4).map_blocks(block, dtype=float, meta=a[:0, :0])
+    np.random.seed(0)
+    VALUES[name](pylops.MatrixMult(matrix), da.from_array(rand(8), chunks=4))
+    assert made == [(4, 4)] * 4
 
 
 def test_power_iteration():

@@ -69,6 +69,7 @@ _FUNCTIONS: dict[str, Mapping[str, Callable[[Any], Any]]] = {
         for name in ("trace_hutchinson", "trace_hutchpp", "trace_nahutchpp")
     },
     "pylops.utils.dottest": {"dottest": solvers.computing},
+    "pylops.optimization.eigs": {"power_iteration": solvers.solver_function},
     **{m: dict.fromkeys(names, solvers.application) for m, names in _APPLICATIONS.items()},
     **{m: dict.fromkeys(names, solvers.solver_function) for m, names in _SOLVER_FUNCTIONS.items()},
 }
@@ -435,6 +436,8 @@ def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
 
 def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(self: Any, x: Any) -> Any:
+        if isinstance(x, DaskArray):
+            return entry.on_dask_array(wrapper, self, x, adjoint)
         if type(x) is not DispatchArray:
             return original(self, x)
         result = run_rule(cls, self, x, adjoint)

@@ -23,6 +23,8 @@ from pylops_dispatch.array import (
     is_dask,
     is_lazy,
     lift,
+    lower,
+    lower_all,
     values_of,
     walk,
 )
@@ -196,6 +198,32 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def lazily(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function that makes arrays of arrays: dask arrays in, dask arrays out."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if holds((args, kwargs), is_box):
+            return original(*args, **kwargs)
+        return lower_all(original(*walk(args, is_dask, lift), **walk(kwargs, is_dask, lift)))
+
+    return wrapper
+
+
+def masked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``Restriction.mask``, which writes the data into a masked array of NumPy's."""
+
+    def wrapper(self: Any, x: Any) -> Any:
+        if not is_dask(x):
+            return original(self, x)
+        check(x)
+        model = original(self, np.zeros(self.dims))
+        values = as_box(x).reshape(model.shape)
+        kept: Any = np.where(model.mask, model.dtype.type(0), values).astype(model.dtype)
+        return da.ma.masked_array(lower(kept), mask=model.mask)
+
+    return wrapper
+
+
 def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function that makes NumPy arrays, of whatever it is given."""
 
@@ -283,6 +311,13 @@ def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     for name in ("convmtx", "nonstationary_convmtx"):
         yield getattr(arrays, name), in_one_task
     yield arrays.pwd_slope_estimate, inspecting  # Numba's kernels
+    # ncp.ones(n), ncp.array([[sin(theta1), ...]]): made of boxes, they are boxes
+    reflection = importlib.import_module("pylops.avo.avo")
+    for name in ("zoeppritz_scattering", "zoeppritz_element", "zoeppritz_pp",
+                 "approx_zoeppritz_pp", "akirichards", "fatti", "ps"):  # fmt: skip
+        yield getattr(reflection, name), lazily
+    # direct[iw] = ..., in a NumPy array
+    yield importlib.import_module("pylops.waveeqprocessing.marchenko").directwave, inspecting
     for module in _MAKERS:
         for name, function in vars(importlib.import_module(module)).items():
             own = inspect.isfunction(function) and function.__module__ == module
@@ -291,7 +326,10 @@ def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
 
 
 def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
-    """Yield constructors: class, method, and what makes its replacement."""
+    """Yield constructors and methods: class, name, and what makes its replacement."""
+    yield pylops.Restriction, "mask", masked
+    # ncp.array([ncp.roll(...) for h in hs])
+    yield pylops.signalprocessing.NonStationaryConvolve1D, "todense", lazily
     changed = set()
     for module, names in CLASSES.items():
         for name, settings in names.items():

@@ -26,6 +26,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
+    all_parts,
     check_length,
     count_applications,
     counters,
@@ -68,7 +69,7 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
                 return original(self, x)
             if _wants_values.get():
                 with _values_wanted(False):
-                    return np.asarray(wrapper(self, _named(x)).compute())
+                    return session.get().product(wrapper(self, lift(_named(x))))
             x = _named(x) if session.get() is None else as_box(x)
         if type(x) is DispatchArray:
             return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
@@ -86,6 +87,15 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
                 let_boxes_out(self)
 
     return wrapper
+
+
+def on_dask_array(method: Callable[..., Any], op: Any, x: Any, adjoint: bool) -> Any:
+    """Run ``_matvec`` or ``_rmatvec`` for other methods of PyLops's, or for a user's.
+
+    ``Regression.apply`` and ``UDCT.inverse`` hand on the array that the user gave them.
+    """
+    check(x)
+    return _outwards(_apply_or_whole(method, op, lift(x), adjoint))
 
 
 def _holds_lazy_arrays(op: Any) -> bool:
@@ -125,7 +135,7 @@ def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
         if name == "eigs" and _all_of_matrix(self, *args, **kwargs):
             return blocks.values_of_matrix(self, original, args, kwargs)
         announce_numpy_vectors(f"{type(self).__name__}.{name}")
-        with _values_wanted():
+        with solvers.reading_once(self), _values_wanted():
             return original(self, *args, **kwargs)
 
     return wrapper
@@ -163,8 +173,15 @@ def _apply_or_whole(
     before = _attributes(op)
     with refusals() as refused:
         try:
-            with applied(op):
+            with applied(op) as sent:
                 y = _in_chunks_of(x, _checked(original(op, x), op))
+            if sent:  # the graph holds what lies on the cluster by now
+                counted = [(part, counters(part)) for part in all_parts(op)]
+                _put_back(before)
+                with applied(op):
+                    y = _in_chunks_of(x, _checked(original(op, x), op))
+                for part, counts in counted:
+                    vars(part).update(counts)
             if not refused or _is_known(op):
                 return y
             # the code did without something that it would have got of a NumPy array

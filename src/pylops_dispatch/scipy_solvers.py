@@ -162,10 +162,10 @@ def vectors_here(original: Callable[..., Any]) -> Callable[..., Any]:
         announce_numpy_vectors("spgl1")
 
         def forward(v: Any) -> Any:
-            return values_of(A.matvec(_chunked(v, A.dims)))
+            return session.get().product(A.matvec(_chunked(v, A.dims)))
 
         def backward(v: Any) -> Any:
-            return values_of(A.rmatvec(_chunked(v, A.dimsd)))
+            return session.get().product(A.rmatvec(_chunked(v, A.dimsd)))
 
         here = scipy.sparse.linalg.LinearOperator(
             A.shape, matvec=forward, rmatvec=backward, dtype=A.dtype

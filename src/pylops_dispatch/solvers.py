@@ -53,6 +53,7 @@ from pylops_dispatch.programs import elementwise
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
+from pylops_dispatch.workers import client_in_use
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -80,6 +81,7 @@ class Session:
         self._visited: dict[int, weakref.ref[Any]] = {}
         # data that are read only as the solver is set up: their box, and its lazy pieces by name
         self._data: tuple[DispatchArray, dict[str, DaskArray]] | None = None
+        self._client: weakref.ref[Any] | None = None  # of the cluster that has the vectors
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
 
@@ -256,6 +258,7 @@ class Session:
 
         No graph outlives this call: it would keep the vectors that it reads.
         """
+        self._check_cluster()
         if self.before is not None:
             self.before.let_go_of_finished(wanted)
         lazy = self._lazy(wanted)
@@ -284,10 +287,31 @@ class Session:
         self._lineage.count(len(done) > 0)
         return bool(lazy)
 
+    def is_cluster_gone(self) -> bool:
+        """Whether the vectors were lost with a cluster."""
+        client = None if self._client is None else self._client()
+        # one that loses its scheduler connects again, or its futures say that they are cancelled
+        return client is not None and client.status in ("closing", "closed")
+
+    def _check_cluster(self) -> None:
+        """Raise if the vectors went with a cluster; dask would look for them in this process."""
+        if self.is_cluster_gone():
+            from distributed.comm import CommClosedError
+
+            raise CommClosedError("the cluster that this solve runs on is closed")
+        client = client_in_use()
+        self._client = None if client is None else weakref.ref(client)
+
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
         with vectors_together(arrays, self._kernel):
             return persist(arrays)
+
+    def product(self, box: DispatchArray) -> Any:
+        """Return a vector that an operator gave as a NumPy array, for code that takes no other."""
+        if any(_is_lazy(piece) for held in self._leaves.values() for piece in held.pieces):
+            self._execute_alive(box)
+        return np.asarray(self._from_memory(box.dask()).compute())
 
     def values(self, scalars: list[DaskArray]) -> list[Any]:
         """Return the values of 0-d arrays; only futures have to be fetched, all at once."""
@@ -365,6 +389,18 @@ def in_session(own: Session) -> Iterator[None]:
     finally:
         own.go_out()
         session.reset(token)
+
+
+@contextmanager
+def reading_once(op: Any) -> Iterator[None]:
+    """Let products of an operator in this context find its lazy arrays in memory."""
+    if session.get() is not None:
+        yield
+        return
+    own = new_session.get()()
+    own.know(op)
+    with in_session(own):
+        yield
 
 
 def result_of(value: Any) -> Any:
@@ -656,6 +692,10 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             return result
         if known is None:
             known = _sessions[self] = new_session.get()()
+        if original.__name__ in ("setup", "solve") and known.is_cluster_gone():
+            for name in [n for n, value in vars(self).items() if holds(value, is_lazy)]:
+                delattr(self, name)  # what it was of a problem that is lost
+            known = _sessions[self] = new_session.get()()
         known.know((vars(self), args, kwargs))
         with in_session(known), _users_callbacks(self), _boxes_inside(self):
             given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
@@ -669,7 +709,9 @@ def computing(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function whose very answer is a value: ``dottest`` on lazy coefficients."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with set_policy(implicit_compute="allow"):
+        op = args[0] if args else kwargs.get("Op")
+        once = reading_once(op) if is_lazy_operator(op) else nullcontext()
+        with set_policy(implicit_compute="allow"), once:
             return original(*args, **kwargs)
 
     return wrapper
