@@ -203,6 +203,25 @@ def test_not_implemented_adjoint(n):
         op.H @ da.ones(n)
 
 
+class Inverting(pylops.LinearOperator):
+    """Runs on lazy arrays, by a function that needs all of one."""
+
+    def _matvec(self, x):
+        return np.linalg.inv(x.reshape(self.dims)).ravel()
+
+    _rmatvec = _matvec
+
+
+def test_an_error_of_a_function_of_numpy_names_what_called_it():
+    op = Inverting(dtype="float64", dims=(3, 3), dimsd=(3, 3))
+    y = op @ da.zeros((3, 3))
+    with pytest.raises(np.linalg.LinAlgError) as caught:
+        y.compute()
+    (note,) = caught.value.__notes__
+    assert "numpy.linalg.inv on an array of shape (3, 3) and dtype float64" in note
+    assert "for Inverting._matvec (tests/test_errors.py:" in note
+
+
 def test_an_error_leaves_the_dispatch_working():
     op = pylops.Diagonal(rand(30))
     for bad in [da.ones(29), unknown_chunks(), da.ones((3, 3, 3))]:

@@ -12,6 +12,7 @@ import distributed
 import numpy as np
 import pylops
 import pytest
+import scipy.sparse
 from dask._task_spec import Alias, DataNode
 from dask.callbacks import Callback
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -354,6 +355,30 @@ def test_advice_for_a_matrix_is_about_its_columns():
     assert advice == "chunk along axis 1, that of the columns, instead of 0: no data moves"
     planned = plan(op, da.ones((1200, 6), chunks=(1200, 3)))
     assert (planned.moved, planned.advice) == ({}, ())
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+def test_a_sparse_matrix_takes_the_bytes_of_its_elements(kind):
+    matrix = scipy.sparse.random(800, 800, density=0.01, format=kind, random_state=0)
+    x = da.ones(800, chunks=200).persist(scheduler="synchronous")
+    planned = plan(pylops.MatrixMult(matrix), x)
+    size = matrix.nnz * 12  # a number and its column
+    assert planned.input_bytes + planned.output_bytes + size <= planned.peak_bytes
+    assert planned.peak_bytes <= planned.input_bytes + planned.output_bytes + 2 * size
+    assert size <= planned.moved["coefficients"] <= 2 * size
+
+
+@pytest.mark.parametrize("chunks", [(64, 256), (256, 64)])
+def test_arrays_in_files_take_no_memory_until_they_are_read(tmp_path, chunks):
+    zarr = pytest.importorskip("zarr")
+    stored = zarr.create_array(tmp_path / "w", shape=(256, 256), chunks=(64, 256), dtype=float)
+    stored[...] = 1
+    x = da.ones((256, 256), chunks=(64, 256)).persist(scheduler="synchronous")
+    planned = plan(pylops.Diagonal(da.from_zarr(stored, chunks=chunks)), x)
+    cut_otherwise = chunks != x.chunksize
+    assert 2 * x.nbytes <= planned.peak_bytes <= (3 if cut_otherwise else 2.25) * x.nbytes + 1
+    assert planned.moved.keys() == ({"rechunk"} if cut_otherwise else set())
+    assert planned.moved_bytes <= 2 * x.nbytes
 
 
 def test_tasks_that_no_result_needs_are_not_counted():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import dask
 import numpy as np
+import scipy.sparse
 from dask._task_spec import Alias, DataNode, TaskRef, convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.array.core import slices_from_chunks
@@ -19,7 +20,9 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.order import order
 
+from pylops_dispatch.array import found
 from pylops_dispatch.blocks import samples_of_neighbours
+from pylops_dispatch.operators import arrays_of
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import home_of_coefficient, nothing_sent
@@ -77,7 +80,8 @@ def foreseen(
         warnings.simplefilter("always")
         with set_policy(whole_array="warn"), nothing_sent():
             y = (op.H if adjoint else op) @ held
-    return y, OptimisedGraph([y], {**arrays, held.name: held}, {held.name}), caught
+    known = {array.name: array for array in arrays_of(op)}
+    return y, OptimisedGraph([y], {**known, **arrays, held.name: held}, {held.name}), caught
 
 
 _lock = threading.RLock()
@@ -210,11 +214,11 @@ class OptimisedGraph:
 
     def _size(self, key: Any) -> int:
         node = self._nodes[key]
+        if isinstance(node, DataNode):
+            return _bytes_in_memory(node.value)
         block = self._block(key)
         if block is not None:
             return math.prod(block.shape) * block.itemsize
-        if isinstance(node, DataNode):
-            return int(getattr(node.value, "nbytes", 0))
         blocks = [block for block in map(self._block, self._inputs[key]) if block is not None]
         index = next(self._indices(getattr(node, "args", ())), ()) if len(blocks) == 1 else ()
         if index:
@@ -232,6 +236,9 @@ class OptimisedGraph:
             if array is not None and array.ndim == len(index):
                 shape = tuple(axis[i] for axis, i in zip(array.chunks, index, strict=True))
                 return _Block(shape, array.dtype.itemsize)
+        value: Any = getattr(self._nodes[key], "value", None)  # what blocks are taken from
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            return _Block(tuple(value.shape), value.dtype.itemsize)
         return None
 
     def _indices(self, value: Any) -> Iterator[tuple[Any, ...]]:
@@ -312,6 +319,8 @@ class OptimisedGraph:
                         moved["halo"] += halo[dependency]
                     continue
                 own_data = isinstance(self._nodes[dependency], DataNode)
+                if own_data and not isinstance(dependency, tuple):
+                    continue  # what blocks are cut out of goes with the graph, or is in a file
                 if chosen not in places.setdefault(dependency, set()):
                     places[dependency].add(chosen)
                     held = own_data and dependency[0] not in sources
@@ -396,6 +405,14 @@ class OptimisedGraph:
                 missing[key].discard(done)
                 if not missing[key]:
                     ready.append(key)
+
+
+def _bytes_in_memory(value: Any) -> int:
+    """Return the size of data in a graph; arrays in files take no memory."""
+    held = [value]
+    if scipy.sparse.issparse(value):  # dask's sizeof does not know all kinds
+        held = list(vars(value).values())
+    return sum(int(a.nbytes) for a in found(held, lambda a: isinstance(a, np.ndarray)))
 
 
 def _is_block_of(key: Any, names: Container[str]) -> bool:

@@ -38,6 +38,29 @@ def noted(op: Any, method: str, x: Any) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def noted_function(name: str, where: str, x: Any) -> Iterator[None]:
+    """Add a note to any error in the block: a function that code of an operator has called.
+
+    Parameters
+    ----------
+    name : str
+        Of the function.
+    where : str
+        What called it: the operator's method, and its line.
+    x : array
+        What it is given first.
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(
+            f"while running on a block: {name} on an array of shape {tuple(x.shape)} and dtype "
+            f"{x.dtype}, for {where}"
+        )
+        raise
+
+
 def note_step(error: BaseException, solver: Any, number: int) -> None:
     """Add a note to an error of a cluster: in which step of a solver it came, and what to do.
 

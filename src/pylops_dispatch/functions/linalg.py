@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.ledger import asked_by
+from pylops_dispatch.notes import noted_function
 from pylops_dispatch.pieces import real_dtype
 from pylops_dispatch.policy import announce_whole, not_dispatched
 
@@ -104,8 +107,14 @@ def _whole_matrix(
 ) -> Any:
     if matrix.npartitions > 1:
         announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
-    function = delayed(getattr(np.linalg, name), pure=True, nout=nout)
+    function = delayed(functools.partial(_named, name, asked_by()), pure=True, nout=nout)
     return function(matrix.rechunk(-1), *args, **kwargs)
+
+
+def _named(name: str, where: str, matrix: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a function; an error says which code of an operator has called it."""
+    with noted_function(f"numpy.linalg.{name}", where, matrix):
+        return getattr(np.linalg, name)(matrix, *args, **kwargs)
 
 
 @implements(np.linalg.cholesky)
