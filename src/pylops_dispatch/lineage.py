@@ -243,7 +243,10 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
         made = [*blocks.values(), *near.values()]
         # of the copies too: the client may hear later that they are there
         _wait(client, [*made, *copies.values()], workers)
-        away = {near[k].key: copies[k].key for k in homes} if len(workers) > 1 else {}
+        after = _next_of(workers)
+        away = {near[k].key: (copies[k].key, after[homes[k]]) for k in homes}
+        if len(workers) < 2:
+            away = {}
         if not all(future.status == "finished" for future in made) or not (
             client.run_on_scheduler(_keep_apart, copies=away, free=[f.key for f in made])
         ):
@@ -251,7 +254,6 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     except Exception as error:  # a worker that dies can fail any of these calls
         logger.info("the history of a solve was not cut this time: %s", error)
         return {}
-    after = _next_of(workers)
     for key, block in blocks.items():
         both = frozenset((homes[key], after[homes[key]]))
         _pairs[block] = _Pair(near[key], copies[key], both)
@@ -343,16 +345,29 @@ def _same(block: Any) -> Any:
     return block
 
 
-async def _keep_apart(dask_scheduler: Any, copies: dict[Any, Any], free: list[Any]) -> bool:
+async def _keep_apart(
+    dask_scheduler: Any, copies: dict[Any, tuple[Any, str]], free: list[Any]
+) -> bool:
     """See to it that no block shares its only worker with its copy; whether that succeeded.
 
     Runs on the scheduler. A task leaves what it has fetched where it ran, and then the active
-    memory manager drops either of the two. From here on a block may be worked out anywhere.
+    memory manager drops either of the two: it may have dropped the one on the worker that the
+    copy is for. From here on a block may be worked out anywhere.
     """
+
+    def workers_of(key: Any) -> set[str]:
+        task = dask_scheduler.tasks.get(key)
+        return {worker.address for worker in (task.who_has or ())} if task else set()
+
+    dropped = defaultdict(list)
+    for key, (copy, worker) in copies.items():
+        if not workers_of(copy) - workers_of(key):
+            dropped[worker].append(copy)
+    for worker, keys in dropped.items():
+        await dask_scheduler.replicate(keys=keys, workers=[worker], n=1)
     by_worker = defaultdict(list)
-    for key, copy in copies.items():
-        found = [dask_scheduler.tasks.get(k) for k in (key, copy)]
-        block, other = ({w.address for w in t.who_has or ()} if t else set() for t in found)
+    for key, (copy, _) in copies.items():
+        block, other = workers_of(key), workers_of(copy)
         if not block or not other - block:
             return False
         for worker in other & block:
