@@ -16,6 +16,7 @@ from dask.base import compute_as_if_collection
 from dask.core import flatten
 from hypothesis import strategies as st
 
+from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.testing import Executions, assert_close, assert_lazy
 
 # ---------------------------------------------------------------- executions
@@ -60,8 +61,13 @@ def tolerance(dtype: Any) -> float:
     return 100 * float(np.finfo(dtype).eps)
 
 
-def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None) -> None:
-    """A lazy dask array with the shape, the dtype and the values of ``expected``."""
+def assert_same(
+    result: Any, expected: np.ndarray, *, rtol: float | None = None, as_in_a_solver: bool = True
+) -> None:
+    """A lazy dask array with the shape, the dtype and the values of ``expected``.
+
+    Its graph is optimised as in a solver, which is faster for small blocks, or as dask does it.
+    """
     assert type(result) is da.Array, f"{type(result)} instead of dask.array.Array"
     assert result.shape == expected.shape
     assert result.dtype == expected.dtype
@@ -69,9 +75,10 @@ def assert_same(result: Any, expected: np.ndarray, *, rtol: float | None = None)
     assert result._meta.dtype == expected.dtype
     assert result._meta.ndim == expected.ndim
     assert tuple(sum(axis) for axis in result.chunks) == expected.shape
-    blocks = compute_as_if_collection(
-        da.Array, result.__dask_graph__(), result.__dask_keys__(), scheduler="synchronous"
-    )
+    with straight_tasks() if as_in_a_solver else contextlib.nullcontext():
+        blocks = compute_as_if_collection(
+            da.Array, result.__dask_graph__(), result.__dask_keys__(), scheduler="synchronous"
+        )
     said = itertools.product(*result.chunks)
     for block, shape in zip(flatten(blocks, (list, tuple)), said, strict=True):
         assert np.shape(block) == shape, f"a block of {shape} is {np.shape(block)}"
