@@ -41,6 +41,41 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "many small arrays sent with each graph", "placing.py",
+        "_LARGE if _together.get() is None else _SMALL", "_LARGE",
+        "tests/test_placing.py", "many_small",
+    ),
+    Fault(
+        "many small arrays in the first graph", "entry.py",
+        "            if sent:", "            if False:",
+        "tests/test_placing.py", "many_small",
+    ),
+    Fault(
+        "lazy arrays of operators worked out for each product", "solvers.py",
+        "if any(_is_lazy(piece) for held in", "if False and any(_is_lazy(piece) for held in",
+        "tests/test_inversions.py", "worked_out_once",
+    ),
+    Fault(
+        "positions along several axes first", "functions/indexing.py",
+        "taken = da.moveaxis(taken, range(ndim)", "da.moveaxis(taken, range(ndim)",
+        ARRAY, "several_arrays",
+    ),
+    Fault(
+        "tasks that no result needs in plans", "foresight.py",
+        "            if key in self._needed and not", "            if not",
+        "tests/test_planning.py", "no_result_needs",
+    ),
+    Fault(
+        "a cluster that is gone looked for in this process", "solvers.py",
+        "        self._check_cluster()\n", "",
+        "tests/test_distributed.py", "goes_away",
+    ),
+    Fault(
+        "_matvec of a dask array on NumPy's way", "activation.py",
+        "if isinstance(x, DaskArray):\n            return", "if False:\n            return",
+        OPERATORS, "keeps_to_itself",
+    ),
+    Fault(
         "tasks that wait for workers that are gone", "rejoining.py",
         "scheduler.set_restrictions(dict.fromkeys(waiting))", "pass",
         "tests/test_distributed.py", "may_die_at_once",
