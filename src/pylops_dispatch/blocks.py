@@ -42,6 +42,7 @@ from pylops_dispatch.operators import (
     for_tasks,
     is_pylops,
     lazy_attributes,
+    numpy_arrays_of,
     parts,
     rebuilt,
     resized,
@@ -80,7 +81,7 @@ def embed(op: Any) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
     op = for_tasks(op)
     within = client_in_use() is not None  # elsewhere nothing is gained by a closer look
-    held = arrays_within(op) if within else _arrays_of(op)
+    held = arrays_within(op) if within else numpy_arrays_of(op)
     if not is_large(sum(array.nbytes for array in held)):
         return op
     key = f"operator-{name_of(op)}"
@@ -88,11 +89,6 @@ def embed(op: Any) -> Any:
         key += f"-{tokenize([samples(array) for array in held])}"
     largest = max(held, key=lambda array: array.nbytes)
     return operator_on_cluster(key, op, largest)
-
-
-def _arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
-    held = (value for part in all_parts(op) for value in vars(part).values())
-    return [value for value in held if isinstance(value, np.ndarray)]
 
 
 def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:

@@ -244,9 +244,8 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
         # of the copies too: the client may hear later that they are there
         _wait(client, [*made, *copies.values()], workers)
         after = _next_of(workers)
-        away = {near[k].key: (copies[k].key, after[homes[k]]) for k in homes}
-        if len(workers) < 2:
-            away = {}
+        apart = homes if len(workers) > 1 else {}
+        away = {near[k].key: (copies[k].key, after[homes[k]]) for k in apart}
         if not all(future.status == "finished" for future in made) or not (
             client.run_on_scheduler(_keep_apart, copies=away, free=[f.key for f in made])
         ):

@@ -287,6 +287,12 @@ def note_left(op: Any, names: Iterable[str]) -> None:
     _left[key] = (_left.get(key, set()) & held) | new
 
 
+def numpy_arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
+    """Return the NumPy arrays that are attributes of an operator, or of what it is made of."""
+    held = (value for part in all_parts(op) for value in vars(part).values())
+    return [value for value in held if isinstance(value, np.ndarray)]
+
+
 def arrays_of(op: Any) -> Iterator[DaskArray]:
     """Yield the dask arrays that an operator holds in any of its attributes."""
     yield from found(vars(op), is_dask)

@@ -47,7 +47,7 @@ from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, is_safe, is_whole
-from pylops_dispatch.operators import all_parts
+from pylops_dispatch.operators import numpy_arrays_of
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import client_in_use, threads_by_worker
 
@@ -151,8 +151,7 @@ def something_waits() -> bool:
 def _holds_many(op: Any) -> bool:
     """Whether the small arrays of an operator are too much for each graph."""
     if op not in _bytes_of_small:
-        held = (value for part in all_parts(op) for value in vars(part).values())
-        sizes = {id(value): value.nbytes for value in held if isinstance(value, np.ndarray)}
+        sizes = {id(array): array.nbytes for array in numpy_arrays_of(op)}
         _bytes_of_small[op] = sum(size for size in sizes.values() if size <= _LARGE)
     return _bytes_of_small[op] > _MANY
 
