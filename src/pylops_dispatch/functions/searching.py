@@ -57,6 +57,9 @@ def _sorted(parts: list[Any]) -> Any:
     return np.sort(np.concatenate(parts))
 
 
+_OF_NAN = (np.argmax, np.argmin)  # NaN is an extreme to these
+
+
 def _first_of(func: Any, extreme: Any) -> None:
     """Register the position of an extreme value: of equal ones, the first in C order.
 
@@ -68,7 +71,9 @@ def _first_of(func: Any, extreme: Any) -> None:
     def shim(a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = np._NoValue) -> Any:
         box = as_box(a)
         keep = keepdims is not np._NoValue and bool(keepdims)
-        if axis is not None or (len(box.pieces) == 1 and len(box.pieces[0].shape) == 1):
+        # of an array of NaN alone dask says it in words of its own
+        in_order = func in _OF_NAN and len(box.pieces) == 1 and len(box.pieces[0].shape) == 1
+        if axis is not None or in_order:
             array = box.dask()
             result: Any = DispatchArray(lazy(array, axis=axis, keepdims=keep))
         else:
@@ -90,7 +95,7 @@ def _first_position(box: DispatchArray, value: DaskArray, func: Any) -> DaskArra
             along = da.arange(length, chunks=(array.chunks[axis],)) * stride
             positions = positions + along.reshape((-1,) + (1,) * (array.ndim - axis - 1))
         found = array == value
-        if func in (np.argmax, np.argmin):
+        if func in _OF_NAN:
             found = found | da.isnan(array)
         parts.append(da.where(found, positions, box.size).min())
         first += pc.size(piece)
