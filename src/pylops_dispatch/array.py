@@ -221,6 +221,13 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self._conjugated or ()
 
     @property
+    def is_plain_vector(self) -> bool:
+        """Whether it is a vector of which there is nothing to know but its pieces."""
+        viewed = self._view is not None and self._view.root() is not None
+        known = (self._value, self._strides, self._conjugated, self.chosen, self._recall)
+        return self.ndim == 1 and not viewed and all(each is None for each in known)
+
+    @property
     def value(self) -> Any:
         """The NumPy scalar of a 0-d box that has been read, else None."""
         return self._value

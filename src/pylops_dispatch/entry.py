@@ -45,6 +45,7 @@ from pylops_dispatch.policy import (
     announce_numpy_vectors,
     refusals,
 )
+from pylops_dispatch.repeating import repeated
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import fails_on_zeros, run_whole
 from pylops_dispatch.scipy_solvers import scipy_lsqr
@@ -170,6 +171,12 @@ def _apply_or_whole(
         return y.reshape(y.size, 1)
     if x.shape != (n,):
         return original(op, x)
+    return repeated(op, x, adjoint, lambda vector: _applied(original, op, vector, adjoint))
+
+
+def _applied(
+    original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
+) -> DispatchArray:
     before = _attributes(op)
     with refusals() as refused:
         try:

@@ -19,7 +19,7 @@ from pylops.signalprocessing import fft
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import COUNTERS, is_operator, is_pylops, runs_users_code
-from pylops_dispatch.pieces import contents, identity, samples
+from pylops_dispatch.pieces import contents, identity, name_of_dtype, samples
 from pylops_dispatch.plans import PLANS
 
 _SMALL = 4096  # bytes: arrays up to this size are named by their contents
@@ -135,8 +135,15 @@ def _kind(cls: type) -> _Kind:
 # ---- values ------------------------------------------------------------------------------
 
 
+_PLAIN = frozenset((str, int, float, complex, bool, type(None)))
+
+
 def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
-    if isinstance(value, (str, int, float, complex, bool, type(None), np.dtype, np.generic, slice)):
+    if type(value) in _PLAIN:
+        return repr(value)
+    if isinstance(value, np.dtype):
+        return name_of_dtype(value)
+    if isinstance(value, (str, int, float, complex, np.generic, slice)):
         return repr(value)
     if is_operator(value):
         return signature(value, within) if id(value) not in within else "around"
@@ -152,7 +159,11 @@ def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
         given = value.func, value.args, value.keywords
         return tuple(_token(v, owner, within) for v in given)
     if isinstance(value, (tuple, list, deque)):
-        return tuple(_token(v, owner, within) for v in value)
+        if all(type(v) in _PLAIN for v in value):
+            return tuple(map(repr, value))
+        # stacks may have the same operator many times
+        known = {id(v): _token(v, owner, within) for v in {id(v): v for v in value}.values()}
+        return tuple(known[id(v)] for v in value)
     if isinstance(value, dict):
         return tuple((repr(k), _token(v, owner, within)) for k, v in value.items())
     return _token_of_object(value, owner, within)

@@ -273,6 +273,8 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
     class Planned(Session):
         """Lets blocks that are all ones stand for what an execution would give."""
 
+        repeats = False
+
         def foresee(self, arrays: list[DaskArray], kernel: int | None = None) -> None:
             """Note what an execution would do, next to all that is in memory meanwhile."""
             with straight_tasks():

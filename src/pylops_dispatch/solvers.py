@@ -50,6 +50,7 @@ from pylops_dispatch.optimisation import persist
 from pylops_dispatch.placing import bytes_of_block, copied_again, vectors_together
 from pylops_dispatch.policy import not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
+from pylops_dispatch.repeating import Known, ValuesNeededError
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
@@ -64,6 +65,8 @@ class Session:
     Reading a scalar persists all of them that are still lazy in one execution, so that the
     graph of a step starts from data in memory, and nothing is worked out twice.
     """
+
+    repeats = True  # whether the graph of an application is made once
 
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
@@ -84,6 +87,9 @@ class Session:
         self._client: weakref.ref[Any] | None = None  # of the cluster that has the vectors
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
+        self.applications: Known = {}
+        self.applying = False  # an operator: those within it run as it does
+        self.recording = False  # the graph of an application, of what stands for a vector
 
     @property
     def may_read(self) -> bool:
@@ -241,6 +247,8 @@ class Session:
 
     def persist(self, wanted: DispatchArray) -> None:
         """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
+        if self.recording:
+            raise ValuesNeededError
         executed = self._execute_alive(wanted)
         boxes = self._unread(wanted)
         scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]

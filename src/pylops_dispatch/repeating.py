@@ -1,0 +1,309 @@
+"""Applications that a solve repeats: their graph is made once, and then given other names.
+
+A step of a solver applies the same operator to a vector that is cut as the last one was. What
+PyLops's code and the rules make of it is then the same graph, but for the names of the vector
+and of all that follows from it; to rename layers takes a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dask._task_spec import GraphNode, TaskRef, convert_legacy_graph
+from dask.array.core import Array as DaskArray
+from dask.blockwise import Blockwise
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+from pylops import MemoizeOperator
+
+from pylops_dispatch import pieces as pc
+from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.naming import signature
+from pylops_dispatch.operators import all_parts, arrays_of, counters, runs_users_code
+from pylops_dispatch.pieces import Piece, Zeros
+from pylops_dispatch.workers import client_in_use
+
+Apply = Callable[[DispatchArray], DispatchArray]
+
+
+class ValuesNeededError(Exception):
+    """Code asked for values of what stands for a vector while its graph is made."""
+
+
+class _Input(NamedTuple):
+    """What a graph depends on of the vector that an operator is applied to."""
+
+    size: int
+    pieces: tuple[Any, ...]  # zeros, or chunks, dtype and kind of blocks
+    same: tuple[int, ...]  # the first place of each piece: two may be one array
+
+
+class _Output(NamedTuple):
+    """A piece of a result, and the layers of its graph."""
+
+    piece: Piece
+    made: tuple[str, ...]  # of the application
+    read: tuple[str, ...]  # what stands for pieces of the vector
+    layers: dict[str, Layer]  # of the operator
+    dependencies: dict[str, set[str]]
+
+
+class _Made(NamedTuple):
+    """A layer of an application, which is given another name each time."""
+
+    stem: str
+    layer: Layer
+    dependencies: set[str]
+    inner: frozenset[str]  # other names that its tasks have
+
+
+@dataclass
+class Application:
+    """An application whose graph was made for what stands for a vector."""
+
+    operator: Any
+    given: _Input
+    held: list[DaskArray]  # arrays of the operator, as they are in memory
+    names: list[str]  # of what stands for the pieces
+    made: dict[str, _Made]
+    result: list[_Output]
+    adopted: list[_Output]  # what the vector holds from here on, if that is something else
+    counted: list[tuple[Any, str, int]]
+
+
+Known = dict[tuple[int, bool], Application | None]
+
+
+def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> DispatchArray:
+    """Apply an operator, from the second time on in a solve by renaming what that gave.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        Operator, of PyLops's own code alone if it is to be renamed.
+    x : DispatchArray
+        Vector.
+    adjoint : bool
+        Whether it is the adjoint that is applied.
+    apply : callable
+        Applies it.
+
+    Returns
+    -------
+    DispatchArray
+        What `apply` gives.
+    """
+    current = session.get()
+    # operators within it run as it does; on a cluster each application looks where arrays lie
+    if current is None or current.applying or not current.repeats or client_in_use() is not None:
+        return apply(x)
+    current.applying = True
+    try:
+        known, place = current.applications, (id(op), adjoint)
+        if place not in known:
+            known[place] = None
+            return apply(x)
+        given = _input(x)
+        found = known[place]
+        if given is not None and not (found and _is_as_before(found, op, given)):
+            found = known[place] = _record(op, x, given, apply, current)
+        return apply(x) if given is None or found is None else _renamed(found, x)
+    finally:
+        current.applying = False
+
+
+def _input(x: DispatchArray) -> _Input | None:
+    """Return what a graph depends on of a vector, None if it is more than can be told."""
+    if not x.is_plain_vector:
+        return None
+    pieces = x.pieces
+    names = [id(p) if isinstance(p, Zeros) else p.name for p in pieces]
+    kinds = (p if isinstance(p, Zeros) else (p.chunks, p.dtype, type(p._meta)) for p in pieces)
+    return _Input(x.size, tuple(kinds), tuple(map(names.index, names)))
+
+
+def _is_as_before(found: Application, op: Any, given: _Input) -> bool:
+    leaf = session.get().leaf
+    return (
+        found.given == given
+        and found.operator == signature(op)
+        and all(leaf(array) is array for array in found.held)
+    )
+
+
+def _record(
+    op: Any, x: DispatchArray, given: _Input, apply: Apply, current: Any
+) -> Application | None:
+    """Apply an operator to what stands for a vector; None if what comes of it is not for others."""
+    parts = list(all_parts(op))
+    if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in parts):
+        return None
+    held = [current.leaf(array) for array in arrays_of(op)]
+    if not all(map(pc.in_memory, held)):
+        return None
+    before, counted = signature(op), [(part, counters(part)) for part in parts]
+    names = [f"input-{number}" for number in given.same]
+    pieces = [
+        piece if isinstance(piece, Zeros) else _stand_in(name, piece)
+        for name, piece in zip(names, x.pieces, strict=True)
+    ]
+    inputs = {piece.name: piece for piece in pieces if isinstance(piece, DaskArray)}
+    stand_in = DispatchArray(list(pieces), x.shape, x.dtype)
+    current.recording = True  # values of it are not there to be read
+    try:
+        y = apply(stand_in)
+    except ValuesNeededError:
+        return None
+    finally:
+        current.recording = False
+        increments = [
+            (part, name, number - old.get(name, 0))
+            for part, old in counted
+            for name, number in counters(part).items()
+            if number != old.get(name, 0)
+        ]
+        for part, old in counted:
+            vars(part).update(old)
+    if y is stand_in or not y.is_plain_vector or signature(op) != before:
+        return None
+    after = stand_in.pieces
+    made: dict[str, _Made] = {}
+    result = [_output(piece, inputs, made) for piece in y.pieces]
+    same = len(after) == len(pieces) and all(map(operator.is_, after, pieces))
+    kept = [] if same else [_output(piece, inputs, made) for piece in after]
+    return Application(before, given, held, names, made, result, kept, increments)
+
+
+def _stand_in(name: str, piece: DaskArray) -> DaskArray:
+    graph = HighLevelGraph({name: MaterializedLayer({})}, {name: set()})
+    return DaskArray(graph, name, piece.chunks, meta=piece._meta)
+
+
+def _output(piece: Piece, inputs: dict[str, DaskArray], made: dict[str, _Made]) -> _Output:
+    """Take the graph of a piece apart; what follows from the vector goes to `made`."""
+    if isinstance(piece, Zeros):
+        return _Output(piece, (), (), {}, {})
+    graph = piece.dask
+    order = graph._toposort_layers()
+    follows = set(inputs)
+    for name in order:
+        if graph.dependencies[name] & follows:
+            follows.add(name)
+    own = tuple(name for name in order if name in follows - inputs.keys())
+    for name in own:
+        if name not in made:
+            made[name] = _made(name, graph, inputs)
+    rest = [name for name in order if name not in follows]
+    return _Output(
+        piece,
+        own,
+        tuple(name for name in inputs if name in graph.layers),
+        {name: graph.layers[name] for name in rest},
+        {name: set(graph.dependencies[name]) for name in rest},
+    )
+
+
+def _made(name: str, graph: HighLevelGraph, inputs: dict[str, DaskArray]) -> _Made:
+    """Return a layer in a form that can be renamed."""
+    layer, dependencies = graph.layers[name], graph.dependencies[name]
+    stem = name.rpartition("-")[0] or name
+    if isinstance(layer, Blockwise):
+        return _Made(stem, layer, dependencies, frozenset())
+    keys = set(layer)
+    for read in dependencies:
+        if read in inputs:
+            keys.update(flatten(inputs[read].__dask_keys__()))
+        else:
+            keys |= graph.layers[read].get_output_keys()
+    nodes = MaterializedLayer(convert_legacy_graph(layer, keys))
+    return _Made(stem, nodes, dependencies, frozenset(map(_name_in, nodes)) - {name})
+
+
+def _name_in(key: Any) -> str:
+    return str(key[0] if isinstance(key, tuple) else key)
+
+
+def _renamed(found: Application, x: DispatchArray) -> DispatchArray:
+    """Return the result of an application that was made before, for another vector."""
+    new = [piece for piece in x.pieces if isinstance(piece, DaskArray)]
+    given = {
+        name: piece
+        for name, piece in zip(found.names, x.pieces, strict=True)
+        if isinstance(piece, DaskArray)
+    }
+    which = hashlib.blake2b(repr([piece.name for piece in new]).encode(), digest_size=16)
+    names = {name: piece.name for name, piece in given.items()}
+    for name, made in found.made.items():
+        for own in (name, *made.inner):
+            digest = which.copy()
+            digest.update(own.encode())
+            names[own] = f"{made.stem}-{digest.hexdigest()}"
+    layers = {names[name]: _with_names(made.layer, names) for name, made in found.made.items()}
+    dependencies = {
+        names[name]: {names.get(read, read) for read in made.dependencies}
+        for name, made in found.made.items()
+    }
+
+    def output(of: _Output) -> Piece:
+        if isinstance(of.piece, Zeros):
+            return of.piece
+        own = [names[name] for name in of.made]
+        graphs = [given[name].dask for name in of.read]
+        graph = HighLevelGraph(
+            _joined(of.layers, *(g.layers for g in graphs), {n: layers[n] for n in own}),
+            _joined(
+                of.dependencies,
+                *(g.dependencies for g in graphs),
+                {n: dependencies[n] for n in own},
+            ),
+        )
+        name = names.get(of.piece.name, of.piece.name)
+        return DaskArray(graph, name, of.piece.chunks, meta=of.piece._meta)
+
+    if found.adopted:
+        x.adopt([output(of) for of in found.adopted])
+    for part, name, number in found.counted:
+        setattr(part, name, getattr(part, name) + number)
+    y = [output(of) for of in found.result]
+    return DispatchArray(y, (sum(map(pc.size, y)),))
+
+
+def _joined(*mappings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for mapping in mappings:
+        found.update(mapping)
+    return found
+
+
+def _with_names(layer: Layer, names: Mapping[str, str]) -> Layer:
+    """Return a layer with its own name, and those of what it reads, replaced."""
+    if isinstance(layer, Blockwise):
+        new = copy.copy(layer)
+        new.__dict__.pop("_cached_dict", None)
+        new.output = names[layer.output]
+        new.task = layer.task.substitute({}, key=new.output)
+        new.indices = tuple((_read(of, names), indices) for of, indices in layer.indices)
+        new.numblocks = {names.get(name, name): n for name, n in layer.numblocks.items()}
+        return new
+
+    def renamed(key: Any) -> Any:
+        name = names.get(_name_in(key))
+        return key if name is None else (name, *key[1:]) if isinstance(key, tuple) else name
+
+    nodes: dict[Any, GraphNode] = {}
+    for key, node in layer.items():
+        own = renamed(key)
+        nodes[own] = node.substitute({k: renamed(k) for k in (key, *node.dependencies)}, key=own)
+    return MaterializedLayer(nodes)
+
+
+def _read(of: Any, names: Mapping[str, str]) -> Any:
+    """Return what an argument of a layer is called now; numbers and the like stay."""
+    if isinstance(of, TaskRef):
+        return TaskRef(_read(of.key, names))
+    return names.get(of, of) if isinstance(of, str) else of
