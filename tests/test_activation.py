@@ -157,6 +157,26 @@ def test_disabled_is_left_after_an_error():
     assert is_enabled()
 
 
+def test_what_somebody_else_has_set_since_is_left(monkeypatch):
+    before = pylops.LinearOperator.matvec
+    calls = []
+
+    def theirs(self, x):
+        calls.append(type(x))
+        return before(self, x)
+
+    monkeypatch.setattr(pylops.LinearOperator, "matvec", theirs)
+    with pylops_dispatch.disabled():
+        assert pylops.LinearOperator.matvec is theirs
+    pylops.Identity(3) @ np.ones(3)
+    assert_close((pylops.Identity(3) @ da.ones(3, chunks=2)).compute(), np.ones(3))
+    assert len(calls) == 2
+    pylops_dispatch.disable()
+    assert pylops.LinearOperator.matvec is theirs
+    monkeypatch.undo()
+    pylops_dispatch.enable()
+
+
 def test_enabling_inside_disabled():
     with disabled():
         enable()

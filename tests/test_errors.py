@@ -8,11 +8,13 @@ import threading
 import warnings
 from typing import Any, NamedTuple
 
+import dask
 import dask.array as da
 import numpy as np
 import pylops
 import pytest
 import scipy.ndimage
+import scipy.sparse.linalg
 from pylops.optimization.cls_basic import CGLS
 from pylops.utils.decorators import reshaped
 
@@ -938,3 +940,166 @@ def test_an_error_names_the_operator_within_others(around):
 def test_a_wrong_policy_is_named_as_it_is_given(name):
     with pytest.raises(ValueError, match=f"{name} must be 'raise', 'warn' or 'allow', got 'no'"):
         set_policy(**{name: "no"})
+
+
+# ------------------------------------------------------- operators that hold each other
+
+
+class WithItsAdjoint(pylops.LinearOperator):
+    """Keeps its adjoint, which holds the operator."""
+
+    def __init__(self, whole=False):
+        super().__init__(dtype=np.dtype(float), dims=(4,), dimsd=(4,))
+        self.whole = whole
+        self.kept = self.H
+
+    def _matvec(self, x):
+        return 2 * (np.asarray(x) if self.whole else x)
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_operator_that_holds_what_holds_it(whole):
+    op, x = WithItsAdjoint(whole), np.arange(4.0)
+    assert_close(op @ x, 2 * x)
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        assert_close((op @ da.from_array(x, chunks=3)).compute(), 2 * x)
+        y = da.from_array(2 * x, chunks=3)
+        assert_close(pylops.cgls(op + op, y, niter=2)[0].compute(), x / 2)
+    assert "Adjoint" in str(pylops_dispatch.capability(op))
+    assert sum(pylops_dispatch.suggest_chunks(op)[0]) == 4
+
+
+def test_operators_of_pylops_in_a_circle():
+    first, second = pylops.Identity(4), pylops.FirstDerivative(4)
+    first.other, second.other = second, first
+    x = np.arange(4.0)
+    assert_close((first @ da.from_array(x, chunks=3)).compute(), x)
+    assert_close((second @ da.from_array(x, chunks=3)).compute(), second @ x)
+
+
+# ------------------------------------------------ operators that keep what they make
+
+
+class Normalising(pylops.LinearOperator):
+    """Divides by the largest value of the vector that it meets first."""
+
+    def __init__(self, whole, n=6):
+        super().__init__(dtype=np.dtype(float), dims=(n,), dimsd=(n,))
+        self.whole = whole
+        self.kept = {}
+
+    def _matvec(self, x):
+        x = np.asarray(x) if self.whole else x
+        if not self.kept:
+            self.kept["scale"] = np.abs(x).max()
+        return x / self.kept["scale"]
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("planned", [False, True])
+def test_only_vectors_of_the_user_leave_something_in_an_operator(whole, planned):
+    op, x = Normalising(whole), np.arange(1.0, 7)
+    given = da.from_array(x, chunks=4)
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        if planned:
+            pylops_dispatch.plan(op, given)
+            pylops_dispatch.plan(pylops.cgls, op, given, niter=2)
+            pylops_dispatch.suggest_chunks(op)
+            assert not op.kept
+            assert op.matvec_count == op.rmatvec_count == 0
+        assert_close((op @ given).compute(), x / 6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: pylops_dispatch.plan(pylops.FirstDerivative(8), x),
+        lambda x: pylops_dispatch.plan(pylops.cgls, pylops.FirstDerivative(8), x),
+        lambda x: pylops_dispatch.suggest_chunks(pylops.FirstDerivative(8)),
+    ],
+)
+def test_nothing_is_foreseen_while_disabled(call, forbid_executions):
+    x = da.ones(8, chunks=4)
+    with pylops_dispatch.disabled(), forbid_executions():  # noqa: SIM117
+        with pytest.raises(RuntimeError, match=r"pylops_dispatch\.enable\(\)"):
+            call(x)
+
+
+def test_an_operator_of_scipy_is_not_planned(forbid_executions):
+    op = scipy.sparse.linalg.aslinearoperator(np.eye(4))
+    with forbid_executions(), pytest.raises(TypeError, match=r"a pylops\.LinearOperator"):
+        pylops_dispatch.plan(op, da.ones(4, chunks=2))
+
+
+def test_a_wrong_policy_in_the_configuration_is_refused():
+    x = da.ones(8, chunks=4)
+    with dask.config.set({"pylops-dispatch.whole-array": "Raise"}):  # noqa: SIM117
+        with pytest.raises(ValueError, match="whole-array in dask's configuration must be"):
+            Reader((8,)) @ x
+
+
+def test_a_whole_array_run_has_a_reason():
+    class Asserting(pylops.LinearOperator):
+        def _matvec(self, x):
+            if not isinstance(x, np.ndarray):
+                raise AssertionError
+            return x
+
+    op = Asserting(dtype=np.dtype(float), dims=(6,), dimsd=(6,))
+    with pytest.warns(pylops_dispatch.PerformanceWarning, match="it raised AssertionError"):
+        op @ da.ones(6, chunks=3)
+
+
+# ------------------------------------------------------------------ rules that are wrong
+
+
+def ruled(rule):
+    class Ruled(pylops.LinearOperator):
+        def _matvec(self, x):
+            return np.cumsum(x.reshape(self.dims), axis=1).ravel()
+
+    pylops_dispatch.register_rule(Ruled, rule)
+    return Ruled(dtype=np.dtype(float), dims=(4, 6), dimsd=(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        (lambda: pylops_dispatch.whole_axis(2), ValueError, "Ruled gives 2 for an axis.*(4, 6)"),
+        (lambda: pylops_dispatch.whole_axis(lambda op: "ab"), ValueError, "Ruled gives 'a'"),
+        (
+            lambda: pylops_dispatch.halo(0, axes=lambda op: (5,)),
+            ValueError,
+            "Ruled gives 5 for an axis",
+        ),
+        (lambda: pylops_dispatch.halo(0, ("nope",)), AttributeError, "Ruled names.*'nope'"),
+        (
+            lambda: pylops_dispatch.parallel_sum(model="a", data="a"),
+            ValueError,
+            "Ruled names the axes 'a' of the model",
+        ),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_said_to_be_none(rule, error, message):
+    op = ruled(rule())
+    with pytest.raises(error, match=message):
+        op @ da.ones((4, 6), chunks=3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pylops_dispatch.halo(1, place=3),
+        lambda: pylops_dispatch.compose(3),
+        lambda: pylops_dispatch.alone(note=1),
+        lambda: pylops_dispatch.parallel_sum(model="a", data="b", coefficients="w"),
+        lambda: pylops_dispatch.whole_axis(0, fit="fit"),
+    ],
+)
+def test_a_rule_is_made_of_what_rules_are_made_of(make):
+    with pytest.raises(TypeError, match="must be"):
+        make()

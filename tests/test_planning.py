@@ -5,6 +5,7 @@ import gc
 import time
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import dask.array as da
@@ -901,3 +902,12 @@ def test_an_inverse_is_planned():
     assert (planned.solver, planned.count) == ("LSQR", 100)
     assert planned.step.tasks > 0
     assert planned.tasks >= len(seen.tasks)
+
+
+def test_plans_in_several_threads_leave_dask_as_it_was():
+    op, x = pylops.FirstDerivative(8), da.ones(8, chunks=4)
+    before = da.Array.__new__
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda _: plan(op, x).tasks, range(20)))
+    assert set(counts) == {plan(op, x).tasks}
+    assert da.Array.__new__ is before

@@ -251,3 +251,30 @@ def test_neither_pytest_nor_hypothesis_is_needed():
 
 def test_every_name_is_public():
     assert all(hasattr(testing, name) for name in testing.__all__)
+
+
+def test_small_values_are_compared_as_large_ones():
+    small = Faulty("values") * 1e-12
+    with pytest.raises(AssertionError):
+        check_operator(small, examples=2)
+    with pytest.raises(AssertionError, match="dot test"):
+        check_operator(1e-9 * Faulty("adjoint"), examples=2)
+    check_operator(1e-12 * Faulty(None), examples=2)
+    with pytest.raises(AssertionError):
+        testing.assert_close(np.float32([5e-8]), np.float32([-5e-8]))
+
+
+def test_integers_whose_difference_their_own_dtype_does_not_have():
+    for actual, expected in [
+        (np.int8([-128]), np.int8([0])),
+        (np.array([0]), np.array([-(2**63)])),
+        (np.uint8([0]), np.uint8([200])),
+    ]:
+        with pytest.raises(AssertionError):
+            testing.assert_close(actual, expected)
+        testing.assert_close(expected, expected)
+
+
+def test_a_number_of_examples_is_needed():
+    with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
+        check_operator(Faulty(None), examples=0)

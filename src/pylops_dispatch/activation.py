@@ -168,7 +168,9 @@ def disable() -> None:
             return
         for watcher in _watchers.values():
             watcher.leave()
-        for owner, name, original, _ in reversed(_class_changes):
+        for owner, name, original, ours in reversed(_class_changes):
+            if vars(owner).get(name) is not ours:  # somebody else's by now
+                continue
             if original is _ABSENT:
                 delattr(owner, name)
             else:

@@ -63,6 +63,34 @@ def require_numpy(value: Any, name: str = "x") -> None:
     raise _not(value, name, "a NumPy array", advice)
 
 
+def require_direction(adjoint: Any) -> None:
+    """Raise for what does not tell forward from adjoint.
+
+    Raises
+    ------
+    TypeError
+        Saying what it is.
+    """
+    if not isinstance(adjoint, (bool, np.bool_)):
+        raise TypeError(f"adjoint must be True for Op.H @ x, or False, got {adjoint!r}")
+
+
+def require_enabled(what: str) -> None:
+    """Raise where PyLops does not run on dask arrays.
+
+    Raises
+    ------
+    RuntimeError
+        Saying what to do.
+    """
+    # activation.py sets the attribute that NumPy and dask leave an operator its turn by
+    if "__array_ufunc__" not in vars(LinearOperator):
+        raise RuntimeError(
+            f"{what}() applies operators to dask arrays, and pylops_dispatch is disabled here: "
+            "call pylops_dispatch.enable() first."
+        )
+
+
 def require_count(value: Any, name: str, least: int = 1) -> int:
     """Return a whole number of things, or raise for what is none.
 

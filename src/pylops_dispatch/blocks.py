@@ -483,12 +483,14 @@ def tile_lengths(
     return tuple(lengths)
 
 
-def leaves(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Iterator[tuple[Any, str]]:
+def leaves(
+    op: Any, names: Callable[[Any], tuple[str, ...]], around: tuple[Any, ...] = ()
+) -> Iterator[tuple[Any, str]]:
     """Yield operator and attribute for all coefficients in a tree of operators, in order."""
-    wanted = names(op)
+    wanted, inner = names(op), (*around, op)
     yield from ((op, name) for name in vars(op) if name in wanted)
-    for part in parts(op):
-        yield from leaves(part, names)
+    for part in parts(op, inner):
+        yield from leaves(part, names, inner)
 
 
 def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
@@ -501,6 +503,11 @@ def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
     if found is None:
         return new
     for name in found.coefficients:
+        if name not in vars(op):
+            raise AttributeError(
+                f"the rule of {type(op).__name__} names the coefficient {name!r}, and the "
+                "operator has no such attribute"
+            )
         setattr(new, name, Coefficient(name))
     if found.place is not None:
         new._place = found.place

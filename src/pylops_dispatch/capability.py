@@ -71,7 +71,7 @@ def capability(Op: LinearOperator) -> Capability:
       Identity         alone: each block by itself
     """
     require_operator(Op)
-    return Capability(tuple(_rows(Op, 0, False)))
+    return Capability(tuple(_rows(Op, (), False)))
 
 
 _MEANINGS = {
@@ -84,12 +84,13 @@ _MEANINGS = {
 }
 
 
-def _rows(op: Any, level: int, inside: bool) -> Iterator[tuple[str, str]]:
+def _rows(op: Any, around: tuple[Any, ...], inside: bool) -> Iterator[tuple[str, str]]:
     name = type(op).__name__.strip("_").removesuffix("LinearOperator") or type(op).__name__
     local = running.local_needs(op, adjoint=False) is not None
-    yield "  " * level + name, "in the same task" if inside else _how(op, local)
-    for part in parts(op):
-        yield from _rows(part, level + 1, local)
+    yield "  " * len(around) + name, "in the same task" if inside else _how(op, local)
+    inner = (*around, op)
+    for part in parts(op, inner):
+        yield from _rows(part, inner, local)
 
 
 def _how(op: Any, local: bool) -> str:

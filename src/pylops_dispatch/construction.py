@@ -161,13 +161,14 @@ def _lower_held(result: Any) -> None:
                 setattr(op, name, np)
 
 
-def _owners(result: Any) -> Iterator[Any]:
+def _owners(result: Any, around: tuple[Any, ...] = ()) -> Iterator[Any]:
     """Yield the objects that hold a result's arrays: operators, and what is made of them."""
     for item in result if isinstance(result, (tuple, list)) else [result]:
         if hasattr(item, "__dict__") and not isinstance(item, DispatchArray):
             yield item
-            for part in parts(item):
-                yield from _owners(part)
+            inner = (*around, item)
+            for part in parts(item, inner):
+                yield from _owners(part, inner)
 
 
 def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,7 +36,6 @@ from pylops_dispatch.operators import (
     lazy_arrays,
     let_boxes_out,
     made_lazy,
-    parts,
 )
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.placing import applied
@@ -198,7 +197,7 @@ def _applied(
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
             swallowed = refused and not isinstance(error, NotDispatchedError)
-            reason = refused[0] if swallowed else str(error)
+            reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
     y = run_whole(None, op, x, adjoint, reason.partition("\n")[0])
     count_applications(op, adjoint)
     return y
@@ -265,11 +264,11 @@ def _is_reshaping(frame: Any) -> bool:
 
 def _is_known(op: Any) -> bool:
     """Whether no user's code runs in an operator, so that its errors are to be seen."""
-    return (
-        type(op) in RULES
-        and not isinstance(op, pylops.FunctionOperator)
-        and not has_new_methods(op)
-        and all(_is_known(part) for part in parts(op))
+    return all(
+        type(part) in RULES
+        and not isinstance(part, pylops.FunctionOperator)
+        and not has_new_methods(part)
+        for part in all_parts(op)
     )
 
 

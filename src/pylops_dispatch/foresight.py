@@ -22,7 +22,7 @@ from dask.order import order
 
 from pylops_dispatch.array import found
 from pylops_dispatch.blocks import samples_of_neighbours
-from pylops_dispatch.operators import arrays_of
+from pylops_dispatch.operators import arrays_of, left_as_they_are
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import home_of_coefficient, nothing_sent
@@ -78,7 +78,7 @@ def foreseen(
     """
     with created_arrays() as arrays, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with set_policy(whole_array="warn"), nothing_sent():
+        with set_policy(whole_array="warn"), nothing_sent(), left_as_they_are([op]):
             y = (op.H if adjoint else op) @ held
     known = {array.name: array for array in arrays_of(op)}
     return y, OptimisedGraph([y], {**known, **arrays, held.name: held}, {held.name}), caught
@@ -94,14 +94,14 @@ def created_arrays() -> Iterator[dict[str, DaskArray]]:
     A graph does not tell how large its blocks are; the arrays that it was built of do.
     """
     found: dict[str, DaskArray] = {}
-    original = DaskArray.__new__
-
-    def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
-        array = original(cls, *args, **kwargs)
-        found[array.name] = array  # dask sets the chunks of partial sums afterwards
-        return array
-
     with _lock:
+        original = DaskArray.__new__
+
+        def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
+            array = original(cls, *args, **kwargs)
+            found[array.name] = array  # dask sets the chunks of partial sums afterwards
+            return array
+
         DaskArray.__new__ = noting  # type: ignore[method-assign]
         try:
             yield found

@@ -9,7 +9,7 @@ import types
 import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -64,7 +64,25 @@ def layer_name(cls: type, adjoint: bool, *given: Any) -> str:
     return f"{cls.__name__.strip('_')}-{method}-{tokenize(*given)}"
 
 
-def signature(op: Any, within: tuple[int, ...] = ()) -> Any:
+class Within(NamedTuple):
+    """What something was reached through, by address: it may refer back to that."""
+
+    operators: tuple[int, ...] = ()
+    objects: tuple[int, ...] = ()
+
+    def operator(self, op: Any) -> Within:
+        """Return what its attributes are reached through."""
+        return Within((*self.operators, id(op)), self.objects)
+
+    def object(self, value: Any) -> Within:
+        """Return what its attributes are reached through."""
+        return Within(self.operators, (*self.objects, id(value)))
+
+
+_NOTHING = Within()
+
+
+def signature(op: Any, within: Within = _NOTHING) -> Any:
     """Return what tells this operator from another, cheaply and for good.
 
     Settings count by value, large arrays by identity and samples, objects by identity and their
@@ -74,8 +92,8 @@ def signature(op: Any, within: tuple[int, ...] = ()) -> Any:
     ----------
     op : LinearOperator
         What is to be told from others.
-    within : tuple of int, optional
-        The addresses of the objects that it was reached through.
+    within : Within, optional
+        What it was reached through.
 
     Returns
     -------
@@ -83,9 +101,9 @@ def signature(op: Any, within: tuple[int, ...] = ()) -> Any:
         Of strings and tuples.
     """
     kind = _kind(type(op))
-    skipped = kind.skipped
+    skipped, inner = kind.skipped, within.operator(op)
     items = [
-        (name, _token(value, op, within)) for name, value in vars(op).items() if name not in skipped
+        (name, _token(value, op, inner)) for name, value in vars(op).items() if name not in skipped
     ]
     return (kind.name, tuple(items))
 
@@ -138,7 +156,7 @@ def _kind(cls: type) -> _Kind:
 _PLAIN = frozenset((str, int, float, complex, bool, type(None)))
 
 
-def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
+def _token(value: Any, owner: Any, within: Within = _NOTHING) -> Any:
     if type(value) in _PLAIN:
         return repr(value)
     if isinstance(value, np.dtype):
@@ -146,7 +164,7 @@ def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, (str, int, float, complex, np.generic, slice)):
         return repr(value)
     if is_operator(value):
-        return signature(value, within) if id(value) not in within else "around"
+        return "around" if id(value) in within.operators else signature(value, within)
     if isinstance(value, types.MethodType):
         return _token_of_method(value, owner, within)
     if isinstance(value, DaskArray):
@@ -169,16 +187,15 @@ def _token(value: Any, owner: Any, within: tuple[int, ...] = ()) -> Any:
     return _token_of_object(value, owner, within)
 
 
-def _token_of_method(method: types.MethodType, owner: Any, within: tuple[int, ...]) -> Any:
+def _token_of_method(method: types.MethodType, owner: Any, within: Within) -> Any:
     function: Any = method.__func__
     if method.__self__ is owner:
         own = getattr(type(owner), function.__name__, None) is function
         return function.__qualname__ if own else _token(function, owner, within)
-    inner = (*within, id(owner))
-    return _token(function, owner, inner), _token(method.__self__, owner, inner)
+    return _token(function, owner, within), _token(method.__self__, owner, within)
 
 
-def _token_of_object(value: Any, owner: Any, within: tuple[int, ...]) -> Any:
+def _token_of_object(value: Any, owner: Any, within: Within) -> Any:
     if isinstance(value, DispatchArray):
         return value.names
     if isinstance(value, type):
@@ -191,10 +208,10 @@ def _token_of_object(value: Any, owner: Any, within: tuple[int, ...]) -> Any:
         return tuple(repr(getattr(value, name, None)) for name in _PLANNED)
     if isinstance(value, (set, frozenset)):
         return tuple(sorted(repr(_token(v, owner, within)) for v in value))
-    if id(value) in within:
+    if id(value) in within.objects:
         return "around"
-    inner = (*within, id(owner), id(value))
-    deep = len(within) >= 2 * DEPTH
+    inner = within.object(value)
+    deep = len(within.objects) >= DEPTH
     held = {} if deep else _attributes(value, owner)
     tokens = tuple((key, _token(v, owner, inner)) for key, v in held.items())
     try:

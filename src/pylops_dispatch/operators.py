@@ -7,7 +7,9 @@ import functools
 import math
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -139,41 +141,59 @@ def resized(op: Any, dims: Shape, dimsd: Shape) -> Any:
     return new
 
 
-def parts(op: Any) -> list[Any]:
-    """Return the operators that `op` directly holds, each once."""
-    within: list[Any] = []
+def parts(op: Any, around: Sequence[Any] = ()) -> list[Any]:
+    """Return the operators that `op` directly holds, each once.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        Operator.
+    around : sequence of LinearOperator, optional
+        Those that it was reached through, which it may hold too (an adjoint that is kept).
+    """
+    found: list[Any] = []
     for value in vars(op).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            if is_operator(item) and not any(item is f for f in within):
-                within.append(item)
-    return within
+            if is_operator(item) and not any(item is f for f in (*found, *around)):
+                found.append(item)
+    return found
 
 
-def all_parts(op: Any) -> Iterator[Any]:
+def all_parts(op: Any, around: Sequence[Any] = ()) -> Iterator[Any]:
     """Yield an operator and all that it is made of."""
     yield op
-    for part in parts(op):
-        yield from all_parts(part)
+    inner = (*around, op)
+    for part in parts(op, inner):
+        yield from all_parts(part, inner)
 
 
 def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> Any:
     """Return `new`, or a copy of `op`, whose parts are replaced by ``change(part)``."""
     new = duplicate(op) if new is None else new
     seen: dict[int, Any] = {}
+    around = _around.get()
 
     def changed(item: Any) -> Any:
-        if not is_operator(item):
+        if not is_operator(item) or item is op or any(item is outer for outer in around):
             return item
         if id(item) not in seen:
             seen[id(item)] = change(item)
         return seen[id(item)]
 
-    for name, value in list(vars(new).items()):
-        if is_operator(value):
-            setattr(new, name, changed(value))
-        elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
-            setattr(new, name, alike(value, [changed(v) for v in value]))
+    token = _around.set((*around, op))
+    try:
+        for name, value in list(vars(new).items()):
+            if is_operator(value):
+                setattr(new, name, changed(value))
+            elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
+                setattr(new, name, alike(value, [changed(v) for v in value]))
+    finally:
+        _around.reset(token)
     return new
+
+
+# the operators that are being rebuilt, each within the one before
+_around: ContextVar[tuple[Any, ...]] = ContextVar("around", default=())
 
 
 def with_changes(value: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
@@ -201,6 +221,31 @@ def alike(value: Any, items: list[Any]) -> Any:
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
     return {name: value for name, value in vars(op).items() if name in COUNTERS}
+
+
+@contextmanager
+def left_as_they_are(values: Any) -> Iterator[None]:
+    """Give the operators among `values` the attributes back that they have now.
+
+    Code of an operator may keep what it makes of a vector; of one that only stands for another,
+    it must not. Lists, dicts and sets that are attributes get their items back.
+    """
+    kept = []
+    for op in found(values, is_operator):
+        for part in all_parts(op):
+            held = dict(vars(part))
+            items = [(v, copy.copy(v)) for v in held.values() if type(v) in (list, dict, set)]
+            kept.append((part, held, items))
+    try:
+        yield
+    finally:
+        for part, held, items in kept:
+            for value, before in items:
+                value.clear()
+                value.extend(before) if isinstance(value, list) else value.update(before)
+            for name in vars(part).keys() - held.keys():
+                delattr(part, name)
+            vars(part).update(held)
 
 
 def count_applications(op: Any, adjoint: bool, number: int = 1) -> None:
@@ -242,7 +287,7 @@ def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
                 yield name, items
 
 
-def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
+def lazy_arrays(op: Any, around: Sequence[Any] = ()) -> Iterator[tuple[Any, str, DaskArray]]:
     """Yield owner, attribute and array for every dask array that an operator is made of.
 
     What an application has left in it is no such array.
@@ -253,8 +298,9 @@ def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
             array = item.dask() if isinstance(item, DispatchArray) else item
             if array.name not in left:
                 yield op, name, array
-    for part in parts(op):
-        yield from lazy_arrays(part)
+    inner = (*around, op)
+    for part in parts(op, inner):
+        yield from lazy_arrays(part, inner)
 
 
 def is_lazy_operator(op: Any) -> bool:
@@ -295,6 +341,5 @@ def numpy_arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
 
 def arrays_of(op: Any) -> Iterator[DaskArray]:
     """Yield the dask arrays that an operator holds in any of its attributes."""
-    yield from found(vars(op), is_dask)
-    for part in parts(op):
-        yield from arrays_of(part)
+    for part in all_parts(op):
+        yield from found(vars(part), is_dask)

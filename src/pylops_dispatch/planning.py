@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from dask.array.core import Array as DaskArray
 from dask.utils import format_bytes
 
-from pylops_dispatch.arguments import require_dask
+from pylops_dispatch.arguments import require_dask, require_direction
 from pylops_dispatch.array import check
 from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.operators import dims_of, parts
@@ -201,8 +200,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
     """
     require_dask(x)
     check(x)
-    if not isinstance(adjoint, (bool, np.bool_)):
-        raise TypeError(f"adjoint must be True for Op.H @ x, or False, got {adjoint!r}")
+    require_direction(adjoint)
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import dask
 import numpy as np
+import scipy.sparse.linalg
 from dask._task_spec import convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.highlevelgraph import HighLevelGraph
@@ -20,7 +21,7 @@ from pylops import LinearOperator
 from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 
-from pylops_dispatch.arguments import require_count, require_operator
+from pylops_dispatch.arguments import require_count, require_enabled, require_operator
 from pylops_dispatch.array import is_dask, walk
 from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.lineage import executions_between_cuts, has_place_for_copies
@@ -404,6 +405,8 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
         If `Op` is neither an operator nor a solver, or an operator is given no dask array.
     ValueError
         If what is called takes no step of a solver on dask arrays, or `threads` is not positive.
+    RuntimeError
+        While the dispatch is disabled.
 
     Examples
     --------
@@ -416,6 +419,7 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
     >>> planned.step.executions
     1
     """
+    require_enabled("plan")
     threads = _threads() if threads is None else require_count(threads, "threads")
     if isinstance(Op, LinearOperator):
         known = inspect.signature(plan_operator)
@@ -432,7 +436,9 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
             f"Op is a solver of class {type(Op).__name__}: give what runs it, "
             "plan(solver.solve, y, ...), or PyLops's function, plan(pylops.cgls, Op, y, ...)."
         )
-    if not callable(Op) or (isinstance(Op, type) and issubclass(Op, LinearOperator)):
+    # an operator of SciPy's is callable too: it would be applied
+    scipys = isinstance(Op, scipy.sparse.linalg.LinearOperator)
+    if not callable(Op) or scipys or (isinstance(Op, type) and issubclass(Op, LinearOperator)):
         require_operator(Op)
     if args and not isinstance(Op, type) and _takes_operator(Op):
         require_operator(args[0])

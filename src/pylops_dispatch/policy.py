@@ -90,15 +90,19 @@ def set_policy(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     for key, value in changes.items():
-        if value not in ("raise", "warn", "allow"):
-            name = key.replace("-", "_")
-            raise ValueError(f"{name} must be 'raise', 'warn' or 'allow', got {value!r}")
+        _require_action(value, key.replace("-", "_"))
     return dask.config.set({f"pylops-dispatch.{key}": value for key, value in changes.items()})
+
+
+def _require_action(value: Any, name: str) -> None:
+    if value not in ("raise", "warn", "allow"):
+        raise ValueError(f"{name} must be 'raise', 'warn' or 'allow', got {value!r}")
 
 
 def action(key: str) -> Action:
     """Return the policy in force for `key`."""
     value: Action = dask.config.get(f"pylops-dispatch.{key}", _DEFAULTS[key])
+    _require_action(value, f"pylops-dispatch.{key} in dask's configuration")
     return value
 
 

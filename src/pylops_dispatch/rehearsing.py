@@ -15,6 +15,7 @@ import numpy as np
 from pylops.optimization.basesolver import Solver
 
 from pylops_dispatch.array import found, is_dask, walk
+from pylops_dispatch.operators import left_as_they_are
 from pylops_dispatch.solvers import Session, before_solving, exchange_session
 from pylops_dispatch.steps import Steps, exchange_steps, watchers
 
@@ -132,9 +133,10 @@ def rehearsed(call: Any, given: Any, stand_in: Callable[[Any], Any]) -> Iterator
     token = before_solving.set(rehearsal.prepare)
     try:
         # its decorated methods tell its callbacks before they come to us
-        for solver in (*_solvers_of(call), *found(given, lambda x: isinstance(x, Solver))):
+        solvers = [*_solvers_of(call), *found(given, lambda x: isinstance(x, Solver))]
+        for solver in solvers:
             rehearsal.prepare(solver)
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), left_as_they_are([given, *map(vars, solvers)]):
             yield
     finally:
         before_solving.reset(token)

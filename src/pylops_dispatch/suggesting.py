@@ -11,7 +11,12 @@ import dask.system
 import numpy as np
 from dask.utils import parse_bytes
 
-from pylops_dispatch.arguments import require_count, require_operator
+from pylops_dispatch.arguments import (
+    require_count,
+    require_direction,
+    require_enabled,
+    require_operator,
+)
 from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
@@ -25,7 +30,9 @@ SUMMED = 1e6  # an axis that is summed over: worse than any halo, better than a 
 _BLOCK_TO_HALO = 8
 
 
-def costs_of_axes(op: Any, adjoint: bool = False) -> tuple[float, ...]:
+def costs_of_axes(
+    op: Any, adjoint: bool = False, around: tuple[Any, ...] = ()
+) -> tuple[float, ...]:
     """Return what cutting each axis of an operator's input costs.
 
     Parameters
@@ -34,6 +41,8 @@ def costs_of_axes(op: Any, adjoint: bool = False) -> tuple[float, ...]:
         Operator.
     adjoint : bool, optional
         Whether the input is that of the adjoint.
+    around : tuple of LinearOperator, optional
+        Those that it was reached through.
 
     Returns
     -------
@@ -44,7 +53,7 @@ def costs_of_axes(op: Any, adjoint: bool = False) -> tuple[float, ...]:
     dims = dims_of(op, adjoint)[0]
     found = _own_costs(op, adjoint, dims)
     if found is None:
-        found = _costs_of_parts(op, adjoint, dims)
+        found = _costs_of_parts(op, adjoint, dims, (*around, op))
     return found
 
 
@@ -80,12 +89,15 @@ def _costs_of_terms(terms: Terms, adjoint: bool) -> tuple[float, ...]:
     )
 
 
-def _costs_of_parts(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...]:
+def _costs_of_parts(
+    op: Any, adjoint: bool, dims: Shape, around: tuple[Any, ...]
+) -> tuple[float, ...]:
     """Return the largest cost of any part whose input is like that of the whole."""
     costs = [0.0] * len(dims)
-    for part in parts(op):
+    for part in parts(op, around):
         if dims_of(part, adjoint)[0] == dims:
-            costs = [max(pair) for pair in zip(costs, costs_of_axes(part, adjoint), strict=True)]
+            own = costs_of_axes(part, adjoint, around)
+            costs = [max(pair) for pair in zip(costs, own, strict=True)]
     return tuple(costs)
 
 
@@ -197,9 +209,12 @@ def suggest_chunks(
     Raises
     ------
     TypeError
-        If `Op` is no operator, `dims` no shape, or `target_bytes` or `blocks` no number.
+        If `Op` is no operator, `dims` no shape, `adjoint` neither true nor false, or
+        `target_bytes` or `blocks` no number.
     ValueError
         If `dims` does not have the axes of the operator, or a number is not positive.
+    RuntimeError
+        While the dispatch is disabled: the operator is applied to dask arrays to see its graph.
 
     Examples
     --------
@@ -209,7 +224,9 @@ def suggest_chunks(
     >>> [len(axis) for axis in chunks]
     [1, 32, 1]
     """
+    require_enabled("suggest_chunks")
     require_operator(Op)
+    require_direction(adjoint)
     own = dims_of(Op, adjoint)[0]
     shape = own if dims is None else _shape(dims)
     if len(shape) != len(own):

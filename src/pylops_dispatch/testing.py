@@ -28,7 +28,7 @@ import dask.threaded
 import numpy as np
 from dask._task_spec import Alias, DataNode
 
-from pylops_dispatch.arguments import require_numpy, require_operator
+from pylops_dispatch.arguments import require_count, require_numpy, require_operator
 from pylops_dispatch.policy import set_policy
 
 __all__ = [
@@ -182,8 +182,8 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> No
     actual, expected : array_like
         What is, and what should be. Values that are not finite must be the same.
     rtol : float, optional
-        Largest error, relative to the largest expected value; 100 times the precision of the
-        less precise of the two by default.
+        Largest error, relative to the largest expected value, however small that is, or to 0.01
+        where all are zero; 100 times the precision of the less precise of the two by default.
 
     Raises
     ------
@@ -201,9 +201,11 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> No
     if expected.size == 0:
         return
     rtol = _tolerance(actual.dtype, expected.dtype) if rtol is None else rtol
+    if {actual.dtype.kind, expected.dtype.kind} <= {*"biu"}:  # whose own differences overflow
+        actual, expected = actual.astype(np.longdouble), expected.astype(np.longdouble)
     scale = float(np.max(np.abs(expected)))
     error = float(np.max(np.abs(actual - expected)))
-    assert error <= rtol * max(scale, 1e-2), (
+    assert error <= rtol * (scale or 1e-2), (
         f"largest error {error:.3e}, largest value {scale:.3e}, rtol {rtol:.1e}"
     )
 
@@ -510,7 +512,8 @@ def _adjoint(op: Any, settings: _Settings) -> None:
     flag = (3 if dtype.kind == "c" else 0) if flag is None else flag
     rtol = settings.rtol or max(1e-6, 100 * _tolerance(dtype))
     # the products are sums of many terms, which may cancel
-    atol = rtol * float(np.sqrt(op.shape[0] * op.shape[1]))
+    data = np.asarray(op.matvec(_vector(op, (op.shape[1],), 8)))
+    atol = rtol * float(np.linalg.norm(data) * np.sqrt(op.shape[0]))
     dask_dottest(op, complexflag=flag, rtol=rtol, atol=atol)
 
 
@@ -631,7 +634,7 @@ def check_operator(
     >>> check_operator(pylops.Laplacian((5, 6)), examples=2)
     """
     require_operator(op, "op")
-    settings = _Settings(adjoint, complexflag, rtol, one_task, examples)
+    settings = _Settings(adjoint, complexflag, rtol, one_task, require_count(examples, "examples"))
     for law in _LAWS:
         _run_law(law, op, settings)
 
@@ -668,7 +671,7 @@ def operator_tests(
     pytest = _needed("pytest", "operator_tests")
     if not make or not all(callable(m) and not hasattr(m, "matvec") for m in make):
         raise TypeError("operator_tests needs functions that make operators: lambda: Blur((7, 5))")
-    settings = _Settings(adjoint, complexflag, rtol, one_task, examples)
+    settings = _Settings(adjoint, complexflag, rtol, one_task, require_count(examples, "examples"))
 
     def test(law: str) -> Callable[..., None]:
         def method(self: Any, make_operator: Callable[[], Any]) -> None:

@@ -25,8 +25,8 @@ _seen: weakref.WeakKeyDictionary[Any, _Seen] = weakref.WeakKeyDictionary()
 
 def client_in_use() -> Any:
     """Return the client that dask runs on from here, None for another scheduler."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
+    distributed: Any = sys.modules.get("distributed")
+    if not hasattr(distributed, "Client"):  # another thread may be importing it
         return None
     chosen = dask.config.get("scheduler", None)
     if isinstance(chosen, distributed.Client):

@@ -18,7 +18,13 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.naming import name_of
-from pylops_dispatch.operators import dims_of, has_new_methods, parts, shaped
+from pylops_dispatch.operators import (
+    dims_of,
+    has_new_methods,
+    left_as_they_are,
+    parts,
+    shaped,
+)
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import announce_whole
@@ -281,6 +287,12 @@ def _sampled_dtype(
 
 def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
     """Run a sum of independent terms."""
+    if (len(terms.model), len(terms.data)) != (len(op.dims), len(op.dimsd)):
+        raise ValueError(
+            f"the rule of {type(op).__name__} names the axes {' '.join(terms.model)!r} of the "
+            f"model and {' '.join(terms.data)!r} of the data, and the operator has dims "
+            f"{tuple(op.dims)} and dimsd {tuple(op.dimsd)}"
+        )
     fit = RULES[cls].fit
 
     def sample() -> np.dtype[Any]:
@@ -337,7 +349,13 @@ def _of_zeros(
     copy, lazy = blocks.whole_copy(op, name_of(op))
     if lazy:
         return None
-    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), in_turn(turns_of(op)):
+    # what it keeps of these zeros is not for the data
+    with (
+        warnings.catch_warnings(action="ignore"),
+        np.errstate(all="ignore"),
+        in_turn(turns_of(op)),
+        left_as_they_are([copy]),
+    ):
         y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
         if is_lazy(y):  # of a dask array that a function closes over
             y = np.zeros(y.shape, y.dtype)

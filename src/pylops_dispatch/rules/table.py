@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from pylops_dispatch.arguments import require_count
 
 Kind = Literal["alone", "halo", "whole_axis", "compose", "parallel_sum", "whole"]
@@ -114,7 +116,7 @@ def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
     Rule
         For :func:`register_rule`.
     """
-    return Rule("alone", note, lambda op: (0,) * len(op.dims), _names(coefficients))
+    return Rule("alone", _text(note), lambda op: (0,) * len(op.dims), _names(coefficients))
 
 
 def halo(
@@ -172,7 +174,9 @@ def halo(
                 )
             return sizes
 
-    return Rule("halo", note, given, _names(coefficients), axes, place=place, tile=tile)
+    _require_functions(axes=axes, place=place, tile=tile)
+    whole = None if axes is None else _within(axes)
+    return Rule("halo", _text(note), given, _names(coefficients), whole, place=place, tile=tile)
 
 
 def whole_axis(
@@ -218,9 +222,26 @@ def whole_axis(
         fixed = tuple(each)
 
         def given(op: Any) -> tuple[int, ...]:
-            return tuple(axis % len(op.dims) for axis in fixed)
+            return fixed
 
-    return Rule("whole_axis", note, axes=given, dtype=dtype, fit=fit)
+    _require_functions(dtype=dtype, fit=fit)
+    return Rule("whole_axis", _text(note), axes=_within(given), dtype=dtype, fit=fit)
+
+
+def _within(axes: Axes) -> Axes:
+    """Return a function that gives axes of the operator's dims, or says that they are none."""
+
+    def checked(op: Any) -> tuple[int, ...]:
+        found, n = axes(op), len(op.dims)
+        for axis in found:
+            if not isinstance(axis, (int, np.integer)) or not -n <= axis < n:
+                raise ValueError(
+                    f"the rule of {type(op).__name__} gives {axis!r} for an axis, and the operator "
+                    f"has dims {tuple(op.dims)}: axes are integers from {-n} to {n - 1}"
+                )
+        return tuple(int(axis) % n for axis in found)
+
+    return checked
 
 
 def compose(note: str = "", run: Run | None = None) -> Rule:
@@ -239,7 +260,8 @@ def compose(note: str = "", run: Run | None = None) -> Rule:
     Rule
         For :func:`register_rule`.
     """
-    return Rule("compose", note, run=run)
+    _require_functions(run=run)
+    return Rule("compose", _text(note), run=run)
 
 
 def parallel_sum(
@@ -317,6 +339,16 @@ def parallel_sum(
     for name, given in (("model", model), ("data", data)):
         if not isinstance(given, str):
             raise TypeError(f"{name} must be names with spaces between, got {given!r}")
+    for name, mapping in (
+        ("coefficients", coefficients),
+        ("lengths", lengths),
+        ("positions", positions),
+    ):
+        if mapping is not None and not isinstance(mapping, Mapping):
+            raise TypeError(
+                f"{name} must be a mapping of attributes to names of axes, got {mapping!r}"
+            )
+    _require_functions(run=run, unused=unused, dtype=dtype, fit=fit, kernel=kernel)
     if bool(model) != bool(data):
         raise ValueError("parallel_sum() needs the names of the axes of both model and data")
     terms = Terms(
@@ -341,7 +373,7 @@ def parallel_sum(
         if len(set(axes)) < len(axes):
             raise ValueError(f"the axes {' '.join(axes)!r} need names that differ")
     known = (lambda op: terms) if model else None
-    return Rule("parallel_sum", note, run=run, terms=known, dtype=dtype, fit=fit)
+    return Rule("parallel_sum", _text(note), run=run, terms=known, dtype=dtype, fit=fit)
 
 
 def whole(reason: str, dtype: Dtype | None = None) -> Rule:
@@ -367,6 +399,18 @@ def whole(reason: str, dtype: Dtype | None = None) -> Rule:
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError(f"whole() needs a reason, which its warning gives, got {reason!r}")
     return Rule("whole", reason, dtype=dtype)
+
+
+def _require_functions(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a function, got {value!r}")
+
+
+def _text(note: Any) -> str:
+    if not isinstance(note, str):
+        raise TypeError(f"note must be text for the table, got {note!r}")
+    return note
 
 
 def _names(coefficients: Any) -> tuple[str, ...]:
