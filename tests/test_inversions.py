@@ -224,6 +224,23 @@ def test_executions_of_an_outer_step(solver, settings, inside, more, engine):
 
 
 @pytest.mark.skipif(not deps.spgl1_enabled, reason="the spgl1 package is not installed")
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.ImplicitComputeWarning")
+def test_spgl1_reads_lazy_arrays_once(first):
+    runs = []
+
+    def noted(a):
+        made = lazy(a).map_blocks(lambda block: (runs.append(1), block)[1], meta=np.empty(0))
+        assert made.npartitions > 1
+        return made
+
+    matrix, y, x0 = noted(np.diag(np.arange(1.0, 13))), noted(rand(12)), noted(rand(12, seed=1))
+    start = {"x0": x0} if first else {}
+    pylops.spgl1(pylops.MatrixMult(matrix), y, tau=0, sigma=1e-2, iter_lim=5, **start)
+    assert len(runs) == matrix.npartitions + y.npartitions + first * x0.npartitions
+
+
+@pytest.mark.skipif(not deps.spgl1_enabled, reason="the spgl1 package is not installed")
 @pytest.mark.filterwarnings("ignore::pylops_dispatch.ImplicitComputeWarning")
 def test_executions_of_spgl1():
     op, y = sparse_problem()
@@ -331,6 +348,29 @@ def test_other_settings_of_thresholding(solver, settings):
     check(solve, y)
 
 
+@pytest.mark.parametrize(
+    ("of_data", "of_start", "of_matrix"),
+    [
+        ("float64", "int64", "float64"),
+        ("float64", "float32", "float64"),
+        ("float32", "float32", "float32"),
+        ("complex64", None, "float32"),
+        ("float16", None, "float32"),
+    ],
+)
+def test_normal_equations_are_solved_in_the_precision_of_scipy(of_data, of_start, of_matrix):
+    def solve(y):
+        op = pylops.MatrixMult(np.diag(np.arange(1.0, 13)).astype(of_matrix), dtype=of_matrix)
+        x0 = None if of_start is None else np.ones(12, of_start)
+        regs = [pylops.FirstDerivative(12)]
+        return pylops.normal_equations_inversion(op, y, regs, x0, epsRs=[0.1], maxiter=3)[0]
+
+    y = np.arange(12).astype(of_data)
+    expected, found = solve(y), solve(lazy(y))
+    assert found.dtype == expected.dtype
+    assert_close(found.compute(), expected, rtol=1e-8)
+
+
 @pytest.mark.parametrize("engine", [{}, {"engine": "pylops"}], ids=["scipy", "pylops"])
 @pytest.mark.parametrize("preallocate", [False, True])
 @pytest.mark.parametrize("quadratic", [False, True])
@@ -428,6 +468,28 @@ def test_all_eigenvalues_of_a_matrix(shape, neigs):
         found = op.eigs(neigs=neigs)
     assert_close(np.abs(found), np.abs(expected), rtol=1e-8)
     assert log.brought <= expected.nbytes
+
+
+@pytest.mark.parametrize(
+    ("a", "value"),
+    [
+        (rand((4, 8)) @ rand((4, 8)).T, lambda op: op.eigs(2, symmetric=True, uselobpcg=True)),
+        (rand((8, 4)), lambda op: op.cond(uselobpcg=True)),
+    ],
+    ids=["eigs", "cond"],
+)
+def test_a_small_matrix_is_for_lobpcg(a, value):
+    found = [value(pylops.MatrixMult(make(a))) for make in (np.asarray, lazy)]
+    assert_close(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_eigenvalues_of_a_complex_matrix_that_is_not_square(symmetric):
+    a = rand((9, 7), "complex128")
+    expected = pylops.MatrixMult(a, dtype=a.dtype).eigs(neigs=3, symmetric=symmetric)
+    found = pylops.MatrixMult(lazy(a), dtype=a.dtype).eigs(neigs=3, symmetric=symmetric)
+    assert found.dtype == expected.dtype
+    assert_close(found, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("make", [matrix, weights])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,7 @@ def on_dask_array(method: Callable[..., Any], op: Any, x: Any, adjoint: bool) ->
     ``Regression.apply`` and ``UDCT.inverse`` hand on the array that the user gave them.
     """
     check(x)
+    check_length(x, op.shape[0 if adjoint else 1])
     return _outwards(_apply_or_whole(method, op, lift(x), adjoint))
 
 
@@ -132,7 +134,8 @@ def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             return original(self, *args, **kwargs)
         if name == "trace" and _trace_of_matrix(self, *args, **kwargs):
             return original(self, *args, **kwargs)
-        if name == "eigs" and _all_of_matrix(self, *args, **kwargs):
+        given = inspect.signature(original).bind(self, *args, **kwargs).arguments
+        if _needs_matrix(self, name, given.get("neigs"), given.get("uselobpcg", False)):
             return blocks.values_of_matrix(self, original, args, kwargs)
         announce_numpy_vectors(f"{type(self).__name__}.{name}")
         with solvers.reading_once(self), _values_wanted():
@@ -148,9 +151,20 @@ def _trace_of_matrix(
     return (method or ("explicit" if op.explicit else "hutch++")).lower() == "explicit"
 
 
-def _all_of_matrix(op: Any, neigs: int | None = None, *args: Any, **kwargs: Any) -> bool:
-    """Whether all eigenvalues of a matrix are wanted, which ARPACK cannot give."""
-    return bool(op.explicit) and is_dask(op.A) and (neigs is None or neigs == op.shape[1])
+_SMALL = 1 << 24  # bytes of a matrix that is worked on sooner than through its products
+
+
+def _needs_matrix(op: Any, name: str, neigs: int | None, uselobpcg: bool) -> bool:
+    """Whether PyLops is to see a matrix, which it then gives to SciPy as it is.
+
+    ARPACK does not find all eigenvalues, and SciPy's LOBPCG none of a small operator; of a matrix
+    that is not square, those of the normal matrix are real.
+    """
+    if name not in ("eigs", "cond") or not op.explicit or not is_dask(op.A):
+        return False
+    if name == "eigs" and (neigs is None or neigs == op.shape[1]):
+        return True
+    return bool(uselobpcg or op.shape[0] != op.shape[1]) and op.A.nbytes <= _SMALL
 
 
 def _outwards(y: Any) -> Any:

@@ -17,7 +17,7 @@ import scipy.sparse.linalg
 from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, values_of, walk
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, walk
 from pylops_dispatch.operators import check_length, is_lazy_operator
 from pylops_dispatch.policy import announce_numpy_vectors
 from pylops_dispatch.steps import watched
@@ -137,8 +137,11 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(A, b, x0, rtol=rtol, atol=atol, maxiter=maxiter, **kwargs)
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
-        b, x0 = _in_solve(b), _in_solve(x0)
         check_length(b, A.shape[0])
+        # SciPy's make_system
+        own = b.dtype if b.dtype.char in "fdFD" else np.dtype(float)
+        dtype = np.result_type(A.dtype if A.dtype.char in "fdFD" else float, own)
+        b, x0 = (None if v is None else _in_solve(v).astype(dtype, copy=False) for v in (b, x0))
         # PyLops stops at the square of the residual's norm
         with _solving():
             tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2
@@ -161,6 +164,9 @@ def vectors_here(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(A, b, *args, **kwargs)
         announce_numpy_vectors("spgl1")
 
+        def here_too(vector: Any) -> Any:
+            return session.get().vector(as_box(vector))
+
         def forward(v: Any) -> Any:
             return session.get().product(A.matvec(_chunked(v, A.dims)))
 
@@ -170,8 +176,8 @@ def vectors_here(original: Callable[..., Any]) -> Callable[..., Any]:
         here = scipy.sparse.linalg.LinearOperator(
             A.shape, matvec=forward, rmatvec=backward, dtype=A.dtype
         )
-        kwargs = walk(kwargs, is_lazy, values_of)
-        solution, *rest = original(here, values_of(b), *args, **kwargs)
+        kwargs = walk(kwargs, is_lazy, here_too)
+        solution, *rest = original(here, here_too(b), *args, **kwargs)
         return (as_box(solution), *rest)
 
     return wrapper
