@@ -68,7 +68,8 @@ class Application:
 
     operator: Any
     given: _Input
-    held: list[DaskArray]  # arrays of the operator, as they are in memory
+    arrays: list[DaskArray]  # of the operator
+    held: list[DaskArray | None]  # the same in memory, if they are needed
     names: list[str]  # of what stands for the pieces
     made: dict[str, _Made]
     result: list[_Output]
@@ -128,12 +129,14 @@ def _input(x: DispatchArray) -> _Input | None:
 
 
 def _is_as_before(found: Application, op: Any, given: _Input) -> bool:
-    leaf = session.get().leaf
-    return (
-        found.given == given
-        and found.operator == signature(op)
-        and all(leaf(array) is array for array in found.held)
-    )
+    if found.given != given or found.operator != signature(op):
+        return False
+    return all(map(operator.is_, _in_memory(found.arrays, session.get()), found.held))
+
+
+def _in_memory(arrays: list[DaskArray], current: Any) -> list[DaskArray | None]:
+    """Return the dask arrays of an operator as they are by now, None if one was not needed."""
+    return [current.needed(array) for array in arrays]
 
 
 def _record(
@@ -143,8 +146,9 @@ def _record(
     parts = list(all_parts(op))
     if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in parts):
         return None
-    held = [current.leaf(array) for array in arrays_of(op)]
-    if not all(map(pc.in_memory, held)):
+    arrays = list(arrays_of(op))
+    held = _in_memory(arrays, current)
+    if not all(array is None or pc.in_memory(array) for array in held):
         return None
     before, counted = signature(op), [(part, counters(part)) for part in parts]
     names = [f"input-{number}" for number in given.same]
@@ -171,12 +175,14 @@ def _record(
             vars(part).update(old)
     if y is stand_in or not y.is_plain_vector or signature(op) != before:
         return None
+    if not all(map(operator.is_, _in_memory(arrays, current), held)):
+        return None  # some are needed for the first time
     after = stand_in.pieces
     made: dict[str, _Made] = {}
     result = [_output(piece, inputs, made) for piece in y.pieces]
     same = len(after) == len(pieces) and all(map(operator.is_, after, pieces))
     kept = [] if same else [_output(piece, inputs, made) for piece in after]
-    return Application(before, given, held, names, made, result, kept, increments)
+    return Application(before, given, arrays, held, names, made, result, kept, increments)
 
 
 def _stand_in(name: str, piece: DaskArray) -> DaskArray:

@@ -200,6 +200,12 @@ class Session:
             self._leaves[array.name] = DispatchArray(array)
         return self._source(array.name)
 
+    def needed(self, array: DaskArray) -> DaskArray | None:
+        """Return what an operator's dask array was read from, None if it was not needed so far."""
+        if pc.in_memory(array):
+            return array
+        return self._source(array.name) if array.name in self._leaves else None
+
     def _ancestors(self, array: DaskArray, itself: bool = True) -> tuple[set[str], set[str]]:
         """Return the nearest arrays of operators that an array is made of, and layers between."""
         dependencies = array.dask.dependencies

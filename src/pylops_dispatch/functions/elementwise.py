@@ -10,6 +10,8 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
+from dask.blockwise import blockwise
+from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
@@ -185,18 +187,20 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     That looks for chunks to unify, for objects to be named by pickling, and for dtypes, several
     times each; a step of a solver on small blocks mostly waited for it.
     """
-    index = tuple(range(max(p.ndim for p in parts if isinstance(p, DaskArray))))
-    lazy = [isinstance(p, DaskArray) for p in parts]
-    known = [p.name if is_array else repr(p) for p, is_array in zip(parts, lazy, strict=True)]
-    digest = hashlib.blake2b(repr((ufunc.__name__, known, lazy)).encode(), digest_size=16)
-    dtype = _dtype(ufunc, parts, {})
+    arrays = [p for p in parts if isinstance(p, DaskArray)]
+    lead = max(arrays, key=lambda array: array.ndim)
+    index = tuple(range(lead.ndim))
     arguments: list[Any] = []
-    for part, is_array in zip(parts, lazy, strict=True):
-        arguments += [part, (index if part.ndim else ()) if is_array else None]
-    return da.blockwise(
-        ufunc, index, *arguments, name=f"{ufunc.__name__}-{digest.hexdigest()}",
-        align_arrays=False, dtype=dtype, meta=np.empty((0,) * len(index), dtype),
-    )  # fmt: skip
+    for part in parts:
+        lazy = isinstance(part, DaskArray)
+        arguments += [part.name, index if part.ndim else ()] if lazy else [part, None]
+    digest = hashlib.blake2b(repr((ufunc.__name__, arguments)).encode(), digest_size=16)
+    name = f"{ufunc.__name__}-{digest.hexdigest()}"
+    blocks = {array.name: array.numblocks for array in arrays}
+    layer = blockwise(ufunc, name, index, *arguments, numblocks=blocks)
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
+    meta = np.empty((0,) * lead.ndim, _dtype(ufunc, parts, {}))
+    return DaskArray(graph, name, lead.chunks, meta=meta)
 
 
 def _sized(part: Any) -> bool:
