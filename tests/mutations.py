@@ -41,6 +41,53 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "graphs of applications kept though the operator changed", "repeating.py",
+        "if found.given != given or found.operator != signature(op):",
+        "if found.given != given:",
+        "tests/test_repeating.py", "changes",
+    ),
+    Fault(
+        "graphs of applications kept though the vector is cut in another way", "repeating.py",
+        "if found.given != given or found.operator != signature(op):",
+        "if found.operator != signature(op):",
+        "tests/test_repeating.py", "cut_in_another_way",
+    ),
+    Fault(
+        "lazy arrays that a repeated application does not need", "repeating.py",
+        "return [current.needed(array) for", "return [current.leaf(array) for",
+        "tests/test_repeating.py", "not_needed",
+    ),
+    Fault(
+        "applications that are repeated are not counted", "repeating.py",
+        "    for part, name, number in found.counted:", "    for part, name, number in ():",
+        "tests/test_repeating.py", "counted",
+    ),
+    Fault(
+        "repeated applications of what remembers vectors", "repeating.py",
+        "runs_users_code(part) or isinstance(part, MemoizeOperator)", "runs_users_code(part)",
+        "tests/test_repeating.py", "remembers",
+    ),
+    Fault(
+        "a plan leaves something in an operator", "operators.py",
+        "            vars(part).update(held)", "            pass",
+        "tests/test_errors.py", "leave_something",
+    ),
+    Fault(
+        "operators that hold each other without an end", "operators.py",
+        "(*found, *around)", "found",
+        "tests/test_errors.py", "circle",
+    ),
+    Fault(
+        "tolerances of comparisons that are absolute", "testing.py",
+        "(largest or 1e-2) if scale is None", "max(largest, 1e-2) if scale is None",
+        "tests/test_testing.py", "small_values",
+    ),
+    Fault(
+        "attributes set since the import are thrown away", "activation.py",
+        "if vars(owner).get(name) is not ours:", "if False:",
+        "tests/test_activation.py", "somebody_else",
+    ),
+    Fault(
         "many small arrays sent with each graph", "placing.py",
         "_LARGE if _together.get() is None else _SMALL", "_LARGE",
         "tests/test_placing.py", "many_small",

@@ -204,3 +204,19 @@ def test_two_solves_of_one_operator_at_once():
         found = [solver.step(x) for solver, x in zip(solvers, found, strict=True)]
     for x, y in zip(found, ys, strict=True):
         assert_close(x.compute(), steps(op, y, 5), rtol=1e-9)
+
+
+def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed):
+    """The adjoint kernel of Fredholm1, for one, which its rule does without."""
+    runs = []
+
+    def noted(block):
+        runs.append(block.shape)
+        return block
+
+    op = pylops.Diagonal(np.arange(1.0, 9))
+    op.spare = da.ones(8, chunks=4).map_blocks(noted, meta=np.ones(0))
+    y = rand(8)
+    assert_close(steps(op, da.from_array(y, chunks=4), 4), steps(op, y, 4), rtol=1e-9)
+    assert renamed
+    assert not runs

@@ -174,7 +174,9 @@ def _tolerance(*dtypes: Any) -> float:
     return max((100 * float(np.finfo(d).eps) for d in inexact), default=0.0)
 
 
-def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> None:
+def assert_close(
+    actual: Any, expected: Any, *, rtol: float | None = None, scale: float | None = None
+) -> None:
     """Assert that arrays are equal within rounding.
 
     Parameters
@@ -182,8 +184,12 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> No
     actual, expected : array_like
         What is, and what should be. Values that are not finite must be the same.
     rtol : float, optional
-        Largest error, relative to the largest expected value, however small that is, or to 0.01
-        where all are zero; 100 times the precision of the less precise of the two by default.
+        Largest error, relative to the largest expected value, however small that is; 100 times
+        the precision of the less precise of the two by default.
+    scale : float, optional
+        Size of the values that these come of, where they may cancel: errors are relative to it
+        if all that is expected is smaller. By default it matters only where all is to be zero,
+        and is 0.01.
 
     Raises
     ------
@@ -203,10 +209,11 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None) -> No
     rtol = _tolerance(actual.dtype, expected.dtype) if rtol is None else rtol
     if {actual.dtype.kind, expected.dtype.kind} <= {*"biu"}:  # whose own differences overflow
         actual, expected = actual.astype(np.longdouble), expected.astype(np.longdouble)
-    scale = float(np.max(np.abs(expected)))
+    largest = float(np.max(np.abs(expected)))
     error = float(np.max(np.abs(actual - expected)))
-    assert error <= rtol * (scale or 1e-2), (
-        f"largest error {error:.3e}, largest value {scale:.3e}, rtol {rtol:.1e}"
+    size = (largest or 1e-2) if scale is None else max(largest, scale)
+    assert error <= rtol * size, (
+        f"largest error {error:.3e}, largest value {largest:.3e}, rtol {rtol:.1e}"
     )
 
 
