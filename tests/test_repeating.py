@@ -6,13 +6,14 @@ import pylops
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
 from pylops.optimization.cls_basic import CGLS
 
 import pylops_dispatch
 from pylops_dispatch import repeating
 from pylops_dispatch.operators import counters
-from pylops_dispatch.solvers import Session
+from pylops_dispatch.solvers import Session, _sessions
 
 from .helpers import assert_close, chunks_for, rand
 
@@ -222,3 +223,48 @@ def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed):
     assert_close(steps(op, da.from_array(y, chunks=6), 4), steps(own, y, 4), rtol=1e-9)
     assert renamed
     assert not runs
+
+
+def test_an_operator_that_changes_in_each_step_is_just_applied(renamed, monkeypatch):
+    tried = []
+    original = repeating._record
+    monkeypatch.setattr(repeating, "_record", lambda *a: (tried.append(1), original(*a))[1])
+
+    class Changes(Callbacks):
+        def on_step_end(self, solver, x):
+            solver.Op.diag = solver.Op.diag * 1.1
+
+    def solve(y):
+        op = pylops.Diagonal(np.arange(1.0, 9))
+        return CGLS(op, callbacks=[Changes()]).solve(y, niter=12, tol=0)[0]
+
+    y = rand(8)
+    assert_close(solve(da.from_array(y, chunks=3)).compute(), solve(y), rtol=1e-9)
+    assert len(tried) == 2  # in the first step, before it changes
+
+
+class Landweber(Solver):
+    """Makes the adjoint, and a scaled operator, anew in each step."""
+
+    def step(self, x, y):
+        return x + 0.01 * (self.Op.H @ (y - (1.0 * self.Op) @ x))
+
+    def solve(self, y, niter):
+        x = np.zeros_like(y)
+        for _ in range(niter):
+            x = self.step(x, y)
+            float(np.linalg.norm(x))
+        return x
+
+    setup = run = finalize = memory_usage = None
+
+
+def test_operators_that_are_made_anew_in_each_step(renamed):
+    op = pylops.Identity(30) + 0.3 * pylops.Laplacian(DIMS)
+    y = rand(30)
+    solver = Landweber(op)
+    found = solver.solve(da.from_array(y, chunks=8), 90)
+    assert_close(found.compute(), Landweber(op).solve(y, 90), rtol=1e-9)
+    assert len(renamed) == 2 * 89  # all but the first step
+    kept = _sessions[solver].applications
+    assert len(kept) <= 64

@@ -66,7 +66,6 @@ class _Made(NamedTuple):
 class Application:
     """An application whose graph was made for what stands for a vector."""
 
-    operator: Any
     given: _Input
     arrays: list[DaskArray]  # of the operator
     held: list[DaskArray | None]  # the same in memory, if they are needed
@@ -74,10 +73,16 @@ class Application:
     made: dict[str, _Made]
     result: list[_Output]
     adopted: list[_Output]  # what the vector holds from here on, if that is something else
-    counted: list[tuple[Any, str, int]]
+    counted: list[tuple[int, str, int]]  # which of the operators that it is made of, and how often
+    tried: int = 0  # how often one was made anew without being of use
 
 
-Known = dict[tuple[int, bool], Application | None]
+# by the operator as it is, and direction; or how often it was tried in vain
+Known = dict[tuple[Any, ...], Application | int]
+
+_KEPT = 64  # in a solve, the first of which go: an operator may change in each step
+
+_TRIED = 3  # arrays of an operator may have to come into memory first
 
 
 def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> DispatchArray:
@@ -105,15 +110,26 @@ def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> Dispatch
         return apply(x)
     current.applying = True
     try:
-        known, place = current.applications, (id(op), adjoint)
+        # what is equal to an operator, as ``Op.H`` is each time that it is made, is that operator
+        known, place = current.applications, (signature(op), adjoint)
         if place not in known:
-            known[place] = None
+            if len(known) >= _KEPT:
+                del known[next(iter(known))]
+            known[place] = 0
             return apply(x)
-        given = _input(x)
-        found = known[place]
-        if given is not None and not (found and _is_as_before(found, op, given)):
-            found = known[place] = _record(op, x, given, apply, current)
-        return apply(x) if given is None or found is None else _renamed(found, x)
+        given, found = _input(x), known[place]
+        if given is None or (isinstance(found, int) and found >= _TRIED):
+            return apply(x)
+        if isinstance(found, Application) and _is_as_before(found, given, current):
+            found.tried = 0
+            return _renamed(found, op, x)
+        tried = 1 + (found.tried if isinstance(found, Application) else found)
+        made = _record(op, x, given, apply, current) if tried <= _TRIED else None
+        known[place] = tried if made is None else made
+        if made is None:
+            return apply(x)
+        made.tried = tried
+        return _renamed(made, op, x)
     finally:
         current.applying = False
 
@@ -128,10 +144,9 @@ def _input(x: DispatchArray) -> _Input | None:
     return _Input(x.size, tuple(kinds), tuple(map(names.index, names)))
 
 
-def _is_as_before(found: Application, op: Any, given: _Input) -> bool:
-    if found.given != given or found.operator != signature(op):
-        return False
-    return all(map(operator.is_, _in_memory(found.arrays, session.get()), found.held))
+def _is_as_before(found: Application, given: _Input, current: Any) -> bool:
+    held = _in_memory(found.arrays, current)
+    return found.given == given and all(map(operator.is_, held, found.held))
 
 
 def _in_memory(arrays: list[DaskArray], current: Any) -> list[DaskArray | None]:
@@ -166,8 +181,8 @@ def _record(
     finally:
         current.recording = False
         increments = [
-            (part, name, number - old.get(name, 0))
-            for part, old in counted
+            (place, name, number - old.get(name, 0))
+            for place, (part, old) in enumerate(counted)
             for name, number in counters(part).items()
             if number != old.get(name, 0)
         ]
@@ -182,7 +197,7 @@ def _record(
     result = [_output(piece, inputs, made) for piece in y.pieces]
     same = len(after) == len(pieces) and all(map(operator.is_, after, pieces))
     kept = [] if same else [_output(piece, inputs, made) for piece in after]
-    return Application(before, given, arrays, held, names, made, result, kept, increments)
+    return Application(given, arrays, held, names, made, result, kept, increments)
 
 
 def _stand_in(name: str, piece: DaskArray) -> DaskArray:
@@ -234,7 +249,7 @@ def _name_in(key: Any) -> str:
     return str(key[0] if isinstance(key, tuple) else key)
 
 
-def _renamed(found: Application, x: DispatchArray) -> DispatchArray:
+def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
     """Return the result of an application that was made before, for another vector."""
     new = [piece for piece in x.pieces if isinstance(piece, DaskArray)]
     given = {
@@ -273,8 +288,9 @@ def _renamed(found: Application, x: DispatchArray) -> DispatchArray:
 
     if found.adopted:
         x.adopt([output(of) for of in found.adopted])
-    for part, name, number in found.counted:
-        setattr(part, name, getattr(part, name) + number)
+    parts = list(all_parts(op)) if any(place for place, _, _ in found.counted) else [op]
+    for place, name, number in found.counted:
+        setattr(parts[place], name, getattr(parts[place], name) + number)
     y = [output(of) for of in found.result]
     return DispatchArray(y, (sum(map(pc.size, y)),))
 

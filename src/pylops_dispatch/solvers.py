@@ -836,4 +836,4 @@ def _users_callbacks(solver: Any) -> Iterator[None]:
 
 def methods_of(cls: type) -> Iterator[str]:
     """Yield the names of the methods that a solver class defines itself."""
-    return (name for name in _METHODS if name in vars(cls))
+    return (name for name in _METHODS if inspect.isfunction(vars(cls).get(name)))
