@@ -1216,3 +1216,20 @@ def test_data_are_worked_out_once_whatever_else_reads_them(solve, make, first):
     y = drawn[0]
     ahead = {"zeros": None, "the data": y}[first]
     assert_close(x, solve(make(y), y, x0=ahead, niter=4)[0], rtol=1e-8)
+
+
+def test_a_solver_class_of_the_users_may_take_methods_away():
+    class Halved(CGLS):
+        memory_usage = None
+        finalize = None
+
+        def solve(self, y, niter):
+            x = self.setup(y, niter=niter, tol=0)
+            for _ in range(niter):
+                x = self.step(x)
+            return x / 2
+
+    y = rand(8)
+    found = Halved(pylops.Diagonal(np.arange(1.0, 9))).solve(da.from_array(y, chunks=3), 3)
+    expected = Halved(pylops.Diagonal(np.arange(1.0, 9))).solve(y, 3)
+    assert_close(found.compute(), expected, rtol=1e-10)
