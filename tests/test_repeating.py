@@ -141,12 +141,20 @@ def test_a_vector_of_an_operators_own_array(renamed):
     assert renamed
 
 
+class Untold:
+    """Of which nothing can be told."""
+
+    def __dask_tokenize__(self):
+        raise AssertionError
+
+
 class Own(pylops.LinearOperator):
     """Counts how often its code runs."""
 
     def __init__(self):
         super().__init__(dtype=np.dtype(float), dims=(6,), dimsd=(6,))
         self.runs = 0
+        self.held = Untold()
 
     def _matvec(self, x):
         self.runs += 1

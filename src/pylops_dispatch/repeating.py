@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from dask._task_spec import GraphNode, TaskRef, convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.blockwise import Blockwise
@@ -72,6 +73,7 @@ class Application:
     names: list[str]  # of what stands for the pieces
     made: dict[str, _Made]
     result: list[_Output]
+    dtype: np.dtype[Any]
     adopted: list[_Output]  # what the vector holds from here on, if that is something else
     counted: list[tuple[int, str, int]]  # which of the operators that it is made of, and how often
     tried: int = 0  # how often one was made anew without being of use
@@ -107,6 +109,8 @@ def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> Dispatch
     current = session.get()
     # operators within it run as it does; on a cluster each application looks where arrays lie
     if current is None or current.applying or not current.repeats or client_in_use() is not None:
+        return apply(x)
+    if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in all_parts(op)):
         return apply(x)
     current.applying = True
     try:
@@ -158,14 +162,11 @@ def _record(
     op: Any, x: DispatchArray, given: _Input, apply: Apply, current: Any
 ) -> Application | None:
     """Apply an operator to what stands for a vector; None if what comes of it is not for others."""
-    parts = list(all_parts(op))
-    if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in parts):
-        return None
     arrays = list(arrays_of(op))
     held = _in_memory(arrays, current)
     if not all(array is None or pc.in_memory(array) for array in held):
         return None
-    before, counted = signature(op), [(part, counters(part)) for part in parts]
+    before, counted = signature(op), [(part, counters(part)) for part in all_parts(op)]
     names = [f"input-{number}" for number in given.same]
     pieces = [
         piece if isinstance(piece, Zeros) else _stand_in(name, piece)
@@ -197,7 +198,7 @@ def _record(
     result = [_output(piece, inputs, made) for piece in y.pieces]
     same = len(after) == len(pieces) and all(map(operator.is_, after, pieces))
     kept = [] if same else [_output(piece, inputs, made) for piece in after]
-    return Application(given, arrays, held, names, made, result, kept, increments)
+    return Application(given, arrays, held, names, made, result, y.dtype, kept, increments)
 
 
 def _stand_in(name: str, piece: DaskArray) -> DaskArray:
@@ -292,7 +293,7 @@ def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
     for place, name, number in found.counted:
         setattr(parts[place], name, getattr(parts[place], name) + number)
     y = [output(of) for of in found.result]
-    return DispatchArray(y, (sum(map(pc.size, y)),))
+    return DispatchArray(y, (sum(map(pc.size, y)),), found.dtype)
 
 
 def _joined(*mappings: Mapping[str, Any]) -> dict[str, Any]:
