@@ -151,12 +151,13 @@ def parts(op: Any, around: Sequence[Any] = ()) -> list[Any]:
     around : sequence of LinearOperator, optional
         Those that it was reached through, which it may hold too (an adjoint that is kept).
     """
-    found: list[Any] = []
+    left_out = set(map(id, around))
+    found: dict[int, Any] = {}
     for value in vars(op).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
-            if is_operator(item) and not any(item is f for f in (*found, *around)):
-                found.append(item)
-    return found
+            if is_operator(item) and id(item) not in left_out:
+                found[id(item)] = item
+    return list(found.values())
 
 
 def all_parts(op: Any, around: Sequence[Any] = ()) -> Iterator[Any]:
