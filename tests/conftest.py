@@ -22,7 +22,6 @@ from .coverage import (  # noqa: F401
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
-from .sharing import pytest_xdist_make_scheduler  # noqa: F401
 
 settings.register_profile(
     "default",

@@ -25,16 +25,11 @@ def apply(op, direction, x):
 
 def has_columns(entry):
     """Whether it is applied to columns here; Numba would compile for them once more."""
-    return entry.adjoint and entry.matmat and not is_compiled(entry)
-
-
-def is_compiled(entry):
-    """Whether Numba compiles for it, which only one worker of pytest-xdist has to do."""
-    return "numba" in entry.id
+    return entry.adjoint and entry.matmat and "numba" not in entry.id
 
 
 @functools.cache
-def numpy_results(extra, compiled):
+def numpy_results(extra):
     """What PyLops alone gives for all entries, found together: to switch it takes its time.
 
     For each entry, direction and shape the input, and the output or the error.
@@ -43,7 +38,7 @@ def numpy_results(extra, compiled):
         return {
             (entry.id, *how): numpy_attempt(entry, *how, extra)
             for entry in CATALOGUE
-            if is_compiled(entry) == compiled and (not extra or has_columns(entry))
+            if not extra or has_columns(entry)
             for how in itertools.product(DIRECTIONS, [False, True])
         }
 
@@ -61,7 +56,7 @@ def numpy_attempt(entry, direction, shaped, extra):
 
 def numpy_result(entry, direction, shaped, extra=()):
     """The input, and what PyLops alone gives for it, or the ValueError that it raises."""
-    x, found = numpy_results(extra, is_compiled(entry))[entry.id, direction, shaped]
+    x, found = numpy_results(extra)[entry.id, direction, shaped]
     if isinstance(found, Exception) and not isinstance(found, ValueError):
         raise found
     return x, found
