@@ -43,7 +43,6 @@ from pylops_dispatch.operators import (
     is_pylops,
     lazy_attributes,
     numpy_arrays_of,
-    parts,
     rebuilt,
     resized,
     with_changes,
@@ -483,14 +482,11 @@ def tile_lengths(
     return tuple(lengths)
 
 
-def leaves(
-    op: Any, names: Callable[[Any], tuple[str, ...]], around: tuple[Any, ...] = ()
-) -> Iterator[tuple[Any, str]]:
+def leaves(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Iterator[tuple[Any, str]]:
     """Yield operator and attribute for all coefficients in a tree of operators, in order."""
-    wanted, inner = names(op), (*around, op)
-    yield from ((op, name) for name in vars(op) if name in wanted)
-    for part in parts(op, inner):
-        yield from leaves(part, names, inner)
+    for part in all_parts(op):
+        wanted = names(part)
+        yield from ((part, name) for name in vars(part) if name in wanted)
 
 
 def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:

@@ -29,7 +29,7 @@ from pylops_dispatch.array import (
     walk,
 )
 from pylops_dispatch.namespace import dask_namespace, with_namespace
-from pylops_dispatch.operators import made_lazy, parts
+from pylops_dispatch.operators import all_parts, made_lazy
 from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
 from pylops_dispatch.rules.table import RULES
 
@@ -161,14 +161,11 @@ def _lower_held(result: Any) -> None:
                 setattr(op, name, np)
 
 
-def _owners(result: Any, around: tuple[Any, ...] = ()) -> Iterator[Any]:
+def _owners(result: Any) -> Iterator[Any]:
     """Yield the objects that hold a result's arrays: operators, and what is made of them."""
     for item in result if isinstance(result, (tuple, list)) else [result]:
         if hasattr(item, "__dict__") and not isinstance(item, DispatchArray):
-            yield item
-            inner = (*around, item)
-            for part in parts(item, inner):
-                yield from _owners(part, inner)
+            yield from all_parts(item)
 
 
 def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -288,20 +288,18 @@ def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
                 yield name, items
 
 
-def lazy_arrays(op: Any, around: Sequence[Any] = ()) -> Iterator[tuple[Any, str, DaskArray]]:
+def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
     """Yield owner, attribute and array for every dask array that an operator is made of.
 
     What an application has left in it is no such array.
     """
-    left = _left.get(identity(op), ()) if _left else ()
-    for name, items in lazy_attributes(op):
-        for item in items:
-            array = item.dask() if isinstance(item, DispatchArray) else item
-            if array.name not in left:
-                yield op, name, array
-    inner = (*around, op)
-    for part in parts(op, inner):
-        yield from lazy_arrays(part, inner)
+    for part in all_parts(op):
+        left = _left.get(identity(part), ()) if _left else ()
+        for name, items in lazy_attributes(part):
+            for item in items:
+                array = item.dask() if isinstance(item, DispatchArray) else item
+                if array.name not in left:
+                    yield part, name, array
 
 
 def is_lazy_operator(op: Any) -> bool:

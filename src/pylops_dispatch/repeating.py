@@ -252,14 +252,13 @@ def _name_in(key: Any) -> str:
 
 def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
     """Return the result of an application that was made before, for another vector."""
-    new = [piece for piece in x.pieces if isinstance(piece, DaskArray)]
     given = {
         name: piece
         for name, piece in zip(found.names, x.pieces, strict=True)
         if isinstance(piece, DaskArray)
     }
-    which = hashlib.blake2b(repr([piece.name for piece in new]).encode(), digest_size=16)
     names = {name: piece.name for name, piece in given.items()}
+    which = hashlib.blake2b(repr(list(names.values())).encode(), digest_size=16)
     for name, made in found.made.items():
         for own in (name, *made.inner):
             digest = which.copy()
