@@ -664,23 +664,39 @@ SOLVERS = {
     "fista": lambda op, y: (
         pylops.fista, (op, y.ravel()), {"niter": 9, "alpha": 0.01, "eps": 1e-3, "tol": 0.0},
     ),
+    "irls": lambda op, y: (
+        pylops.optimization.sparsity.irls,  # which takes flat operators only
+        (pylops.Identity(y.size) + 0.3 * pylops.FirstDerivative(y.size), y.ravel()),
+        {"nouter": 9, "tolIRLS": 0.0, "tol": 0.0, "niter": 1, "engine": "pylops"},
+    ),
+    "splitbregman": lambda op, y: (
+        pylops.optimization.sparsity.splitbregman, (op, y.ravel(), [pylops.FirstDerivative(DIMS)]),
+        {
+            "niter_outer": 9, "niter_inner": 1, "mu": 1.0, "epsRL1s": [0.1], "tol": 1e-10,
+            "engine": "pylops", "niter": 1,
+        },
+    ),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("count", [3, 9])
 @pytest.mark.parametrize("name", SOLVERS)
-def test_tasks_and_executions_of_a_solver_are_exact(name):
+def test_tasks_and_executions_of_a_solver_are_exact(name, count):
     op = pylops.Identity(DIMS) + 0.3 * pylops.FirstDerivative(DIMS, axis=0)
     solver, args, kwargs = SOLVERS[name](op, in_memory())
+    kwargs = {key: count if value == 9 else value for key, value in kwargs.items()}
     with forbid_executions():
         planned = plan(solver, *args, **kwargs)
     marks = []
     args = tuple(a.persist() if isinstance(a, da.Array) else a for a in args)
     with count_executions() as seen:
         solver(*args, **kwargs, callback=lambda x: marks.append(seen.count))
-    assert planned.count == 9
+    assert planned.count == count
     later = [step.executions for step in planned.steps[1:]]
     assert later == np.diff(marks)[: len(later)].tolist()
     assert planned.tasks == len(seen.tasks)
+    stages = planned.setup, *planned.steps, *[planned.step] * (count - len(planned.steps))
+    assert sum(stage.executions for stage in stages) + planned.end.executions == seen.count
 
 
 def test_what_a_step_moves_is_told():

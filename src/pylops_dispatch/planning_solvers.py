@@ -79,6 +79,8 @@ class SolverPlan:
         Of the vectors, on a cluster: a long solve lets go of the tasks that they came of.
     steps : tuple of Stage
         First steps; all later ones are as the last of these.
+    end : Stage
+        After the last step: ``SplitBregman.run`` looks once more whether its model changed.
     count : int or None
         Steps that the call may take, None if that is not known.
     threads : int
@@ -95,6 +97,7 @@ class SolverPlan:
     setup: Stage
     copies: Stage
     steps: tuple[Stage, ...]
+    end: Stage
     count: int | None
     threads: int
     workers: int
@@ -109,8 +112,9 @@ class SolverPlan:
     @property
     def tasks(self) -> int:
         """Tasks of the whole solve, if it takes all its steps; of the planned ones otherwise."""
-        found = self.setup.tasks + self.copies.tasks + sum(step.tasks for step in self.steps)
-        return found + max((self.count or 0) - len(self.steps), 0) * self.step.tasks
+        stages = (self.setup, self.copies, *self.steps, self.end)
+        later = max((self.count or 0) - len(self.steps), 0)
+        return sum(stage.tasks for stage in stages) + later * self.step.tasks
 
     @property
     def peak_bytes_per_worker(self) -> int:
@@ -129,6 +133,7 @@ class SolverPlan:
             ("solver", self.solver),
             ("setup", _described(self.setup)),
             ("each step", _described(self.step)),
+            *((("at the end", _described(self.end)),) if self.end.executions else ()),
             *((("copies", _described(self.copies)),) if self.copies.executions else ()),
             ("steps", "unknown" if self.count is None else f"at most {self.count}"),
             ("tasks", str(self.tasks)),
@@ -165,7 +170,17 @@ class _Execution(NamedTuple):
 
 
 class _Enough(Exception):
-    """Raised when enough steps are planned."""
+    """Raised where the step after those that are planned begins."""
+
+
+class _AllSteps(int):
+    """How many steps were made, compared as if these were all: a loop ends as it does then."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __ge__(self, other: object) -> bool:
+        return True
 
 
 class _Watch(Callbacks):
@@ -179,8 +194,15 @@ class _Watch(Callbacks):
         self.marks: list[int] = []
         self.solution = _Vectors(0, 0)
 
+    @property
+    def has_enough(self) -> bool:
+        """Whether enough steps are planned."""
+        return len(self.marks) > _STEPS
+
     def on_step_begin(self, solver: Solver, x: Any) -> None:
         """Take the first solver that makes a step for the one that is meant."""
+        if self.has_enough:
+            raise _Enough
         if self._solver is None:
             self._solver = solver
             self.name, self.count = type(solver).__name__, steps_of(solver).total
@@ -193,8 +215,8 @@ class _Watch(Callbacks):
             pieces = itertools.chain(*(getattr(value, "pieces", ()) for value in given))
             self.solution = _together(p for p in pieces if isinstance(p, DaskArray))
             self.marks.append(len(self._executions))
-            if len(self.marks) > _STEPS:
-                raise _Enough
+            if self.has_enough and self.count is not None:
+                solver.iiter = _AllSteps(solver.iiter)  # ``while self.iiter < niter`` in run
 
 
 def _together(arrays: Iterable[DaskArray]) -> _Vectors:
@@ -294,6 +316,8 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             executions.append(_Execution(graph.count, moved, peak))
 
         def cut_lineage(self) -> None:
+            if watch.has_enough:
+                return
             fixed = {box.dask().name for box in self._leaves.values()}
             begins.append({a.name: a for a in self.in_memory() if a.name not in fixed})
 
@@ -344,7 +368,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             "the method solve of a solver, and dask data or an operator of dask arrays"
         )
 
-    def stage(first: int, last: int) -> Stage:
+    def stage(first: int, last: int | None) -> Stage:
         found = executions[first:last]
         moved: Counter[str] = Counter()
         for execution in found:
@@ -362,6 +386,7 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
         setup=stage(0, watch.marks[0]),
         copies=copies,
         steps=tuple(stage(*pair) for pair in itertools.pairwise(watch.marks)),
+        end=stage(watch.marks[-1], None),
         count=watch.count,
         threads=threads,
         workers=number_of_workers(),
