@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 import pylops_dispatch
 
-from . import helpers
+from . import helpers, interpreters
 from .coverage import (  # noqa: F401
     pytest_addoption,
     pytest_configure,
@@ -34,6 +34,12 @@ settings.load_profile("default")
 
 # a graph makes more than 700 objects, after which all of the young ones would be walked through
 gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_sessionstart(session):
+    """Compile the package before workers of pytest-xdist start."""
+    if not hasattr(session.config, "workerinput"):
+        interpreters.compile_package()
 
 
 def pytest_collection_finish():

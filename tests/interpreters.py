@@ -6,6 +6,7 @@ which takes longer than most of what is tested in them. This module imports neit
 
 from __future__ import annotations
 
+import compileall
 import functools
 import multiprocessing
 import os
@@ -21,7 +22,10 @@ from typing import Any, NamedTuple
 import dask
 import distributed  # noqa: F401, or its settings would go with the one that is set here
 
-LIBRARIES = ["scipy.signal", "scipy.sparse.linalg", "numba", "dask.array", "distributed"]
+LIBRARIES = """
+    array_api_compat.dask.array array_api_compat.numpy curvelets.utils dask.array distributed
+    email.policy numba.cuda numba.np.arrayobj pyfftw pywt scipy.signal scipy.sparse.linalg spgl1
+""".split()
 
 
 class Finished(NamedTuple):
@@ -30,6 +34,11 @@ class Finished(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+
+
+def compile_package() -> None:
+    """Compile this package once for all processes, which may be told to write no bytecode."""
+    compileall.compile_dir(Path(__file__).parent.parent / "src", quiet=1)
 
 
 @functools.cache
