@@ -221,7 +221,17 @@ def number_of_arrays(index):
     return sum(isinstance(i, np.ndarray) for i in index)
 
 
-@settings(max_examples=100)
+@pytest.mark.parametrize(
+    "index", [([0, 0, 0], [0, 0]), ([0, 0], [False]), ([0, 0, 0], [0, 0], [0])], ids=str
+)
+def test_positions_that_do_not_broadcast_are_an_index_error(index):
+    index, x = tuple(map(np.array, index)), np.zeros((1, 1, 1))
+    for array in (x, DispatchArray(to_dask(x, x.shape))):
+        with pytest.raises(IndexError, match="could not be broadcast together with shapes"):
+            array[index]
+
+
+@settings(max_examples=50)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
     transposed=st.booleans(),

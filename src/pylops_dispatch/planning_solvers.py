@@ -210,7 +210,7 @@ class _Watch(Callbacks):
 
     def on_step_end(self, solver: Solver, x: Any) -> None:
         """Note the executions so far."""
-        if solver is self._solver:
+        if self._solver is not None and solver is self._solver:
             given = (x, getattr(solver, "var", None))  # LSQR.solve gives variances too
             pieces = itertools.chain(*(getattr(value, "pieces", ()) for value in given))
             self.solution = _together(p for p in pieces if isinstance(p, DaskArray))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
@@ -129,11 +130,23 @@ def _flat_positions(index: Any, shape: Shape) -> np.ndarray[Any, Any] | None:
         and any(isinstance(i, np.ndarray) for i in index)
     ):
         arrays = [not_negative(np.asarray(i), n) for i, n in zip(index, shape, strict=True)]
+        together = _broadcast_positions(arrays)
         try:
-            return np.ravel_multi_index(tuple(np.broadcast_arrays(*arrays)), shape)
+            return np.ravel_multi_index(together, shape)
         except ValueError as error:
             raise IndexError(str(error)) from error
     return None
+
+
+def _broadcast_positions(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, ...]:
+    """Return positions along several axes in one shape; as an index NumPy raises IndexError."""
+    try:
+        return tuple(np.broadcast_arrays(*arrays))
+    except ValueError:
+        shapes = " ".join(str(array.shape) for array in arrays)
+        raise IndexError(
+            f"indexing arrays could not be broadcast together with shapes {shapes}"
+        ) from None
 
 
 def _taken(box: DispatchArray, index: Any) -> Any:
@@ -245,7 +258,7 @@ def _gather_together(array: DaskArray, index: Index, first: bool) -> DaskArray:
     entries = [i for i in index if i is not None]
     axes = [axis for axis, i in enumerate(entries) if not isinstance(i, slice)]
     given = [not_negative(np.asarray(entries[a]), array.shape[a]) for a in axes]
-    points = dict(zip(axes, np.broadcast_arrays(*given), strict=True))
+    points = dict(zip(axes, _broadcast_positions(given), strict=True))
     ndim = points[axes[0]].ndim
     others = array[tuple(i if isinstance(i, slice) else slice(None) for i in entries)]
     taken = others.vindex[tuple(points.get(axis, slice(None)) for axis in range(len(entries)))]
