@@ -41,6 +41,38 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "coefficients stay on workers as they came over the network", "lineage.py",
+        "Task(own, aligned, TaskRef", "Task(own, _same, TaskRef",
+        "tests/test_worker_tasks.py", "lie_on_workers",
+    ),
+    Fault(
+        "coefficients stay on a single worker as they came over the network", "placing.py",
+        "else _aligned(there)", "else there",
+        "tests/test_worker_tasks.py", "lie_on_workers",
+    ),
+    Fault(
+        "users' operators get arrays as they came over the network", "blocks.py",
+        "    if not in_task():\n", "    if in_task():\n",
+        "tests/test_worker_tasks.py", "holds_on_a_worker",
+    ),
+    Fault(
+        "a task keeps its worker's thread while it solves", "solvers.py",
+        "        with beside_other_tasks():\n            yield", "        if True:\n            yield",
+        "tests/test_worker_tasks.py", "may_solve",
+    ),
+    Fault(
+        "a task keeps its worker's thread while arrays are copied", "lineage.py",
+        "@beside_other_tasks()\ndef cut", "def cut",
+        "tests/test_worker_tasks.py", "sent_apart",
+    ),
+    Fault(
+        "one task of whole arrays forgets what keeps them in memory", "pieces.py",
+        "    graph = HighLevelGraph.from_collections(name, {key: task}, dependencies=arrays)",
+        "    from dask.array import from_delayed\n    from dask.delayed import delayed\n"
+        "    return from_delayed(delayed(function)(*given, *arrays), shape, dtype)",
+        "tests/test_worker_tasks.py", "in_memory",
+    ),
+    Fault(
         "graphs of applications kept though the operator changed", "repeating.py",
         "(signature(op), adjoint)", "(id(op), adjoint)",
         "tests/test_repeating.py", "changes",

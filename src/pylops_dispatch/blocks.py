@@ -21,7 +21,9 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from pylops import LinearOperator
 
+from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import is_lazy, session, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.copying import with_own_settings
@@ -45,16 +47,17 @@ from pylops_dispatch.operators import (
     numpy_arrays_of,
     rebuilt,
     resized,
+    runs_users_code,
     with_changes,
 )
-from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, samples
+from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, one_block, samples
 from pylops_dispatch.placing import is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
 from pylops_dispatch.whole import arrays_within, with_arrays, without_arrays
-from pylops_dispatch.workers import client_in_use
+from pylops_dispatch.workers import client_in_use, in_task
 
 if TYPE_CHECKING:
     from pylops_dispatch.rules.table import Rule
@@ -97,7 +100,16 @@ def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -
     """
     blas = one_blas_thread() if limit else nullcontext()
     with blas, inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
+        op, x = as_scipy_takes(op, x)
         return method_of(cls, op, adjoint)(x.ravel())
+
+
+def as_scipy_takes(op: Any, x: Any) -> tuple[Any, Any]:
+    """Return what came to a worker so that any code of a user may run on it, SciPy's as well."""
+    if not in_task():
+        return op, x
+    # PyLops's own operators call none of SciPy's functions that refuse what is not aligned
+    return aligned(op) if any(map(runs_users_code, all_parts(op))) else op, aligned(x)
 
 
 def method_of(cls: type | None, op: Any, adjoint: bool) -> Callable[[Any], Any]:
@@ -663,20 +675,8 @@ def apply_whole(
     template, held = whole_copy(op, known)
     template, large = without_arrays(template)
     whole = [x.rechunk(-1), *held, *large]
-    inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
-    task = Task(
-        (name, 0),
-        _whole_block,
-        cls,
-        dtype,
-        DataNode(None, template),
-        len(large),
-        turns_of(op),
-        adjoint,
-        *inputs,
-    )
-    graph = HighLevelGraph.from_collections(name, {(name, 0): task}, dependencies=whole)
-    return DaskArray(graph, name, ((n,),), dtype=dtype)
+    given = (cls, dtype, DataNode(None, template), len(large), turns_of(op), adjoint)
+    return one_block(name, _whole_block, given, whole, (n,), dtype)
 
 
 _copies: OrderedDict[str, tuple[str, Any]] = OrderedDict()
@@ -716,6 +716,7 @@ def _whole_block(
     # what was announced holds, whatever the operator makes of the values
     with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
         # as LinearOperator.matvec, which refuses a result of another size
+        op, x = as_scipy_takes(op, x)
         y = method_of(cls, op, adjoint)(x).reshape(op.shape[1 if adjoint else 0])
         y = y.astype(dtype, copy=False)
         return out_of_own_memory(y, op) if turns else y
@@ -728,46 +729,30 @@ def _put_together(template: Any, large: int, arrays: Sequence[Any]) -> Any:
 
 
 def solve_explicit(
-    op: Any, divide: Any, y: DaskArray, args: tuple[Any, ...], kwargs: dict[str, Any]
+    op: Any, y: DaskArray, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> DaskArray:
     """Solve with the matrix of an explicit operator in one lazy task, as PyLops does."""
     announce_whole(type(op).__name__, "a dense or sparse matrix is factorised by SciPy")
     template, held = taken_apart(op)
     template, large = without_arrays(template)
     whole = [y.rechunk(-1), *held, *large]
-    inputs = [TaskRef((a.name, *(0,) * a.ndim)) for a in whole]
     name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"
-    shape = (op.shape[1], *y.shape[1:])
-    key = (name, *(0,) * y.ndim)
-    task = Task(
-        key,
-        _solve_block,
-        divide,
-        DataNode(None, template),
-        len(large),
-        args,
-        kwargs,
-        *inputs,
-    )
-    graph = HighLevelGraph.from_collections(name, {key: task}, dependencies=whole)
+    given = (DataNode(None, template), len(large), args, kwargs)
     dtype = np.result_type(op.dtype, y.dtype, np.float32)
-    return DaskArray(graph, name, tuple((n,) for n in shape), dtype=dtype)
+    return one_block(name, _solve_block, given, whole, (op.shape[1], *y.shape[1:]), dtype)
 
 
-def _solve_block(
-    divide: Any, template: Any, large: int, args: Any, kwargs: Any, y: Any, *arrays: Any
-) -> Any:
-    return divide(_put_together(template, large, arrays), y, *args, **kwargs)
+def _solve_block(template: Any, large: int, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:
+    op = aligned(_put_together(template, large, arrays))
+    return LinearOperator.__truediv__(op, aligned(y), *args, **kwargs)
 
 
-def values_of_matrix(
-    op: Any, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def values_of_matrix(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a method of an explicit operator makes of its whole matrix, in one task."""
-    announce_whole(f"{type(op).__name__}.{method.__name__}", "SciPy needs the dense matrix")
+    announce_whole(f"{type(op).__name__}.{name}", "SciPy needs the dense matrix")
     template, held = taken_apart(op)
-    return dask.delayed(_method_block)(method, template, args, kwargs, *held).compute()
+    return dask.delayed(_method_block)(name, template, args, kwargs, *held).compute()
 
 
-def _method_block(method: Any, template: Any, args: Any, kwargs: Any, *arrays: Any) -> Any:
-    return method(filled(template, arrays), *args, **kwargs)
+def _method_block(name: str, template: Any, args: Any, kwargs: Any, *arrays: Any) -> Any:
+    return getattr(LinearOperator, name)(aligned(filled(template, arrays)), *args, **kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pylops
-from dask.delayed import delayed
+from dask.base import tokenize
 
 from pylops_dispatch.array import (
     DispatchArray,
@@ -30,6 +30,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.namespace import dask_namespace, with_namespace
 from pylops_dispatch.operators import all_parts, made_lazy
+from pylops_dispatch.pieces import one_block
 from pylops_dispatch.policy import ImplicitComputeWarning, users_stacklevel
 from pylops_dispatch.rules.table import RULES
 
@@ -186,11 +187,11 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
         with warnings.catch_warnings(action="ignore"):
             bound.arguments[first] = np.zeros(array.shape, array.dtype)
             model = original(*bound.args, **bound.kwargs)
-        bound.arguments[first] = delayed(array.rechunk(-1), traverse=False)
-        make = functools.partial(_quietly, original)
-        result = da.from_delayed(
-            delayed(make, pure=True)(*bound.args, **bound.kwargs), model.shape, model.dtype
-        )
+        del bound.arguments[first]
+        array = array.rechunk(-1)
+        make = functools.partial(_quietly, original.__module__, original.__name__, first)
+        name = f"{original.__name__}-{tokenize(array.name, bound.arguments)}"
+        result = one_block(name, make, [bound.arguments], [array], model.shape, model.dtype)
         return DispatchArray(result) if inside else result
 
     return wrapper
@@ -234,9 +235,11 @@ def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _quietly(module: str, name: str, first: str, given: dict[str, Any], array: Any) -> Any:
+    # a function of PyLops's that has a wrapper here is found by no pickle
+    function = getattr(importlib.import_module(module), name)
     with warnings.catch_warnings(action="ignore"):
-        return function(*args, **kwargs)
+        return function(**{first: array}, **given)
 
 
 # functions that build operators, by module, with the settings of :func:`built`

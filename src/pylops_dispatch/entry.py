@@ -136,7 +136,7 @@ def values_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             return original(self, *args, **kwargs)
         given = inspect.signature(original).bind(self, *args, **kwargs).arguments
         if _needs_matrix(self, name, given.get("neigs"), given.get("uselobpcg", False)):
-            return blocks.values_of_matrix(self, original, args, kwargs)
+            return blocks.values_of_matrix(self, name, args, kwargs)
         announce_numpy_vectors(f"{type(self).__name__}.{name}")
         with solvers.reading_once(self), _values_wanted():
             return original(self, *args, **kwargs)
@@ -352,7 +352,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
         if self.explicit is True:
             if y.shape[0] != self.shape[0]:
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
-            return blocks.solve_explicit(self, original, y, args, kwargs)
+            return blocks.solve_explicit(self, y, args, kwargs)
         check_length(y, self.shape[0])
         niter = args[0] if args else kwargs.get("niter", 100)
         current = solvers.new_session.get()()

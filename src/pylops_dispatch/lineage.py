@@ -33,8 +33,9 @@ from dask._task_spec import Task, TaskRef
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.workers import client_in_use, threads_by_worker
+from pylops_dispatch.workers import beside_other_tasks, client_in_use, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -212,6 +213,7 @@ def is_safe(array: DaskArray, workers: frozenset[str]) -> bool:
     return not _lost(array, workers) and all(future in _pairs for future in futures_of(array))
 
 
+@beside_other_tasks()
 def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     """Return arrays in the memory of a cluster anew, without the tasks that they came of.
 
@@ -332,7 +334,7 @@ def _blocks(
         graph: dict[Any, Any] = {copies[key].key: copies[key] for key in keys}
         kept = [("block-of", *key) for key in keys]
         for key, own in zip(keys, kept, strict=True):
-            graph[own] = Task(own, _same, TaskRef(copies[key].key))
+            graph[own] = Task(own, aligned, TaskRef(copies[key].key))
             graph[key] = Task(key, _same, TaskRef(own))
         futures = client.get(graph, [*keys, *kept], workers=[worker], sync=False)
         blocks.update(zip(keys, futures[: len(keys)], strict=True))

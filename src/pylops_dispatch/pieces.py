@@ -8,16 +8,17 @@ import math
 import operator
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode
+from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 _HASHED = 1 << 16  # bytes: what is hashed in less time than a task takes
 
@@ -247,6 +248,39 @@ def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = N
         (name, *index): DataNode((name, *index), array[where]) for index, where in blocks
     }
     return DaskArray(graph, name, sizes, dtype=array.dtype)
+
+
+def one_block(
+    name: str,
+    function: Callable[..., Any],
+    given: Sequence[Any],
+    arrays: Sequence[DaskArray],
+    shape: Shape,
+    dtype: Any,
+) -> DaskArray:
+    """Return what a function makes of whole arrays, as the one block of an array, lazily.
+
+    Unlike ``dask.delayed``, it keeps the arrays' own graphs, with the futures that those of a
+    cluster are made of.
+
+    Parameters
+    ----------
+    name : str
+        Of the result, and of its layer in the graph.
+    function : callable
+        It is given all of `given`, and then the blocks of `arrays`.
+    given : sequence
+        What is no input of the task.
+    arrays : sequence of dask.array.Array
+        Each in one block.
+    shape, dtype : tuple of int, dtype
+        Of the result.
+    """
+    key = (name, *(0,) * len(shape))
+    blocks = (TaskRef((array.name, *(0,) * array.ndim)) for array in arrays)
+    task = Task(key, function, *given, *blocks)
+    graph = HighLevelGraph.from_collections(name, {key: task}, dependencies=arrays)
+    return DaskArray(graph, name, tuple((n,) for n in shape), dtype=dtype)
 
 
 def in_memory(array: DaskArray) -> bool:

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
@@ -43,13 +44,14 @@ from dask.highlevelgraph import HighLevelGraph
 from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
-from pylops_dispatch.lineage import cut, futures_of, is_safe, is_whole
+from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
 from pylops_dispatch.operators import numpy_arrays_of
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.workers import client_in_use, threads_by_worker
+from pylops_dispatch.workers import beside_other_tasks, client_in_use, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -396,7 +398,17 @@ def _sent(client: Any, arrays: Sequence[DaskArray]) -> list[DaskArray]:
         name = names[array.name]
         blocks = {(name, *key[1:]): sent[name, *key[1:]] for key in values[array.name]}
         there.append(DaskArray(blocks, name, array.chunks, meta=array._meta))
-    return _copied(there)
+    return _copied(there) if has_place_for_copies(client.nthreads()) else _aligned(there)
+
+
+@beside_other_tasks()
+def _aligned(there: list[DaskArray]) -> list[DaskArray]:
+    """Return arrays on a single worker with samples at addresses that suit their dtype."""
+    import distributed
+
+    new = dask.persist(*(da.map_blocks(aligned, array, meta=array._meta) for array in there))
+    distributed.wait(new)
+    return list(new)
 
 
 _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds, for the scheduler to see which worker is gone

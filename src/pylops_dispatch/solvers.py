@@ -54,7 +54,7 @@ from pylops_dispatch.repeating import Known, ValuesNeededError
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
-from pylops_dispatch.workers import client_in_use
+from pylops_dispatch.workers import beside_other_tasks, client_in_use
 
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
@@ -404,7 +404,8 @@ def in_session(own: Session) -> Iterator[None]:
     token = session.set(own)
     own.come_in()
     try:
-        yield
+        with beside_other_tasks():
+            yield
     finally:
         own.go_out()
         session.reset(token)

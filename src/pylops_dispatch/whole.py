@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
-from dask.highlevelgraph import HighLevelGraph
 from pylops import LinearOperator
 
 from pylops_dispatch.array import DispatchArray, is_dask, is_lazy, source
 from pylops_dispatch.copying import all_within, copied, settled
+from pylops_dispatch.pieces import one_block
 from pylops_dispatch.placing import coefficient, is_large
 from pylops_dispatch.workers import client_in_use
 
@@ -123,11 +123,8 @@ def in_one_task(
 
     template = copied((value, args, kwargs), take)
     result = f"{cls.__name__}-{name}-{uuid.uuid4().hex}"
-    key = (result, *(0,) * len(shape))
-    inputs = [TaskRef((array.name, *(0,) * array.ndim)) for array in arrays]
-    task = Task(key, _run, cls, name, DataNode(None, template), shape, dtype, *inputs)
-    graph = HighLevelGraph.from_collections(result, {key: task}, dependencies=arrays)
-    return DispatchArray(DaskArray(graph, result, tuple((n,) for n in shape), dtype=dtype))
+    given = (cls, name, DataNode(None, template), shape, dtype)
+    return DispatchArray(one_block(result, _run, given, arrays, shape, dtype))
 
 
 def _run(cls: type, name: str, template: Any, shape: Any, dtype: Any, *arrays: Any) -> Any:

@@ -10,9 +10,12 @@ import math
 import sys
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import dask
+from dask.context import thread_state
 
 
 class _Seen(NamedTuple):
@@ -33,12 +36,41 @@ def client_in_use() -> Any:
         client = chosen
     elif chosen in (None, "distributed", "dask.distributed"):
         try:
-            client = distributed.Client.current()
+            # of a task, dask takes the client of its worker (dask.base.get_scheduler)
+            client = distributed.get_worker().client if in_task() else distributed.Client.current()
         except ValueError:  # there is none
             return None
     else:
         return None
     return None if client.asynchronous or client.status != "running" else client
+
+
+def in_task() -> bool:
+    """Whether this is a thread of a worker, which runs a task."""
+    return bool(getattr(thread_state, "key", None))  # as Client.get asks
+
+
+@contextmanager
+def beside_other_tasks() -> Iterator[None]:
+    """Let a worker take up other tasks while one that runs here waits for what they give.
+
+    Outside of tasks, and within such a context, nothing is done. At the end the task waits until
+    a thread of the worker is free, as it does after ``compute()``.
+    """
+    if not in_task():
+        yield
+        return
+    import distributed
+
+    try:
+        distributed.secede()
+    except KeyError:  # it does not belong to the worker's threads at the moment
+        yield
+        return
+    try:
+        yield
+    finally:
+        distributed.rejoin()
 
 
 def threads_by_worker(client: Any, age: float = 0.0) -> dict[str, int]:

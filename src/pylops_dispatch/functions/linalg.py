@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
-from dask.delayed import delayed
+from dask.base import tokenize
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from pylops_dispatch.array import DispatchArray, as_box
@@ -18,7 +17,7 @@ from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.ledger import asked_by
 from pylops_dispatch.notes import noted_function
-from pylops_dispatch.pieces import real_dtype
+from pylops_dispatch.pieces import one_block, real_dtype
 from pylops_dispatch.policy import announce_whole, not_dispatched
 
 
@@ -103,18 +102,26 @@ def _matrix(a: Any, name: str) -> DaskArray:
 
 
 def _whole_matrix(
-    name: str, matrix: DaskArray, *args: Any, nout: int | None = None, **kwargs: Any
-) -> Any:
-    if matrix.npartitions > 1:
+    name: str,
+    arrays: Sequence[DaskArray],
+    shape: tuple[int, ...],
+    dtype: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> DaskArray:
+    """Return what a function of whole matrices gives, in one lazy task."""
+    if arrays[0].npartitions > 1:
         announce_whole(f"numpy.linalg.{name}", "it needs the whole matrix at once")
-    function = delayed(functools.partial(_named, name, asked_by()), pure=True, nout=nout)
-    return function(matrix.rechunk(-1), *args, **kwargs)
+    whole = [array.rechunk(-1) for array in arrays]
+    given = (name, asked_by(), args, kwargs)
+    known = f"{name}-{tokenize(given, [array.name for array in whole])}"
+    return one_block(known, _named, given, whole, shape, dtype)
 
 
-def _named(name: str, where: str, matrix: Any, *args: Any, **kwargs: Any) -> Any:
+def _named(name: str, where: str, args: Any, kwargs: Any, *arrays: Any) -> Any:
     """Run a function; an error says which code of an operator has called it."""
-    with noted_function(f"numpy.linalg.{name}", where, matrix):
-        return getattr(np.linalg, name)(matrix, *args, **kwargs)
+    with noted_function(f"numpy.linalg.{name}", where, arrays[0]):
+        return getattr(np.linalg, name)(*arrays, *args, **kwargs)
 
 
 @implements(np.linalg.cholesky)
@@ -143,8 +150,7 @@ def _solve(a: Any, b: Any, /) -> Any:
         raise ValueError(f"solve: a matrix of {matrix.shape}, and data of {data.shape}")
     one = np.ones((1,) * data.ndim, data.dtype)
     dtype = np.linalg.solve(np.ones((1, 1), matrix.dtype), one).dtype
-    result = _whole_matrix("solve", matrix, data.rechunk(-1))
-    return DispatchArray(da.from_delayed(result, data.shape, dtype))
+    return DispatchArray(_whole_matrix("solve", [matrix, data], data.shape, dtype))
 
 
 def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
@@ -155,9 +161,8 @@ def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> Non
     def shim(a: Any, *args: Any, **kwargs: Any) -> Any:
         matrix = _matrix(a, name)
         size = shape(*matrix.shape)
-        result = _whole_matrix(name, matrix, *args, **kwargs)
         dtype = np.asarray(func(np.ones((1, 1), matrix.dtype), *args, **kwargs)).dtype
-        return DispatchArray(da.from_delayed(result, size, dtype))
+        return DispatchArray(_whole_matrix(name, [matrix], size, dtype, *args, **kwargs))
 
 
 # not dask's inverse, which does not look for pivots outside of the blocks on the diagonal
@@ -177,14 +182,21 @@ def _svd(
         return np.linalg.svdvals(a)
     matrix = _matrix(a, "svd")
     if full_matrices:
-        parts = _whole_matrix("svd", matrix, nout=3, hermitian=hermitian)
+        all_parts = _whole_matrix("svd", [matrix], (), object, hermitian=hermitian)
         m, n = matrix.shape
         shapes = ((m, m), (min(m, n),), (n, n))
         dtypes = [part.dtype for part in np.linalg.svd(np.ones((1, 1), matrix.dtype))]
-        arrays = map(da.from_delayed, parts, shapes, dtypes)
+        arrays = [
+            one_block(f"{all_parts.name}-{number}", _part, (number,), [all_parts], shape, dtype)
+            for number, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+        ]
     else:
         arrays = da.linalg.svd(_in_strips(matrix))
     return _SVD_RESULT(*(DispatchArray(array) for array in arrays))
+
+
+def _part(number: int, parts: Any) -> Any:
+    return parts[number]
 
 
 _SVD_RESULT: Any = type(np.linalg.svd(np.ones((1, 1))))

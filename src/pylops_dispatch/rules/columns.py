@@ -11,7 +11,14 @@ import pylops
 from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.blocks import embed, filled, single, taken_apart, whole_arguments
+from pylops_dispatch.blocks import (
+    as_scipy_takes,
+    embed,
+    filled,
+    single,
+    taken_apart,
+    whole_arguments,
+)
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import count_applications, counters, lazy_arrays
@@ -83,5 +90,6 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
     with noted(op, "_rmatmat" if adjoint else "_matmat", block), in_turn(turns):
+        op, block = as_scipy_takes(op, block)
         y = op._rmatmat(block) if adjoint else op._matmat(block)
         return out_of_own_memory(y, op) if turns else y
