@@ -53,11 +53,12 @@ FAULTS = [
     Fault(
         "users' operators get arrays as they came over the network", "blocks.py",
         "    if not in_task():\n", "    if in_task():\n",
-        "tests/test_worker_tasks.py", "holds_on_a_worker",
+        "tests/test_worker_tasks.py", "block_that_came",
     ),
     Fault(
         "a task keeps its worker's thread while it solves", "solvers.py",
-        "        with beside_other_tasks():\n            yield", "        if True:\n            yield",
+        "        with beside_other_tasks():\n            yield",
+        "        if True:\n            yield",
         "tests/test_worker_tasks.py", "may_solve",
     ),
     Fault(
