@@ -41,6 +41,26 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "imaginary parts that were not announced are dropped", "blocks.py",
+        'if not np.can_cast(y.dtype, announced, "same_kind"):', "if False:",
+        "tests/test_errors.py", "found_out_too_late",
+    ),
+    Fault(
+        "only small operators are asked for their dtype", "rules/running.py",
+        "_PROBED = 1 << 16", "_PROBED = 1 << 12",
+        "tests/test_errors.py", "not_the_declared",
+    ),
+    Fault(
+        "rules of classes whose matvec a subclass changes", "rules/running.py",
+        "return applied or changes_helpers", "return changes_helpers",
+        "tests/test_operators.py", "run_by_or_run",
+    ),
+    Fault(
+        "rules of classes whose helpers a subclass changes", "rules/running.py",
+        "if box.ndim != 1 or changes_helpers(type(op), cls):", "if box.ndim != 1:",
+        "tests/test_operators.py", "run_by_or_run",
+    ),
+    Fault(
         "coefficients stay on workers as they came over the network", "lineage.py",
         "Task(own, aligned, TaskRef", "Task(own, _same, TaskRef",
         "tests/test_worker_tasks.py", "lie_on_workers",

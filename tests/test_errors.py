@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 import warnings
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import pylops
 import pytest
 import scipy.ndimage
+import scipy.signal
 import scipy.sparse.linalg
 from pylops.optimization.cls_basic import CGLS
 from pylops.utils.decorators import reshaped
@@ -21,6 +23,7 @@ from pylops.utils.decorators import reshaped
 import pylops_dispatch
 from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy, testing
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.rules import running
 
 from .catalogue import UserBlur
 from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
@@ -844,6 +847,75 @@ def test_a_policy_refuses_the_whole_array_run_after_any_error(error):
         of_user(_raising(error("no such thing"))) @ to_dask(rand(12), 4)
 
 
+def test_a_policy_says_once_what_it_refuses():
+    op = ruled(pylops_dispatch.whole("it adds up"))
+    with pylops_dispatch.set_policy(whole_array="raise"):
+        for around in (op, pylops.VStack([op, op]), 2 * op):
+            with pytest.raises(NotDispatchedError) as caught:
+                around @ da.ones(24, chunks=5)
+            assert str(caught.value).count("runs in one task") == 1
+
+
+# ------------------------------------------------------------------ dtypes that are not declared
+
+
+class Analytic(pylops.LinearOperator):
+    """Complex, whatever it says it is."""
+
+    def _matvec(self, x):
+        return scipy.signal.hilbert(np.asarray(x)) * getattr(self, "weight", 1)
+
+    def _rmatvec(self, x):
+        return np.asarray(x) * 0.5
+
+
+def of_dtype(n, dtype):
+    op = Analytic(shape=(n, n), dtype=dtype)
+    return op if dtype is not None else Analytic(shape=(n, n))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "around"),
+    [
+        (None, lambda op: op),  # PyLops's own combinations need a dtype
+        (np.dtype(float), lambda op: op),
+        (np.dtype(int), lambda op: op),
+        (np.dtype(float), lambda op: 2 * op),
+        (np.dtype(float), pylops.MemoizeOperator),
+    ],
+)
+@pytest.mark.parametrize("n", [60, 6000])
+def test_the_dtype_is_that_of_the_result_not_the_declared_one(n, dtype, around):
+    op = around(of_dtype(n, dtype))
+    x0 = np.arange(n) % 7
+    for outer in [op] if dtype is None else [op, op.H]:
+        with pylops_dispatch.set_policy(whole_array="allow"):
+            y = outer @ da.from_array(x0, chunks=n // 4)
+        expected = outer @ x0
+        assert y.dtype == expected.dtype
+        assert_close(y.compute(), expected)
+
+
+def test_the_dtype_of_a_result_is_also_that_of_dask_arrays_which_an_operator_holds():
+    op = Analytic(shape=(30, 30), dtype=np.dtype(float))
+    op._matvec = types.MethodType(lambda self, x: np.asarray(x) * np.asarray(self.w), op)
+    w0, x0 = rand(30) + 1j * rand(30, seed=1), rand(30, seed=2)
+    op.w = da.from_array(w0, chunks=10)
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        y = op @ da.from_array(x0, chunks=7)
+    assert y.dtype == complex
+    assert_close(y.compute(), w0 * x0)
+
+
+def test_a_dtype_that_is_found_out_too_late_is_an_error(monkeypatch):
+    monkeypatch.setattr(running, "_PROBED", 10)
+    op = of_dtype(60, np.dtype(float))
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        y = op @ da.ones(60, chunks=20)
+    with pytest.raises(TypeError, match="Analytic gives complex128 for float64, and float64 was"):
+        y.compute()
+
+
 def test_errors_of_blocks_come_out():
     """In a solver, a user's code may read values."""
 
@@ -1090,6 +1162,13 @@ def test_a_rule_that_does_not_fit_is_said_to_be_none(rule, error, message):
         op @ da.ones((4, 6), chunks=3)
 
 
+def test_a_rule_of_other_axes_is_told_before_anything_is_applied():
+    op = ruled(pylops_dispatch.parallel_sum(model="a", data="a"))
+    for ask in (pylops_dispatch.suggest_chunks, lambda op: str(pylops_dispatch.capability(op))):
+        with pytest.raises(ValueError, match="Ruled names the axes 'a' of the model"):
+            ask(op)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -1097,6 +1176,8 @@ def test_a_rule_that_does_not_fit_is_said_to_be_none(rule, error, message):
         lambda: pylops_dispatch.compose(3),
         lambda: pylops_dispatch.alone(note=1),
         lambda: pylops_dispatch.parallel_sum(model="a", data="b", coefficients="w"),
+        lambda: pylops_dispatch.parallel_sum(model="a", data="b", coefficients={"w": 3}),
+        lambda: pylops_dispatch.parallel_sum(model="a", data="b", lengths={"n": 3}),
         lambda: pylops_dispatch.whole_axis(0, fit="fit"),
     ],
 )

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import pylops_dispatch
 from pylops_dispatch import PerformanceWarning
 from pylops_dispatch.optimisation import straight_tasks
-from pylops_dispatch.rules import columns
+from pylops_dispatch.rules import RULES, columns
 
 from .catalogue import (
     CASES,
@@ -710,6 +710,60 @@ def test_a_subclass_that_changes_one_method(direction, lazy):
         y = apply(outer, direction, to_dask(x0, (5, 2)))
         assert_same(y, apply(reference, direction, x0))
         assert y.chunks == ((5, 4), (2, 2))
+
+
+class Centred(pylops.FirstDerivative):
+    """Changes what others call to apply it, by all samples of the result."""
+
+    def matvec(self, x):
+        y = super().matvec(x)
+        return y - y.mean()
+
+    def rmatvec(self, x):
+        y = super().rmatvec(x)
+        return y - y.mean()
+
+
+class CentredWithin(pylops.FirstDerivative):
+    """Changes what the methods that it inherits call."""
+
+    def _matvec_centered3(self, x):
+        y = super()._matvec_centered3(x)
+        return y - y.mean()
+
+    def _rmatvec_centered3(self, x):
+        y = super()._rmatvec_centered3(x)
+        return y - y.mean()
+
+
+class Doubled(pylops.LinearOperator):
+    def _matvec(self, x):
+        return self._scaled(x)
+
+    _rmatvec = _matvec
+
+    def _scaled(self, x):
+        return 2 * x
+
+
+class DoubledAndCentred(Doubled):
+    """Of an operator of a user's that has a rule."""
+
+    def _scaled(self, x):
+        return super()._scaled(x) - x.mean()
+
+
+@pytest.mark.parametrize("direction", ["forward", "adjoint"])
+@pytest.mark.parametrize("cls", [Centred, CentredWithin, DoubledAndCentred])
+def test_a_subclass_that_changes_what_its_methods_are_run_by_or_run(direction, cls, monkeypatch):
+    monkeypatch.setitem(RULES, Doubled, pylops_dispatch.alone())
+    dims = (5, 6)
+    own = {"dimsd": dims, "dtype": np.dtype(float)} if cls is DoubledAndCentred else {}
+    op = cls(dims=dims, **own)
+    x0 = rand(dims)
+    for outer in (op, 2 * op, op + op, op @ op, op.H, (2 * op).H, op + pylops.Identity(dims)):
+        x = to_dask(x0, (2, 3))
+        assert_same(apply(outer, direction, x), apply(outer, direction, x0))
 
 
 class Steeper(pylops.FirstDerivative):

@@ -67,6 +67,12 @@ def test_counting_without_a_limit():
     assert executions.count == 3
 
 
+@pytest.mark.parametrize("budget", ["a", -1, 2.5, True])
+def test_a_budget_is_a_number_of_executions(budget):
+    with pytest.raises(ValueError, match="budget must be"), assert_lazy(budget=budget):
+        raise AssertionError("the block must not begin")
+
+
 def test_an_inner_block_counts_for_the_outer_one():
     with assert_lazy(budget=None) as outer, assert_lazy(budget=None) as inner:
         da.ones(3).compute()

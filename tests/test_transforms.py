@@ -127,3 +127,9 @@ def test_threads_have_plans_of_their_own():
     op, X = planned(4096), rand((4096, 64), "complex128")
     y = (op @ to_dask(X, (4096, 1))).compute(scheduler="threads", num_workers=4)
     np.testing.assert_allclose(y, np.stack([op @ x for x in X.T], axis=1))
+
+
+@pytest.mark.parametrize("dtype", [">c8", ">f4", "<f4", ">f8"])
+def test_the_dtype_of_a_transform_does_not_depend_on_the_order_of_bytes(dtype):
+    op, x0 = DCT((6, 4), axes=0), rand((6, 4)).astype(dtype)
+    assert_same(op @ to_dask(x0, (6, 2)), op @ x0)

@@ -718,8 +718,20 @@ def _whole_block(
         # as LinearOperator.matvec, which refuses a result of another size
         op, x = as_scipy_takes(op, x)
         y = method_of(cls, op, adjoint)(x).reshape(op.shape[1 if adjoint else 0])
+        _check_dtype(op, x, y, dtype)
         y = y.astype(dtype, copy=False)
         return out_of_own_memory(y, op) if turns else y
+
+
+def _check_dtype(op: Any, x: Any, y: Any, announced: np.dtype[Any]) -> None:
+    """Raise rather than drop imaginary parts, or what is between whole numbers."""
+    if not np.can_cast(y.dtype, announced, "same_kind"):
+        raise TypeError(
+            f"{type(op).__name__} gives {y.dtype} for {x.dtype}, and {announced} was announced: "
+            f"its own dtype is {getattr(op, 'dtype', None)}, and of a large operator, or one whose "
+            "dtype depends on the values, nothing more is known before it runs. Give it the dtype "
+            "of what it gives (``super().__init__(dtype=...)``), or let its code cast to one"
+        )
 
 
 def _put_together(template: Any, large: int, arrays: Sequence[Any]) -> Any:

@@ -42,6 +42,7 @@ from pylops_dispatch.pieces import contents
 from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
     NotDispatchedError,
+    WholeArrayError,
     announce_numpy_vectors,
     refusals,
 )
@@ -207,6 +208,8 @@ def _applied(
             # the code did without something that it would have got of a NumPy array
             reason = refused[0]
             _put_back(before)
+        except WholeArrayError:  # the same would be said of this operator
+            raise
         except Exception as error:
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise

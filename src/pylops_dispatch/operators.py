@@ -55,9 +55,8 @@ def runs_users_code(op: Any) -> bool:
 def has_new_methods(op: Any) -> bool:
     """Whether the methods of an operator were set on the object, and not by PyLops's own class."""
     # FourierRadon2D._register_multiplications sets them to one of its methods
-    return ("_matvec" in vars(op) or "_rmatvec" in vars(op)) and not hasattr(
-        op, "_register_multiplications"
-    )
+    named = ("_matvec", "_rmatvec", "matvec", "rmatvec")
+    return any(name in vars(op) for name in named) and not hasattr(op, "_register_multiplications")
 
 
 def dims_of(op: Any, adjoint: bool) -> tuple[Shape, Shape]:

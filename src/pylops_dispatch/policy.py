@@ -41,6 +41,10 @@ class NotDispatchedError(TypeError):
     """A function has no lazy implementation for dask arrays."""
 
 
+class WholeArrayError(NotDispatchedError):
+    """An operator would run in one task on the whole vector, which is not allowed."""
+
+
 class PerformanceWarning(UserWarning):
     """An operator runs in one task on the whole vector: right, but not parallel."""
 
@@ -171,12 +175,14 @@ def refusals() -> Iterator[list[str]]:
         _refused.reset(token)
 
 
-def _refusal(message: str) -> NotDispatchedError:
+def _refusal(
+    message: str, kind: type[NotDispatchedError] = NotDispatchedError
+) -> NotDispatchedError:
     """Build an error, and note it for the operator that is being applied."""
     found = _refused.get()
     if found is not None:
         found.append(message)
-    return NotDispatchedError(message)
+    return kind(message)
 
 
 def not_dispatched(what: str, advice: str) -> NotDispatchedError:
@@ -226,6 +232,7 @@ def announce_numpy_vectors(what: str) -> None:
 def _announce(key: str, message: str, category: type[UserWarning]) -> None:
     chosen = action(key)
     if chosen == "raise":
-        raise _refusal(message)
+        error = WholeArrayError if category is PerformanceWarning else NotDispatchedError
+        raise _refusal(message, error)
     if chosen != "allow":
         warnings.warn(message, category, stacklevel=users_stacklevel())

@@ -67,7 +67,7 @@ def _own_costs(op: Any, adjoint: bool, dims: Shape) -> tuple[float, ...] | None:
     rule = running.rule_of(op)
     if rule is None:
         return None
-    terms = rule.terms(op) if rule.terms is not None else None
+    terms = running.terms_of(rule, op)
     if terms is not None:
         return _costs_of_terms(terms, adjoint)
     if rule.kind == "whole":

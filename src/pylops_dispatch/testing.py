@@ -13,6 +13,7 @@ hypothesis is needed to import this module; with hypothesis the chunks are drawn
 from __future__ import annotations
 
 import importlib
+import numbers
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -127,6 +128,8 @@ def assert_lazy(budget: int | None = 0) -> Iterator[Executions]:
     UnexpectedExecution
         From the execution that exceeds the budget, and again at the end of the block when the
         code under test swallowed it.
+    ValueError
+        If `budget` is no number of executions.
 
     Examples
     --------
@@ -139,6 +142,9 @@ def assert_lazy(budget: int | None = 0) -> Iterator[Executions]:
     >>> executions.count
     1
     """
+    whole = isinstance(budget, numbers.Integral) and not isinstance(budget, bool)
+    if budget is not None and not (whole and budget >= 0):
+        raise ValueError(f"budget must be a number of executions, 0 or more, or None: {budget!r}")
     seen = Executions()
     lock = threading.Lock()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from dask.array.core import Array as DaskArray
-from pylops import MemoizeOperator
+from pylops import LinearOperator, MemoizeOperator
 from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import blocks
@@ -21,6 +21,7 @@ from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import (
     dims_of,
     has_new_methods,
+    is_pylops,
     left_as_they_are,
     parts,
     shaped,
@@ -60,7 +61,28 @@ def _defining(op: Any) -> type | None:
         next((k for k in kinds if name in vars(k)), None) for name in ("_matvec", "_rmatvec")
     )
     # a class may define one and inherit the other; then it is a rule for itself that counts
-    return forward if forward is adjoint else kinds[0]
+    return forward if forward is adjoint and not _overrides(kinds[0], forward) else kinds[0]
+
+
+def _overrides(cls: type, defining: Any) -> bool:
+    """Whether users' classes below `defining` change what runs when an operator is applied."""
+    below = _below(cls, defining)
+    applied = any(name in vars(kind) for kind in below for name in ("matvec", "rmatvec"))
+    return applied or changes_helpers(cls, defining)
+
+
+def _below(cls: type, defining: type) -> list[type]:
+    return [k for k in cls.__mro__[: cls.__mro__.index(defining)] if not is_pylops(k)]
+
+
+def changes_helpers(cls: type, defining: type) -> bool:
+    """Whether users' classes below `defining` change methods that its ``_matvec`` may call."""
+    return any(
+        # what else LinearOperator has is for those who use an operator: ``todense``, ``eigs``
+        hasattr(defining, name) and not hasattr(LinearOperator, name)
+        for kind in _below(cls, defining)
+        for name in vars(kind)
+    )
 
 
 def local_needs(op: Any, adjoint: bool, cls: type | None = None) -> LocalNeeds | None:
@@ -285,14 +307,26 @@ def _sampled_dtype(
     return y.dtype
 
 
-def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
-    """Run a sum of independent terms."""
-    if (len(terms.model), len(terms.data)) != (len(op.dims), len(op.dimsd)):
+def terms_of(rule: Rule, op: Any) -> Terms | None:
+    """Return the independent terms that an operator is the sum of; None if its rule has none.
+
+    Raises
+    ------
+    ValueError
+        If the rule names another number of axes than the operator has.
+    """
+    terms = None if rule.terms is None else rule.terms(op)
+    if terms is not None and (len(terms.model), len(terms.data)) != (len(op.dims), len(op.dimsd)):
         raise ValueError(
             f"the rule of {type(op).__name__} names the axes {' '.join(terms.model)!r} of the "
             f"model and {' '.join(terms.data)!r} of the data, and the operator has dims "
             f"{tuple(op.dims)} and dimsd {tuple(op.dimsd)}"
         )
+    return terms
+
+
+def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
+    """Run a sum of independent terms."""
     fit = RULES[cls].fit
 
     def sample() -> np.dtype[Any]:
@@ -316,19 +350,28 @@ def run_whole(
     return DispatchArray([blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),))
 
 
-_PROBED = 4096  # elements: operators of this size are run on zeros to learn their dtype
+# elements: operators of this size, with dask arrays of that one, are run on zeros, once, to learn
+# their dtype
+_PROBED = 1 << 16
+_PROBED_COEFFICIENTS = 1 << 24
 
 
 def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
     rule = None if cls is None else RULES.get(cls)
     if rule is not None and rule.dtype is not None:
         return np.dtype(rule.dtype(op, box.dtype, adjoint))
-    try:
-        found = _of_zeros(cls, op, box, adjoint)
-    except Exception as error:  # whatever a user's code says of zeros, it says of data
-        logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
-        found = None
-    return np.dtype(np.result_type(op.dtype, box.dtype)) if found is None else found.dtype
+
+    def sample() -> np.dtype[Any]:
+        try:
+            found = _of_zeros(cls, op, box, adjoint)
+        except Exception as error:  # whatever a user's code says of zeros, it says of data
+            logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
+            found = None
+        # LinearOperator(shape=...) has no dtype
+        declared = np.result_type(getattr(op, "dtype", box.dtype), box.dtype)
+        return np.dtype(declared) if found is None else found.dtype
+
+    return _found_once((cls, type(op), name_of(op), box.dtype, adjoint), sample)
 
 
 def fails_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> bool:
@@ -344,11 +387,14 @@ def _of_zeros(
     cls: type | None, op: Any, box: DispatchArray, adjoint: bool
 ) -> np.ndarray[Any, Any] | None:
     """Return what a small operator in memory makes of zeros, None for others."""
-    if max(op.shape) > _PROBED or isinstance(op, MemoizeOperator):
+    if isinstance(op, MemoizeOperator):  # which would keep the zeros
+        return _of_zeros(None, op.Op, box, adjoint)
+    if max(op.shape) > _PROBED:
         return None
     copy, lazy = blocks.whole_copy(op, name_of(op))
-    if lazy:
+    if sum(array.size for array in lazy) > _PROBED_COEFFICIENTS:
         return None
+    copy = blocks.filled(copy, [np.zeros(array.shape, array.dtype) for array in lazy])
     # what it keeps of these zeros is not for the data
     with (
         warnings.catch_warnings(action="ignore"),
@@ -365,13 +411,13 @@ def _of_zeros(
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run `op` as the rule of `cls` says; NotImplemented leaves it to PyLops's own code."""
     rule = RULES[cls]
-    if box.ndim != 1:
+    if box.ndim != 1 or changes_helpers(type(op), cls):
         return NotImplemented
     if rule.run is not None:
         return rule.run(cls, op, box, adjoint)
     if rule.kind == "whole":
         return run_whole(cls, op, box, adjoint, rule.note)
-    terms = rule.terms(op) if rule.terms is not None else None
+    terms = terms_of(rule, op)
     if terms is not None:
         return run_terms(cls, op, box, adjoint, terms)
     if rule.kind == "whole_axis":

@@ -348,6 +348,9 @@ def parallel_sum(
             raise TypeError(
                 f"{name} must be a mapping of attributes to names of axes, got {mapping!r}"
             )
+        for attribute, names in (mapping or {}).items():
+            if not isinstance(names, str):
+                raise TypeError(f"{name}[{attribute!r}] must be names of axes, got {names!r}")
     _require_functions(run=run, unused=unused, dtype=dtype, fit=fit, kernel=kernel)
     if bool(model) != bool(data):
         raise ValueError("parallel_sum() needs the names of the axes of both model and data")

@@ -21,6 +21,7 @@ def _axes(op: Any) -> tuple[int, ...]:
 
 def _complex(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the complex dtype in which SciPy transforms."""
+    dtype = dtype.newbyteorder("=")
     if dtype in (np.longdouble, np.clongdouble):
         return np.dtype(np.clongdouble)
     return np.dtype("complex64" if dtype in (np.float32, np.complex64, np.float16) else complex)
