@@ -41,6 +41,22 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "dask arrays of an operator travel with each graph to a cluster", "array.py",
+        "sent_once(x if current is None else current.leaf(x))",
+        "(x if current is None else current.leaf(x))",
+        "tests/test_placing.py", "of_dask",
+    ),
+    Fault(
+        "data of a solve travel with each graph to a cluster", "solvers.py",
+        "isinstance(piece, DaskArray) and self.is_to_be_sent(piece)", "False",
+        "tests/test_placing.py", "go_to_the_cluster_once",
+    ),
+    Fault(
+        "plans take data that travel for what a cluster has", "planning_solvers.py",
+        "if not travels(array):", "if True:",
+        "tests/test_placing.py", "counts_data",
+    ),
+    Fault(
         "imaginary parts that were not announced are dropped", "blocks.py",
         'if not np.can_cast(y.dtype, announced, "same_kind"):', "if False:",
         "tests/test_errors.py", "found_out_too_late",

@@ -92,6 +92,17 @@ MAKERS = {
     ),
     "terms": lambda: pylops.signalprocessing.Fredholm1(rand((200, 50, 200)), nz=1),
     "filters": filters,
+    "Diagonal of dask": lambda: pylops.Diagonal(da.from_array(rand(DIMS), chunks=(100, 200))),
+    "MatrixMult of dask": lambda: pylops.MatrixMult(
+        da.from_array(rand(DIMS), chunks=(100, 100)), otherdims=(200,)
+    ),
+    "terms of dask": lambda: pylops.signalprocessing.Fredholm1(
+        da.from_array(rand((200, 50, 200)), chunks=(50, 50, 200)), nz=1
+    ),
+    "a product of dask": lambda: (
+        pylops.Diagonal(da.from_array(rand(DIMS), chunks=(60, 200)))
+        @ pylops.MatrixMult(da.from_array(rand(DIMS), chunks=100), otherdims=(200,))
+    ),
 }
 
 
@@ -100,8 +111,8 @@ def test_arrays_are_sent_once_and_graphs_stay_small(client, sent, name):
     op = MAKERS[name]()
     x0 = rand(op.dims)
     x = da.from_array(x0, chunks=(50, *x0.shape[1:])).persist()
-    expected = op @ x0
-    adjoint = op.H @ expected
+    (expected,) = dask.compute(op @ x0, scheduler="synchronous")
+    (adjoint,) = dask.compute(op.H @ expected, scheduler="synchronous")
     y = da.from_array(expected, chunks=(50, *expected.shape[1:])).persist()
     sent.clear()
     with pylops_dispatch.ledger() as log:
@@ -116,6 +127,60 @@ def test_arrays_are_sent_once_and_graphs_stay_small(client, sent, name):
     assert_close((op.H @ y).compute(), adjoint)
     assert set(kept(client)) == before
     assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+
+
+@pytest.mark.parametrize("solver", ["cgls", "fista"])
+def test_data_and_dask_arrays_of_an_operator_go_to_the_cluster_once_in_a_solve(
+    client, sent, solver
+):
+    size = 40_000
+    w0, y0 = 1 + rand(size) ** 2, rand(size, seed=1)
+    given = {"cgls": {"tol": 0}, "fista": {"alpha": 0.5, "eps": 0.01, "tol": 0}}[solver]
+    solve = functools.partial(getattr(pylops, solver), niter=6, **given)
+    expected = solve(pylops.Diagonal(w0), y0)[0]
+    sent.clear()
+    op = pylops.Diagonal(da.from_array(w0, chunks=size // 4))
+    x = solve(op, da.from_array(y0, chunks=size // 4))[0]
+    # the data, as the solver is set up
+    large = [size for size, tasks in sent if size > (1 << 16) + 1000 * tasks]
+    assert len(large) == 1
+    assert large[0] < 1.2 * y0.nbytes
+    assert_close(x.compute(), expected)
+
+
+@pytest.mark.parametrize("size", [60, 20_000])
+@pytest.mark.parametrize("solver", ["cgls", "fista"])
+def test_a_plan_counts_data_that_go_to_the_cluster(client, solver, size):
+    op = pylops.Diagonal(da.from_array(1 + rand(size) ** 2, chunks=size // 2))
+    y = da.from_array(rand(size, seed=1), chunks=size // 4)
+    given = {"cgls": {}, "fista": {"alpha": 0.5, "eps": 0.01}}[solver]
+    call = (getattr(pylops, solver), op, y)
+    settings = {"niter": 5, "tol": 0, **given}
+    plan = pylops_dispatch.plan(*call, **settings)
+    with pylops_dispatch.ledger() as log:
+        call[0](*call[1:], **settings)
+    done = [execution.tasks for execution in log.executions]
+    assert sum(done[: plan.setup.executions]) == plan.setup.tasks
+    assert done[-1] == plan.step.tasks
+
+
+def test_blocks_of_a_dask_array_on_the_cluster_go_when_it_does(client):
+    x = da.ones(DIMS, chunks=(50, 200))
+    weights = da.from_array(rand(DIMS), chunks=(50, 200))
+    for _ in range(2):
+        (pylops.Diagonal(weights) @ x).compute()
+    assert len([key for key in kept(client) if str(key).startswith("('kept")]) == 4
+    del weights
+    assert comes_true(lambda: not kept(client))
+
+
+def test_dask_arrays_are_computed_anywhere_once_they_are_on_a_cluster(client):
+    w0 = rand(DIMS)
+    weights = da.from_array(w0, chunks=(50, 200))
+    y = pylops.Diagonal(weights) @ da.ones(DIMS, chunks=(50, 200))
+    assert_close(y.compute(), w0)
+    assert_close(y.compute(scheduler="threads"), w0)
+    assert_close(weights.compute(scheduler="synchronous"), w0)
 
 
 MANY = {

@@ -674,9 +674,11 @@ def source(x: Any) -> DaskArray:
     """Return the dask array that a coefficient is read from: in a solve, one in memory."""
     if isinstance(x, DispatchArray):
         return x.dask()
+    from pylops_dispatch.placing import sent_once
+
     check(x, "a coefficient")
     current = session.get()
-    return without_empty_chunks(x if current is None else current.leaf(x))
+    return without_empty_chunks(sent_once(x if current is None else current.leaf(x)))
 
 
 def values_of(x: Any) -> Any:

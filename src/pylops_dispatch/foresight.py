@@ -306,8 +306,8 @@ class OptimisedGraph:
                     here[place] += halo.get(dependency, self._sizes[dependency])
             asked = () if home is None else set(home(self._known_as.get(key, key)))
             if not here:
-                if not isinstance(self._nodes[key], DataNode):
-                    # a block of data that was fused with what reads it
+                if not isinstance(self._nodes[key], DataNode) or key in self._results:
+                    # a block of data that was fused with what reads it, or is to stay there
                     places[key] = set(asked) if len(asked) == 1 else {own}
                 continue
             chosen = max(here, key=lambda place: (here[place], place == own))

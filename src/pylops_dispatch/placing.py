@@ -297,6 +297,41 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
     return DaskArray(graph, name, array.chunks, meta=array._meta)
 
 
+def is_to_be_sent(array: DaskArray) -> bool:
+    """Whether the blocks of an array are in this process, large, and dask runs on a cluster.
+
+    They would travel with each graph that is made of the array.
+    """
+    return array.nbytes > _LARGE and travels(array)
+
+
+def travels(array: DaskArray) -> bool:
+    """Whether the blocks of an array are in this process, and dask runs on a cluster."""
+    if client_in_use() is None or not pc.in_memory(array):
+        return False
+    nodes = dict(array.dask).values()
+    return all(isinstance(node, np.ndarray) or type(node) is DataNode for node in nodes)
+
+
+def sent_once(array: DaskArray) -> DaskArray:
+    """Return a dask array of an operator with its blocks on the cluster, if they are here.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        Such as ``da.from_array`` makes of a NumPy array. When it goes, its blocks there do.
+
+    Returns
+    -------
+    dask.array.Array
+        `array` itself where that is lazy, or small, or dask runs in this process alone.
+    """
+    if not is_to_be_sent(array):
+        return array
+    nodes = {k: DataNode(k, getattr(n, "value", n)) for k, n in dict(array.dask).items()}
+    return on_cluster(DaskArray(nodes, array.name, array.chunks, meta=array._meta), array)
+
+
 def operator_on_cluster(name: str, op: Any, owner: Any) -> Delayed:
     """Return an operator as an argument of tasks, with a key of its own, likewise."""
     key = (name, 0)

@@ -27,7 +27,7 @@ from pylops_dispatch.foresight import OptimisedGraph, created_arrays, stand_in
 from pylops_dispatch.lineage import executions_between_cuts, has_place_for_copies
 from pylops_dispatch.optimisation import straight_tasks
 from pylops_dispatch.pieces import in_memory
-from pylops_dispatch.placing import home_of_blocks, nothing_sent, where_blocks_lie
+from pylops_dispatch.placing import home_of_blocks, nothing_sent, travels, where_blocks_lie
 from pylops_dispatch.planning import (
     Plan,
     fallbacks_of,
@@ -315,6 +315,9 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
             moved = graph.moved(held, lying if client_in_use() is not None else None, home)
             executions.append(_Execution(graph.count, moved, peak))
 
+        def is_to_be_sent(self, array: DaskArray) -> bool:
+            return array.name not in held and super().is_to_be_sent(array)
+
         def cut_lineage(self) -> None:
             if watch.has_enough:
                 return
@@ -338,7 +341,8 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
 
     def held_stand_in(array: DaskArray) -> DaskArray:
         planned = stand_in(array)
-        held.add(planned.name)
+        if not travels(array):  # or its blocks are tasks for workers
+            held.add(planned.name)
         lying.update(where_blocks_lie({planned.name: array}) or _at_home(planned))
         return planned
 

@@ -47,7 +47,12 @@ from pylops_dispatch.operators import (
     runs_users_code,
 )
 from pylops_dispatch.optimisation import persist
-from pylops_dispatch.placing import bytes_of_block, copied_again, vectors_together
+from pylops_dispatch.placing import (
+    bytes_of_block,
+    copied_again,
+    is_to_be_sent,
+    vectors_together,
+)
 from pylops_dispatch.policy import not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.repeating import Known, ValuesNeededError
@@ -142,7 +147,7 @@ class Session:
     def read_in_setup_only(self, data: Any) -> None:
         """Know data that the solver does not read again once it is set up."""
         if isinstance(data, DispatchArray):
-            self._data = data, {piece.name: piece for piece in data.pieces if _is_lazy(piece)}
+            self._data = data, {piece.name: piece for piece in data.pieces if self._is_due(piece)}
 
     def let_go_of_data(self, solver: Any) -> None:
         """Keep the data in memory no longer than the vectors of a solver that start as them.
@@ -167,8 +172,16 @@ class Session:
         """Yield the arrays in memory that boxes of this session hold."""
         for box in list(self._boxes.values()):
             for piece in () if box.is_let_go or box.value is not None else box.pieces:
-                if isinstance(piece, DaskArray) and pc.in_memory(piece):
+                if isinstance(piece, DaskArray) and not self._is_due(piece):
                     yield piece
+
+    def is_to_be_sent(self, array: DaskArray) -> bool:
+        """Whether an array would go to a cluster with each graph that reads it."""
+        return is_to_be_sent(array)
+
+    def _is_due(self, piece: Any) -> TypeGuard[DaskArray]:
+        """Whether the next execution brings a piece into the memory of those who work."""
+        return _is_lazy(piece) or (isinstance(piece, DaskArray) and self.is_to_be_sent(piece))
 
     def know(self, values: Any) -> None:
         """Know the lazy arrays of operators among `values`: each is worked out once at most."""
@@ -369,7 +382,7 @@ class Session:
         return boxes if any(box is wanted for box in boxes) else [*boxes, wanted]
 
     def _lazy(self, wanted: DispatchArray) -> dict[str, DaskArray]:
-        lazy = {p.name: p for box in self._unread(wanted) for p in box.pieces if _is_lazy(p)}
+        lazy = {p.name: p for box in self._unread(wanted) for p in box.pieces if self._is_due(p)}
         if self._coefficients or self._leaves:
             sources = {name for array in lazy.values() for name in self._ancestors(array)[0]}
             needed = {name: self._source(name) for name in sources}
