@@ -44,7 +44,7 @@ FAULTS = [
         "dask arrays of an operator travel with each graph to a cluster", "array.py",
         "sent_once(x if current is None else current.leaf(x))",
         "(x if current is None else current.leaf(x))",
-        "tests/test_placing.py", "of_dask",
+        "tests/test_placing.py", "graphs_stay_small",
     ),
     Fault(
         "data of a solve travel with each graph to a cluster", "solvers.py",
