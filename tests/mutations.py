@@ -41,6 +41,22 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "products are worked out on any worker", "scheduling.py",
+        "            if home is not None:", "            if False:",
+        "tests/test_placing.py", "products_come_to_them",
+    ),
+    Fault(
+        "operators are nothing to a scheduler", "placing.py",
+        "return sys.getsizeof(op) + sum(array.nbytes for array in arrays)",
+        "return sys.getsizeof(op)",
+        "tests/test_placing.py", "as_large_as",
+    ),
+    Fault(
+        "large arrays of an operator are sent one after another", "placing.py",
+        "(many or held.large > 1)", "many",
+        "tests/test_placing.py", "sent_together",
+    ),
+    Fault(
         "dask arrays of an operator travel with each graph to a cluster", "array.py",
         "sent_once(x if current is None else current.leaf(x))",
         "(x if current is None else current.leaf(x))",
@@ -190,7 +206,7 @@ FAULTS = [
         OPERATORS, "keeps_to_itself",
     ),
     Fault(
-        "tasks that wait for workers that are gone", "rejoining.py",
+        "tasks that wait for workers that are gone", "scheduling.py",
         "scheduler.set_restrictions(dict.fromkeys(waiting))", "pass",
         "tests/test_distributed.py", "may_die_at_once",
     ),

@@ -13,6 +13,7 @@ import numpy as np
 import pylops
 import pytest
 import scipy.sparse
+from dask.sizeof import sizeof
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol import pickle
 from hypothesis import given
@@ -148,6 +149,31 @@ def test_data_and_dask_arrays_of_an_operator_go_to_the_cluster_once_in_a_solve(
     assert_close(x.compute(), expected)
 
 
+def test_matrices_stay_where_they_are_and_products_come_to_them(client):
+    op = pylops.VStack([pylops.MatrixMult(rand((400, 400), seed=i)) for i in range(7)])
+    y0 = rand(op.shape[0], seed=9)
+    x = pylops.cgls(op, da.from_array(y0, chunks=700), niter=8, tol=0)[0]
+    assert_close(x.compute(), pylops.cgls(op, y0, niter=8, tol=0)[0], rtol=1e-8)
+    matrices = {k: w for k, w in kept(client).items() if str(k).startswith("('kept-")}
+    assert len(matrices) >= 7
+    assert all(len(workers) == 1 for workers in matrices.values())
+    assert len({workers[0] for workers in matrices.values()}) == 2
+
+
+def test_an_operator_is_as_large_as_the_arrays_that_it_holds():
+    matrix, sparse = rand((300, 300)), scipy.sparse.eye_array(10_000, format="csr")
+    weights = rand(1000)
+    op = pylops.BlockDiag(
+        [
+            pylops.MatrixMult(matrix),
+            pylops.MatrixMult(sparse),
+            pylops.FunctionOperator(lambda x: weights * x, 1000),
+        ]
+    )
+    held = matrix.nbytes + sparse.data.nbytes + sparse.indices.nbytes + weights.nbytes
+    assert held <= sizeof(op) < 1.2 * held
+
+
 @pytest.mark.parametrize("size", [60, 20_000])
 @pytest.mark.parametrize("solver", ["cgls", "fista"])
 def test_a_plan_counts_data_that_go_to_the_cluster(client, solver, size):
@@ -220,6 +246,16 @@ def test_many_small_arrays_are_sent_once_and_together(client, sent, name, monkey
     assert [(part.matvec_count, part.rmatvec_count) for part in (other, *other.ops)] == counted
     del op, other
     assert comes_true(lambda: not any("operator-" in str(key) for key in kept(client)))
+
+
+def test_large_arrays_of_an_operator_are_sent_together(client, monkeypatch):
+    cuts = []
+    original = placing.cut
+    monkeypatch.setattr(placing, "cut", lambda arrays: cuts.append(arrays) or original(arrays))
+    op = pylops.VStack([pylops.Diagonal(rand(DIMS, seed=i)) for i in range(4)])
+    y = op @ da.ones(DIMS, chunks=(100, 200))
+    assert_close(y.compute(), op @ np.ones(DIMS))
+    assert [len(arrays) for arrays in cuts] == [4]
 
 
 def test_few_small_arrays_travel_with_the_graph(client):

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
@@ -41,15 +41,18 @@ from dask.array.core import Array as DaskArray
 from dask.blockwise import Blockwise
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
+from pylops import LinearOperator
 from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import session, wrapping
+from pylops_dispatch.copying import all_within
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
-from pylops_dispatch.operators import numpy_arrays_of
+from pylops_dispatch.operators import arrays_of, numpy_arrays_of
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import beside_other_tasks, client_in_use, threads_by_worker
 
@@ -59,6 +62,17 @@ _LARGE = 1 << 16  # bytes
 _SMALL = 1 << 10  # bytes of an array that is one of many
 _MANY = 1 << 19  # bytes of arrays that would travel with each graph
 _TURNED = (_AdjointLinearOperator, _TransposedLinearOperator)
+
+
+@sizeof.register(LinearOperator)
+def _bytes_of_operator(op: Any) -> int:
+    """Return the bytes of an operator, which dask takes for those of an empty object.
+
+    Schedulers then send it about as if it were nothing, and workers hold it as if it were.
+    """
+    held = all_within(op, functions=True)
+    arrays = (each for each in held if isinstance(each, np.ndarray))
+    return sys.getsizeof(op) + sum(array.nbytes for array in arrays)
 
 
 class Placed(DataNode):
@@ -98,7 +112,7 @@ class _Cluster:
 
     futures: dict[Any, Any] = field(default_factory=dict)
     arrays: dict[str, DaskArray] = field(default_factory=dict)
-    told: bool = False  # whether its scheduler knows that any worker may take over
+    told: bool = False  # whether its scheduler knows where tasks should run
 
 
 _placed: weakref.WeakKeyDictionary[Any, _Cluster] = weakref.WeakKeyDictionary()
@@ -132,17 +146,17 @@ def where_blocks_lie(arrays: Mapping[str, DaskArray]) -> dict[Any, frozenset[str
     }
 
 
-# arrays of an operator that are to be sent at once, by name, and what releases each: where many
-# small ones are sent
+# arrays of an operator that are to be sent at once, by name, and what releases each
 _together: ContextVar[dict[str, tuple[DaskArray, Any]] | None] = ContextVar(
     "together", default=None
 )
-_bytes_of_small: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+# bytes from which on an array is sent: less where an operator holds many small ones
+_least: ContextVar[int] = ContextVar("least", default=_LARGE)
 
 
 def is_large(nbytes: int) -> bool:
     """Whether arrays of this size are sent apart; smaller ones travel with the graph."""
-    return nbytes > (_LARGE if _together.get() is None else _SMALL)
+    return nbytes > _least.get()
 
 
 def something_waits() -> bool:
@@ -150,12 +164,23 @@ def something_waits() -> bool:
     return bool(_together.get())
 
 
-def _holds_many(op: Any) -> bool:
-    """Whether the small arrays of an operator are too much for each graph."""
-    if op not in _bytes_of_small:
-        sizes = {id(array): array.nbytes for array in numpy_arrays_of(op)}
-        _bytes_of_small[op] = sum(size for size in sizes.values() if size <= _LARGE)
-    return _bytes_of_small[op] > _MANY
+class _Held(NamedTuple):
+    """What an operator holds, by what is large alone."""
+
+    small: int  # bytes
+    large: int  # arrays
+
+
+_held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
+
+
+def _held_by(op: Any) -> _Held:
+    if op not in _held:
+        arrays: list[Any] = [*numpy_arrays_of(op), *arrays_of(op)]
+        sizes = {id(array): array.nbytes for array in arrays}
+        small = [size for size in sizes.values() if size <= _LARGE]
+        _held[op] = _Held(sum(small), len(sizes) - len(small))
+    return _held[op]
 
 
 def coefficient(
@@ -226,14 +251,17 @@ def applied(op: Any) -> Iterator[Mapping[str, Any]]:
     # what the client starts meanwhile keeps the context, and must not keep the operator
     token = wrapping.set(functools.partial(_kept_for, weakref.ref(op)))
     waiting: dict[str, tuple[DaskArray, Any]] = {}
-    own = _together.get() is None and _holds_many(op)
-    outer = _together.set(waiting) if own else None
+    held = _held_by(op)
+    many = held.small > _MANY  # too much for each graph
+    own = _together.get() is None and (many or held.large > 1)
+    outer = (_together.set(waiting), _least.set(_SMALL if many else _LARGE)) if own else None
     try:
         yield waiting
     finally:
         wrapping.reset(token)
         if outer is not None:
-            _together.reset(outer)
+            _together.reset(outer[0])
+            _least.reset(outer[1])
     _send_together(waiting)
 
 
@@ -427,6 +455,7 @@ def _sent(client: Any, arrays: Sequence[DaskArray]) -> list[DaskArray]:
     if any(address.startswith("inproc://") for address in client.nthreads()):
         # workers in this process would share the very arrays, which then never go
         values = pickle.loads(pickle.dumps(values))
+    _tell_scheduler(client)
     names, sent = _scattered(client, arrays, values)
     there = []
     for array in arrays:
@@ -528,17 +557,18 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
     if home is None:
         yield
         return
-    _let_any_worker_take_over(client_in_use())
+    _tell_scheduler(client_in_use())
     with dask.annotate(workers=home, allow_other_workers=True):
         yield
 
 
-def _let_any_worker_take_over(client: Any) -> None:
+def _tell_scheduler(client: Any) -> None:
+    """Let the scheduler of a cluster know where tasks should run."""
     known = _placed.setdefault(client, _Cluster())
     if not known.told:
-        from pylops_dispatch.rejoining import AnyWorker
+        from pylops_dispatch.scheduling import Whereabouts
 
-        client.register_plugin(AnyWorker())
+        client.register_plugin(Whereabouts())
         known.told = True
 
 
