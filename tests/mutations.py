@@ -43,7 +43,7 @@ FAULTS = [
     Fault(
         "products are worked out on any worker", "scheduling.py",
         "            if home is not None:", "            if False:",
-        "tests/test_placing.py", "products_come_to_them",
+        "tests/test_placing.py", "products_are_worked_out",
     ),
     Fault(
         "operators are nothing to a scheduler", "placing.py",

@@ -149,15 +149,37 @@ def test_data_and_dask_arrays_of_an_operator_go_to_the_cluster_once_in_a_solve(
     assert_close(x.compute(), expected)
 
 
-def test_matrices_stay_where_they_are_and_products_come_to_them(client):
-    op = pylops.VStack([pylops.MatrixMult(rand((400, 400), seed=i)) for i in range(7)])
+class Moved(SchedulerPlugin):
+    """Notes for each task that reads what an operator holds whether it ran where that lies."""
+
+    name = "moved"
+
+    def __init__(self):
+        self.found = []
+
+    def start(self, scheduler):
+        self.scheduler = scheduler
+
+    def transition(self, key, start, finish, *args, worker="", **kwargs):
+        if (start, finish) == ("processing", "memory"):
+            for read in self.scheduler.tasks[key].dependencies:
+                held = self.scheduler.tasks.get(("block-of", *read.key))
+                if held is not None:
+                    self.found.append(worker not in {each.address for each in held.who_has})
+
+
+def test_products_are_worked_out_where_the_matrices_lie(client):
+    op = pylops.VStack([pylops.MatrixMult(rand((600, 600), seed=i)) for i in range(24)])
     y0 = rand(op.shape[0], seed=9)
-    x = pylops.cgls(op, da.from_array(y0, chunks=700), niter=8, tol=0)[0]
-    assert_close(x.compute(), pylops.cgls(op, y0, niter=8, tol=0)[0], rtol=1e-8)
-    matrices = {k: w for k, w in kept(client).items() if str(k).startswith("('kept-")}
-    assert len(matrices) >= 7
-    assert all(len(workers) == 1 for workers in matrices.values())
-    assert len({workers[0] for workers in matrices.values()}) == 2
+    expected = pylops.cgls(op, y0, niter=8, tol=0)[0]
+    y = da.from_array(y0, chunks=7200)
+    (op @ da.ones(600)).compute()  # the scheduler is told as arrays are first sent
+    client.register_plugin(Moved())
+    x = pylops.cgls(op, y, niter=8, tol=0)[0]
+    assert_close(x.compute(), expected, rtol=1e-8)
+    moved = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.plugins["moved"].found)
+    assert len(moved) > 8 * 2 * 24
+    assert not any(moved)
 
 
 def test_an_operator_is_as_large_as_the_arrays_that_it_holds():
