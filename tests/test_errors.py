@@ -458,6 +458,13 @@ def test_what_is_no_operator_is_said_to_be_none(function, given, message):
         function(given)
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_a_solver_is_no_call_to_be_planned(made):
+    op, y = pylops.Identity(6), da.ones(6, chunks=3)
+    with pytest.raises(TypeError, match="a solver of class CGLS: give what runs it"):
+        pylops_dispatch.plan(CGLS(op) if made else CGLS, op, y, niter=3)
+
+
 @pytest.mark.parametrize("x", [np.ones(12), [1.0] * 12, 3], ids=["array", "list", "number"])
 def test_a_plan_is_of_a_dask_array(x):
     with pytest.raises(TypeError, match=r"x must be a dask array.*from_array\(x, chunks="):

@@ -460,9 +460,10 @@ def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan
                 f"and threads: {error}"
             ) from None
         return plan_operator(Op, *args, **{"threads": threads, **kwargs})
-    if isinstance(Op, Solver):
+    if isinstance(Op, Solver) or (isinstance(Op, type) and issubclass(Op, Solver)):
+        name = Op.__name__ if isinstance(Op, type) else type(Op).__name__
         raise TypeError(
-            f"Op is a solver of class {type(Op).__name__}: give what runs it, "
+            f"Op is a solver of class {name}: give what runs it, "
             "plan(solver.solve, y, ...), or PyLops's function, plan(pylops.cgls, Op, y, ...)."
         )
     # an operator of SciPy's is callable too: it would be applied
