@@ -37,6 +37,7 @@ from pylops_dispatch.operators import (
     lazy_arrays,
     let_boxes_out,
     made_lazy,
+    parts_without_lazy_arrays,
 )
 from pylops_dispatch.pieces import contents
 from pylops_dispatch.placing import applied
@@ -67,6 +68,15 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def wrapper(self: Any, x: Any) -> Any:
         if type(x) is np.ndarray:
+            if not made_lazy or id(self) in _not_lazy.get():
+                return original(self, x)
+            parts = parts_without_lazy_arrays(self)
+            if parts is not None:
+                token = _not_lazy.set(parts)
+                try:
+                    return original(self, x)
+                finally:
+                    _not_lazy.reset(token)
             if not _holds_lazy_arrays(self):
                 return original(self, x)
             if _wants_values.get():
@@ -99,6 +109,11 @@ def on_dask_array(method: Callable[..., Any], op: Any, x: Any, adjoint: bool) ->
     check(x)
     check_length(x, op.shape[0 if adjoint else 1])
     return _outwards(_apply_or_whole(method, op, lift(x), adjoint))
+
+
+# the operators within the one that is applied to a NumPy vector, if none has dask arrays; they
+# are kept alive here, so that no other has the address of one
+_not_lazy: ContextVar[dict[int, Any]] = ContextVar("not_lazy", default={})  # noqa: B039, read only
 
 
 def _holds_lazy_arrays(op: Any) -> bool:

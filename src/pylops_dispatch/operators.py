@@ -287,6 +287,34 @@ def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
                 yield name, items
 
 
+_PLAIN = frozenset((int, float, complex, bool, str, type(None), np.ndarray, np.dtype, type))
+
+
+def parts_without_lazy_arrays(op: Any) -> dict[int, Any] | None:
+    """Return an operator and all that it is made of, by identity, if nothing there is lazy.
+
+    This is asked in each application to a NumPy vector. It is None where something may be lazy,
+    or is of a user's class, which may change what it holds as it runs.
+    """
+    seen: dict[int, Any] = {}
+    waiting = [op]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if not is_pylops(type(part)):
+            return None
+        for value in vars(part).values():
+            if type(value) in _PLAIN:
+                continue
+            if isinstance(value, (DaskArray, DispatchArray)):
+                return None
+            items = value if isinstance(value, (list, tuple)) else (value,)
+            waiting.extend(item for item in items if is_operator(item))
+    return seen
+
+
 def lazy_arrays(op: Any) -> Iterator[tuple[Any, str, DaskArray]]:
     """Yield owner, attribute and array for every dask array that an operator is made of.
 
