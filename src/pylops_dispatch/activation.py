@@ -261,10 +261,16 @@ def _replacement(old: Any, make: Callable[[Any], Any]) -> tuple[Any, Any]:
     return old, _made[old]
 
 
+# packages that PyLops is built on: most modules that there are, and none has heard of it
+_UNAWARE = frozenset(("dask", "distributed", "llvmlite", "numba", "numpy", "scipy"))
+
+
 def _rebind(replacements: dict[int, Any], within: str = "") -> None:
     """Replace functions, by identity, in every module `within` that has bound them."""
     for module_name, module in list(sys.modules.items()):
         if module is None or module is sys.modules[__name__] or not module_name.startswith(within):
+            continue
+        if module_name.partition(".")[0] in _UNAWARE:
             continue
         try:
             attributes = vars(module)
