@@ -41,6 +41,23 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "vectors that solvers of this package read again are let go", "liveness.py",
+        " or module in _SOLVERS", "",
+        "tests/test_distributed.py", "splitbregman",
+    ),
+    Fault(
+        "dask arrays on a cluster are known by their names alone", "placing.py",
+        'name = f"{array.name}-{tokenize([pc.samples(value) for value in values.values()])}"',
+        "name = array.name",
+        "tests/test_placing.py", "of_the_same_name",
+    ),
+    Fault(
+        "pickled graphs need the cluster", "placing.py",
+        "        frame = frame.f_back\n    return None",
+        "        frame = frame.f_back\n    return client_in_use()",
+        "tests/test_placing.py", "pickled_while",
+    ),
+    Fault(
         "products are worked out on any worker", "scheduling.py",
         "            if home is not None:", "            if False:",
         "tests/test_placing.py", "products_are_worked_out",

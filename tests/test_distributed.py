@@ -543,3 +543,18 @@ def test_an_operator_with_settings_is_sent_once(client):
     assert first == second
     op.settings.k = 3.0
     assert blocks.embed(blocks.taken_apart(op)[0]).key != first
+
+
+def test_splitbregman_with_a_first_guess_reads_its_data_again(client):
+    size = 60
+    op = pylops.VStack([pylops.Diagonal(1 + rand(size, seed=i) ** 2) for i in range(2)])
+    y0, x0 = rand(2 * size, seed=3), rand(size, seed=4)
+
+    def solve(y, x):
+        return pylops.optimization.sparsity.splitbregman(
+            op, y, [pylops.FirstDerivative(size)], x0=x, niter_outer=2, niter_inner=2, mu=1.0,
+            epsRL1s=[0.2], iter_lim=3,
+        )[0]  # fmt: skip
+
+    x = solve(da.from_array(y0, chunks=30), da.from_array(x0, chunks=20))
+    assert_close(x.compute(), solve(y0, x0), rtol=1e-8)

@@ -231,6 +231,28 @@ def test_dask_arrays_are_computed_anywhere_once_they_are_on_a_cluster(client):
     assert_close(weights.compute(scheduler="synchronous"), w0)
 
 
+def test_dask_arrays_of_the_same_name_are_not_taken_for_each_other(client):
+    x = da.ones(DIMS, chunks=(50, 200))
+    held = []
+    for seed in range(2):
+        w0 = rand(DIMS, seed=seed)
+        held.append(pylops.Diagonal(da.from_array(w0, chunks=(50, 200), name="weights")))
+        assert_close((held[-1] @ x).compute(), w0)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_is_pickled_while_there_is_a_cluster_is_read_without_it(client, lazy):
+    w0 = rand(DIMS)
+    op = pylops.Diagonal(da.from_array(w0, chunks=(50, 200)) if lazy else w0)
+    y = op @ da.ones(DIMS, chunks=(50, 200))
+    assert_close(y.compute(), w0)
+    kept = pickle.dumps(y)
+    expected = w0.copy()
+    del op, y, w0
+    assert comes_true(lambda: not client.has_what() or not any(client.has_what().values()))
+    assert_close(pickle.loads(kept).compute(scheduler="synchronous"), expected)
+
+
 MANY = {
     "small blocks": lambda: pylops.BlockDiag(
         [pylops.Diagonal(rand(4000, seed=i)) for i in range(30)]

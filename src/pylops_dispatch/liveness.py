@@ -37,13 +37,18 @@ def variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
     return again, never
 
 
+# loops of this package that stand for others' read vectors of their own
+_SOLVERS = (f"{__package__}.scipy_solvers",)
+
+
 def all_variables(until: str) -> tuple[list[Any], list[Any]]:
     """Return the variables of all functions that are running, as :func:`variables` does.
 
     Parameters
     ----------
     until : str
-        Module whose functions, and what has called them, are left out, like this package's own.
+        Module whose functions, and what has called them, are left out, as are this package's own
+        but for solvers.
 
     Returns
     -------
@@ -54,7 +59,8 @@ def all_variables(until: str) -> tuple[list[Any], list[Any]]:
     never: list[Any] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") != until:
-        if frame.f_globals.get("__name__", "").partition(".")[0] != __package__:
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] != __package__ or module in _SOLVERS:
             read, unread = variables(frame)
             again += read
             never += unread

@@ -38,6 +38,7 @@ import dask.array as da
 import numpy as np
 from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
+from dask.base import tokenize
 from dask.blockwise import Blockwise
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -96,14 +97,16 @@ class Placed(DataNode):
 
 
 def _sender() -> Any:
-    """Return the client that sends the graph being pickled, which need not be dask's scheduler."""
+    """Return the client that sends the graph being pickled; None where it is pickled to be kept."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         # Client._graph_to_futures pickles what is computed, also for compute(scheduler=client)
-        if frame.f_code.co_name == "_graph_to_futures":
-            return frame.f_locals.get("self")
+        if frame.f_globals.get("__name__") == "distributed.client":
+            client = frame.f_locals.get("self")
+            if hasattr(client, "scheduler_info"):
+                return client
         frame = frame.f_back
-    return client_in_use()
+    return None
 
 
 @dataclass
@@ -356,8 +359,19 @@ def sent_once(array: DaskArray) -> DaskArray:
     """
     if not is_to_be_sent(array):
         return array
-    nodes = {k: DataNode(k, getattr(n, "value", n)) for k, n in dict(array.dask).items()}
-    return on_cluster(DaskArray(nodes, array.name, array.chunks, meta=array._meta), array)
+    nodes: dict[Any, Any] = dict(array.dask)
+    values = {key[1:]: getattr(node, "value", node) for key, node in nodes.items()}
+    # two arrays of other numbers may have been given the same name
+    name = _names.get(pc.identity(array))
+    if name is None:
+        name = f"{array.name}-{tokenize([pc.samples(value) for value in values.values()])}"
+        _names[pc.identity(array)] = name
+        weakref.finalize(array, _names.pop, pc.identity(array), None)
+    nodes = {(name, *index): DataNode((name, *index), v) for index, v in values.items()}
+    return on_cluster(DaskArray(nodes, name, array.chunks, meta=array._meta), array)
+
+
+_names: dict[Any, str] = {}  # of arrays on a cluster, by the arrays that they stand for
 
 
 def operator_on_cluster(name: str, op: Any, owner: Any) -> Delayed:
