@@ -182,6 +182,16 @@ def test_products_are_worked_out_where_the_matrices_lie(client):
     assert not any(moved)
 
 
+def test_a_scheduler_without_this_package_is_told_nothing(client, monkeypatch):
+    def register_plugin(self, plugin, *args, **kwargs):
+        raise ModuleNotFoundError(f"No module named {type(plugin).__module__!r}")
+
+    monkeypatch.setattr(distributed.Client, "register_plugin", register_plugin)
+    w0, y0 = 1 + rand(DIMS) ** 2, rand(DIMS, seed=1)
+    x = pylops.cgls(pylops.Diagonal(w0), da.from_array(y0, chunks=(50, 200)), niter=3)[0]
+    assert_close(x.compute(), pylops.cgls(pylops.Diagonal(w0), y0, niter=3)[0])
+
+
 def test_an_operator_is_as_large_as_the_arrays_that_it_holds():
     matrix, sparse = rand((300, 300)), scipy.sparse.eye_array(10_000, format="csr")
     weights = rand(1000)

@@ -582,8 +582,11 @@ def _tell_scheduler(client: Any) -> None:
     if not known.told:
         from pylops_dispatch.scheduling import Whereabouts
 
-        client.register_plugin(Whereabouts())
         known.told = True
+        try:
+            client.register_plugin(Whereabouts())
+        except ImportError as error:  # the scheduler runs without this package
+            logger.info("the scheduler is not told where tasks should run: %s", error)
 
 
 def home_of_blocks(
