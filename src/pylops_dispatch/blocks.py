@@ -26,7 +26,7 @@ from pylops import LinearOperator
 from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import is_lazy, session, source
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.copying import with_own_settings
+from pylops_dispatch.copying import arrays_within, with_own_settings
 from pylops_dispatch.halos import (
     Extended,
     Surroundings,
@@ -56,7 +56,7 @@ from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
 from pylops_dispatch.spectra import length_of_transform
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
-from pylops_dispatch.whole import arrays_within, with_arrays, without_arrays
+from pylops_dispatch.whole import with_arrays, without_arrays
 from pylops_dispatch.workers import client_in_use, in_task
 
 if TYPE_CHECKING:

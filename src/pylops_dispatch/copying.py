@@ -82,6 +82,12 @@ def _held_by_function(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
+def arrays_within(value: Any) -> list[np.ndarray[Any, Any]]:
+    """Return the NumPy arrays that an object holds, and all that it holds, each once."""
+    held = all_within(value, functions=True)
+    return [array for array in held if isinstance(array, np.ndarray) and array.size]
+
+
 # ---- copies ------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import session, wrapping
-from pylops_dispatch.copying import all_within
+from pylops_dispatch.copying import arrays_within
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
@@ -71,8 +71,7 @@ def _bytes_of_operator(op: Any) -> int:
 
     Schedulers then send it about as if it were nothing, and workers hold it as if it were.
     """
-    held = all_within(op, functions=True)
-    arrays = (each for each in held if isinstance(each, np.ndarray))
+    arrays = arrays_within(op)
     return sys.getsizeof(op) + sum(array.nbytes for array in arrays)
 
 
@@ -362,11 +361,12 @@ def sent_once(array: DaskArray) -> DaskArray:
     nodes: dict[Any, Any] = dict(array.dask)
     values = {key[1:]: getattr(node, "value", node) for key, node in nodes.items()}
     # two arrays of other numbers may have been given the same name
-    name = _names.get(pc.identity(array))
+    own = pc.identity(array)
+    name = _names.get(own)
     if name is None:
         name = f"{array.name}-{tokenize([pc.samples(value) for value in values.values()])}"
-        _names[pc.identity(array)] = name
-        weakref.finalize(array, _names.pop, pc.identity(array), None)
+        _names[own] = name
+        weakref.finalize(array, _names.pop, own, None)
     nodes = {(name, *index): DataNode((name, *index), v) for index, v in values.items()}
     return on_cluster(DaskArray(nodes, name, array.chunks, meta=array._meta), array)
 

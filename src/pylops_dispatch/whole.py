@@ -26,12 +26,6 @@ class _Hole:
     number: int
 
 
-def arrays_within(value: Any) -> list[np.ndarray[Any, Any]]:
-    """Return the NumPy arrays that an object holds, and all that it holds, each once."""
-    held = all_within(value, functions=True)
-    return [array for array in held if isinstance(array, np.ndarray) and array.size]
-
-
 def without_arrays(value: Any) -> tuple[Any, list[DaskArray]]:
     """Return an object for a task without what comes as inputs of the task, and these, lazily.
 
