@@ -168,6 +168,28 @@ def test_damped_preconditioned_with_scipys_keywords(problem):
     check(solve, problem.y)
 
 
+DATA = {"zero": 0.0, "not a number": np.nan}
+
+
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("solver", ["normal_equations", "regularized", "preconditioned"])
+def test_data_that_no_step_can_fit_give_what_scipy_gives(solver, data, start):
+    """Muted traces, or dead ones: also the dtype, and the reason to stop, are SciPy's."""
+    single = Problem("float32")
+    y = np.full_like(single.y, 0.0)
+    y[4] = DATA[data]
+    steps = {"maxiter": 3} if solver == "normal_equations" else {"iter_lim": 3}
+    operators = single.smoothing if solver == "preconditioned" else single.regs
+
+    def solve(y, *x0):
+        function = getattr(pylops, f"{solver}_inversion")
+        return function(single.op, y, operators, *x0, **steps)[:2]
+
+    check(solve, y, *[single.x0] * start, rtol=1e-4)
+
+
 # -------------------------------------------------------------- reweighted, sparse
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import contextvars
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 
 import cloudpickle
 import dask.array as da
@@ -906,3 +908,49 @@ def test_a_method_in_place_of_the_operators_own_that_calls_it(make, around):
         for shape in ((op.shape[1],), (op.shape[1], 2)):
             x0 = rand(shape)
             assert_same(outer @ to_dask(x0, (5, 1)[: len(shape)]), outer @ x0)
+
+
+SPARSE = ["csr", "csc", "coo", "bsr", "dia", "lil"]
+
+
+def _change(matrix, i, j, value):
+    if matrix.format == "coo":
+        matrix.data[np.flatnonzero((matrix.row == i) & (matrix.col == j))] = value
+    elif matrix.format in ("bsr", "dia"):  # of blocks of one element, and of one diagonal
+        matrix.data[i if matrix.format == "bsr" else (0, j)] = value
+    else:
+        matrix[i, j] = value
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("form", SPARSE)
+def test_any_element_of_a_sparse_matrix_may_be_changed_in_place(form, direction):
+    matrix = 2 * scipy.sparse.eye(4000, format=form)
+    op = pylops.MatrixMult(matrix)
+    x = da.ones(4000, chunks=1000)
+    for i in (1901, 2904):
+        apply(op, direction, x).compute()
+        _change(matrix, i, i, 7)
+        assert_same(apply(op, direction, x), apply(op, direction, np.ones(4000)))
+
+
+@pytest.mark.parametrize("form", SPARSE)
+def test_sparse_matrices_go_with_their_operators(form):
+    matrix = scipy.sparse.eye(4000, format=form)
+    gone = weakref.ref(matrix.data)
+    (pylops.MatrixMult(matrix) @ da.ones(4000, chunks=1000)).compute()
+    del matrix
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_blocks_of_sparse_matrices_are_views(form):
+    matrix = scipy.sparse.random(400, 300, density=0.1, format=form, random_state=0)
+    y = pylops.MatrixMult(matrix) @ da.ones(300, chunks=100)
+    blocks = [
+        v.value for v in y.dask.to_dict().values() if scipy.sparse.issparse(getattr(v, "value", 0))
+    ]
+    assert len(blocks) > 1
+    assert all(np.shares_memory(block.data, matrix.data) for block in blocks)
+    assert all(np.shares_memory(block.indices, matrix.indices) for block in blocks)

@@ -88,6 +88,12 @@ MAKERS = {
     "sparse MatrixMult": lambda: pylops.MatrixMult(
         scipy.sparse.random(*DIMS, 0.5, random_state=0, format="csr"), otherdims=(200,)
     ),
+    "MatrixMult by columns": lambda: pylops.MatrixMult(
+        scipy.sparse.random(*DIMS, 0.5, random_state=0, format="csc"), otherdims=(200,)
+    ),
+    "MatrixMult in disorder": lambda: pylops.MatrixMult(
+        scipy.sparse.random(*DIMS, 0.5, random_state=0, format="coo"), otherdims=(200,)
+    ),
     "a tree": lambda: (
         pylops.Diagonal(rand(DIMS)) @ pylops.FirstDerivative(DIMS, axis=0) + pylops.Identity(DIMS)
     ),
@@ -433,6 +439,37 @@ def test_what_is_made_of_an_operators_arrays_goes_with_it(client, name):
     (op.H @ in_quarters(rand(op.dimsd))).compute()
     assert kept(client)
     del op
+    assert comes_true(lambda: not kept(client))
+
+
+GONE = [
+    "Diagonal",
+    "sparse MatrixMult",
+    "MatrixMult in disorder",
+    "a product of dask",
+    "Interp, linear",
+    "a function that closes over an array",
+    "a function of whole vectors",
+]
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", GONE)
+def test_results_of_an_operator_that_is_gone_read_what_was_sent(client, sent, name):
+    op = (MAKERS | MADE)[name]()
+    x0 = rand(op.dims)
+    (expected,) = dask.compute(op @ x0, scheduler="synchronous")
+    y = op @ da.from_array(x0, chunks=quarters(x0.shape)).persist()
+    there = set(kept(client))
+    assert there
+    del op
+    gc.collect()
+    sent.clear()
+    assert_close(y.compute(), expected)
+    assert sent
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+    assert set(kept(client)) == there
+    del y
     assert comes_true(lambda: not kept(client))
 
 

@@ -228,7 +228,7 @@ def _attributes(value: Any, owner: Any) -> dict[str, Any]:
     if not isinstance(held, dict):
         return {}
     if scipy.sparse.issparse(value):  # the rest are notes of what SciPy found out about it
-        return {key: v for key, v in held.items() if isinstance(v, (np.ndarray, dict))}
+        return {key: v for key, v in held.items() if isinstance(v, (np.ndarray, dict, tuple))}
     # what PyLops's operators hold is a library's, set once
     if not runs_users_code(owner) or _package(type(value)) == "pylops" or is_machinery(value):
         return {}

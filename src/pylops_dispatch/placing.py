@@ -4,8 +4,8 @@ Where dask's scheduler is a ``distributed.Client``, the blocks of a large NumPy 
 operators that hold large arrays, are scattered to the workers when they are first applied,
 twice where there are two workers. Graphs still hold the blocks, for any other scheduler; a graph
 that goes to that cluster goes without them, since its scheduler has data by the same keys. All
-is released when the array that it came from goes, or the client. What was lost with a worker is
-sent anew with the next application.
+is released when the array that it came from has gone, and the lazy results that read it, or the
+client. What was lost with a worker is sent anew with the next application.
 
 Smaller arrays travel with each graph; of an operator that holds many of these, so that graphs
 would be large all the same, all but the smallest are sent too, at once.
@@ -76,10 +76,17 @@ def _bytes_of_operator(op: Any) -> int:
 
 
 class Placed(DataNode):
-    """Data in a graph that is pickled as a future where the cluster has them already."""
+    """Data in a graph that is pickled as a future where the cluster has them already.
 
-    __slots__ = ()
+    The graph keeps them there: it may be computed after the operator has gone.
+    """
+
+    __slots__ = ("futures",)
     on_cluster = True
+
+    def __init__(self, key: Any, value: Any, futures: Mapping[Any, Any]):
+        super().__init__(key, value)
+        self.futures = futures  # of all blocks of an array, such as they lie there at present
 
     @property
     def block_fusion(self) -> bool:
@@ -87,10 +94,8 @@ class Placed(DataNode):
         return True
 
     def __reduce__(self) -> Any:
-        client = _sender()
-        known = None if client is None else _placed.get(client)
-        future = None if known is None else known.futures.get(self.key)
-        if future is None or future.status != "finished":
+        future = self.futures.get(self.key)
+        if future is None or future.client is not _sender() or future.status != "finished":
             return DataNode, (self.key, self.value)
         return future.__reduce__()
 
@@ -112,8 +117,8 @@ def _sender() -> Any:
 class _Cluster:
     """What lies on one cluster."""
 
-    futures: dict[Any, Any] = field(default_factory=dict)
     arrays: dict[str, DaskArray] = field(default_factory=dict)
+    futures: dict[str, dict[Any, Any]] = field(default_factory=dict)
     told: bool = False  # whether its scheduler knows where tasks should run
 
 
@@ -322,8 +327,12 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
     there = array if _planning.get() and client_in_use() is not None else placed(array, owner)
     if there is None:
         return array
-    name = there.name
-    graph = {(name, *k[1:]): Placed((name, *k[1:]), node.value) for k, node in nodes.items()}
+    name, client = there.name, client_in_use()
+    known = _placed.get(client) if client is not None else None
+    futures = {} if known is None else known.futures.get(array.name, {})
+    graph = {
+        (name, *k[1:]): Placed((name, *k[1:]), node.value, futures) for k, node in nodes.items()
+    }
     return DaskArray(graph, name, array.chunks, meta=array._meta)
 
 
@@ -651,16 +660,17 @@ _FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
 
 
 def _put(known: _Cluster, name: str, there: DaskArray) -> None:
-    """Know what stands for an array from here on."""
-    _release(known, name)
+    """Know what stands for an array from here on; graphs of what stood for it bring their data."""
     known.arrays[name] = there
-    known.futures.update(there.dask)
+    futures = known.futures.setdefault(name, {})
+    futures.clear()
+    futures.update(there.dask)
 
 
 def _release(known: _Cluster, name: str) -> None:
-    there = known.arrays.pop(name, None)
-    for key in {} if there is None else there.dask:
-        known.futures.pop(key, None)
+    """Let go of an array, unless graphs are still there that read it."""
+    known.arrays.pop(name, None)
+    known.futures.pop(name, None)
 
 
 def runs_here_at_once() -> bool:

@@ -84,7 +84,8 @@ def _lsqr(
         b, x0=x0, damp=damp, atol=0.0, btol=0.0, conlim=0.0, niter=niter,
         calc_var=calc_var, show=bool(show),
     )  # fmt: skip
-    bnorm = float(solver.bnorm if x0 is None else np.linalg.norm(b))
+    # as NumPy's number, which may divide by zero: so does SciPy's
+    bnorm = np.float64(solver.bnorm if x0 is None else np.linalg.norm(b))
     istop = 0
     with watched(solver, x, niter):
         while not istop and solver.iiter < niter and float(solver.arnorm):
@@ -95,12 +96,15 @@ def _lsqr(
     solver.istop = istop
     solver.finalize(bool(show))
     norms = (solver.r1norm, solver.r2norm, solver.anorm, solver.acond, solver.arnorm)
-    if x0 is not None:  # without it SciPy starts from zeros of double precision
-        x = x.astype(np.result_type(x0, b, A.dtype), copy=False)
+    if x0 is not None:
+        dtype = np.result_type(x0, b, A.dtype) if solver.iiter else x0.dtype
+        x = x.astype(dtype, copy=False)
+    elif not solver.iiter:  # SciPy starts from zeros of double precision
+        x = x.real.astype(float)
     return _flat((x, istop, solver.iiter, *norms, solver.xnorm, solver.var))
 
 
-def _stops(solver: Any, bnorm: float, atol: float, btol: float, conlim: float) -> int:
+def _stops(solver: Any, bnorm: np.float64, atol: float, btol: float, conlim: float) -> int:
     """Return SciPy's number for the reason to stop, or 0: ``_isolve/lsqr.py``, its tests."""
     eps = np.finfo(float).eps
     names = ("r2norm", "arnorm", "anorm", "acond", "xnorm")
@@ -142,11 +146,16 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         own = b.dtype if b.dtype.char in "fdFD" else np.dtype(float)
         dtype = np.result_type(A.dtype if A.dtype.char in "fdFD" else float, own)
         b, x0 = (None if v is None else _in_solve(v).astype(dtype, copy=False) for v in (b, x0))
-        # PyLops stops at the square of the residual's norm
         with _solving():
-            tol = max(rtol * float(np.linalg.norm(b)), atol) ** 2
+            bnorm = float(np.linalg.norm(b))
+            if not bnorm:
+                return b.copy(), 0
             niter = 10 * A.shape[0] if maxiter is None else int(maxiter)
-            x, iterations, _ = _flat(pylops.cg(A, b, x0, niter=niter, tol=tol, **kwargs))
+            # PyLops stops at the square of the residual's norm
+            tol = max(atol, rtol * bnorm) ** 2
+            x, iterations, cost = _flat(pylops.cg(A, b, x0, niter=niter, tol=tol, **kwargs))
+        if np.isnan(cost[-1]):  # SciPy goes on, and PyLops stops before the first step
+            return (x * np.nan if niter else x), niter
         return x, int(iterations) if iterations >= niter else 0
 
     return wrapper

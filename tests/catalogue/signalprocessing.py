@@ -375,6 +375,15 @@ for name in ["NonStationaryConvolve2D", "NonStationaryFilters2D", "NonStationary
     if "Convolve" in name:
         add(f"{name}-numba", lambda c, n=name: _compiled(n))
 
+# its adjoint has the dtype of the samples, whatever the operator says
+add(
+    "NonStationaryFilters2D-float64-samples",
+    lambda c: sp.NonStationaryFilters2D(
+        c(rand((7, 9))), (3, 3), (1, 4), (1, 4, 7), dtype="float32"
+    ),
+    coefficients=True,
+)
+
 # ------------------------------------------------------------------- Fredholm1
 
 for nz, saveGt, usematmul, dtype in [

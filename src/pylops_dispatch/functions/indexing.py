@@ -568,10 +568,9 @@ def _put(piece: Piece, positions: np.ndarray[Any, Any], value: DaskArray, axis: 
     placed = scatter(value, positions, axis, n, accumulate=False, chunks=target)
     if isinstance(piece, Zeros):
         return placed
-    mask = remembered(
-        positions, ("mask", n), checksum(positions), lambda: _mask_of(positions, n)
-    ).reshape((n,) + (1,) * (len(piece.shape) - axis - 1))
-    written = coefficient(mask, pc.chunks_like(mask.shape, piece))
+    held = remembered(positions, ("mask", n), checksum(positions), lambda: _mask_of(positions, n))
+    mask = held.reshape((n,) + (1,) * (len(piece.shape) - axis - 1))
+    written = coefficient(mask, pc.chunks_like(mask.shape, piece), held)
     return da.where(written, placed, piece).rechunk(piece.chunks)
 
 

@@ -24,7 +24,11 @@ from pylops_dispatch.rules.table import Place, Run
 _BLOCKS = 8
 
 
-def filters(half: Callable[[Any], Shape], place: Place) -> Run:
+def filters(
+    half: Callable[[Any], Shape],
+    place: Place,
+    adjoint_dtype: Callable[[Any], Any] = lambda op: op.dtype,
+) -> Run:
     """Return what runs ``NonStationaryFilters1D`` and its like.
 
     Parameters
@@ -33,17 +37,21 @@ def filters(half: Callable[[Any], Shape], place: Place) -> Run:
         Half of the length of the filters along each axis of the data.
     place : callable
         Tells a copy of the operator for a block of the data where that block lies.
+    adjoint_dtype : callable, optional
+        Dtype of what the adjoint of an operator gives.
     """
 
     def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
+        # y is written into ncp.zeros(..., dtype=self.dtype)
+        dtype = adjoint_dtype(op) if adjoint else op.dtype
+
         def apply(x: DaskArray) -> DaskArray:
             chunks = x.chunks if adjoint else _chunks(op, half(op))
             lazy = is_lazy(op.inp)
             signal = source(op.inp).rechunk(chunks) if lazy else coefficient(op.inp, chunks)
-            return _apply(cls, op, x, signal, half(op), place, adjoint)
+            return _apply(cls, op, x, signal, half(op), place, adjoint, dtype)
 
-        # both are written into ncp.zeros(..., dtype=self.dtype)
-        return shaped(op, box, adjoint, op.dtype, apply)
+        return shaped(op, box, adjoint, dtype, apply)
 
     return run
 
@@ -65,6 +73,7 @@ def _apply(
     half: Shape,
     place: Place,
     adjoint: bool,
+    dtype: Any,
 ) -> DaskArray:
     dims, dimsd = dims_of(op, False)
     axes = tuple(range(len(dimsd)))
@@ -84,8 +93,8 @@ def _apply(
         new_axes=dict(zip(result[len(axes) :], dims, strict=True)) if adjoint else None,
         adjust_chunks=dict.fromkeys(axes, 1) if adjoint else None,
         align_arrays=False,
-        dtype=op.dtype,
-        meta=np.empty((0,) * len(result), dtype=op.dtype),
+        dtype=dtype,
+        meta=np.empty((0,) * len(result), dtype=dtype),
         op=blocks.embed(template),
     )
     return blocks.add_up(partial, axes, partial.dtype) if adjoint else partial

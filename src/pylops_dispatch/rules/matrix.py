@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
-from dask.array.core import normalize_chunks, slices_from_chunks
+from dask.array.core import normalize_chunks
 from dask.base import tokenize
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
@@ -21,8 +21,9 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import name_of_matrix
-from pylops_dispatch.pieces import Chunks, Zeros
+from pylops_dispatch.pieces import Chunks, Zeros, contents
 from pylops_dispatch.placing import coefficient, on_cluster
+from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.rules.running import run_whole
 
 
@@ -93,12 +94,28 @@ def product(
     piece = Zeros((n_in, *rest), box.dtype) if not size * n_in else box.as_shape((n_in, *rest))
     if isinstance(piece, Zeros):
         return DispatchArray([Zeros((n_out, *rest), dtype)], (size,))
-    y = _product(A, piece, n_out, adjoint, dtype, apart)
+    if getattr(A, "format", None) == "csc":  # by columns: those are the rows of its transpose
+        x = da.conj(piece) if A.dtype.kind == "c" else piece
+        y = _product(A, x, n_out, not adjoint, dtype, apart, turned=True)
+        y = da.conj(y) if A.dtype.kind == "c" else y
+    else:
+        y = _product(A, piece, n_out, adjoint, dtype, apart)
     return DispatchArray([y], (size,))
 
 
-def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:
-    """Multiply by blocks of rows of the matrix, the same ones forward and adjoint."""
+def _product(
+    A: Any,
+    x: DaskArray,
+    n_out: int,
+    adjoint: bool,
+    dtype: Any,
+    apart: bool,
+    turned: bool = False,
+) -> DaskArray:
+    """Multiply by blocks of rows of the matrix, the same ones forward and adjoint.
+
+    That is, of its transpose where that is `turned`.
+    """
     blocks = x.numblocks[0]
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
@@ -110,7 +127,7 @@ def _product(A: Any, x: DaskArray, n_out: int, adjoint: bool, dtype: Any, apart:
             x = x.rechunk({0: rows})
         matrix = A.rechunk((rows, -1))
     else:
-        matrix = _wrap(A, (rows, (A.shape[1],)))
+        matrix = _wrap(A, (rows, (A.shape[0 if turned else 1],)))
     i, j, *rest = range(x.ndim + 1)
     y = da.blockwise(
         _block_product,
@@ -187,26 +204,47 @@ def _multiplied(a: Any, x: Any, adjoint: bool) -> Any:
     return y.reshape(y.shape[0], *x.shape[1:])
 
 
-_sparse: dict[tuple[str, Chunks], dict[Any, Any]] = {}
-
-
 def _wrap(A: Any, chunks: Chunks) -> DaskArray:
     """Return a matrix in memory as a dask array of dense or sparse blocks."""
     if isinstance(A, np.ndarray):
         return coefficient(A, chunks)
-    sizes = normalize_chunks(chunks, A.shape, dtype=A.dtype)
-    key = (name_of_matrix(A), sizes)
-    name = f"coefficient-{tokenize(*key)}"
-    graph = _sparse.get(key)
-    if graph is None:
-        rows = scipy.sparse.csr_array(A)
-        graph = {
-            (name, *index): DataNode((name, *index), rows[where])
-            for index, where in zip(
-                np.ndindex(*(len(c) for c in sizes)), slices_from_chunks(sizes), strict=True
-            )
-        }
-        if len(_sparse) > 64:
-            _sparse.clear()
-        _sparse[key] = graph
+    rows, values = _by_rows(A)
+    sizes = normalize_chunks(chunks, rows.shape, dtype=A.dtype)
+    name = f"coefficient-{tokenize(name_of_matrix(A), values, sizes)}"
+    ends = np.cumsum(sizes[0])
+    graph = {
+        (name, number, 0): DataNode((name, number, 0), _rows_between(rows, int(end) - size, size))
+        for number, (size, end) in enumerate(zip(sizes[0], ends, strict=True))
+    }
     return on_cluster(DaskArray(graph, name, sizes, dtype=A.dtype), A)
+
+
+def _by_rows(A: Any) -> tuple[Any, Any]:
+    """Return a sparse matrix by rows, and what tells whether it was changed since it was copied.
+
+    Of a matrix by columns it is the transpose.
+    """
+    if A.format == "csr":
+        return A, None
+    if A.format == "csc":
+        return A.T, None
+    held = [v for value in vars(A).values() for v in (value if type(value) is tuple else (value,))]
+    arrays = [v for v in held if isinstance(v, np.ndarray) and v.dtype != object]
+    if not arrays or A.format == "lil":  # made of Python's lists or dictionaries
+        rows = scipy.sparse.csr_array(A)
+        return rows, [contents(v) for v in (rows.data, rows.indices, rows.indptr)]
+    values = tuple(map(checksum, arrays))
+    return remembered(arrays[0], "rows", values, lambda: scipy.sparse.csr_array(A)), values
+
+
+def _rows_between(rows: Any, start: int, count: int) -> Any:
+    """Return some rows of a sparse matrix; their elements are those of the matrix itself."""
+    indptr = rows.indptr[start : start + count + 1]
+    where = slice(int(indptr[0]), int(indptr[-1]))
+    block = scipy.sparse.csr_array((count, rows.shape[1]), dtype=rows.dtype)
+    block.data, block.indices, block.indptr = (
+        rows.data[where],
+        rows.indices[where],
+        indptr - indptr[0],
+    )
+    return block

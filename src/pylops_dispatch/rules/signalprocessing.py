@@ -65,7 +65,11 @@ RULES[sp.NonStationaryConvolve3D] = halo(_half, place=_place)
 RULES[sp.NonStationaryFilters1D] = parallel_sum(
     filters(lambda op: (op.hsize // 2,), _place), _FILTERS
 )
-RULES[sp.NonStationaryFilters2D] = parallel_sum(filters(_half, _place), _FILTERS)
+# its adjoint adds up in zeros(..., dtype=x.dtype), where x are the filtered samples
+# (nonstatconvolve2d.py:487)
+RULES[sp.NonStationaryFilters2D] = parallel_sum(
+    filters(_half, _place, adjoint_dtype=lambda op: op.inp.dtype), _FILTERS
+)
 
 # ---- transforms along axes -------------------------------------------------------------------
 
