@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import gc
+import logging
 import os
 import signal
 import threading
@@ -101,6 +102,17 @@ def several_workers():
 
 def tasks_known(client):
     return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+
+def clients_and_queues(dask_scheduler):
+    return len(dask_scheduler.clients), len(dask_scheduler.extensions["queues"].queues)
+
+
+def test_the_scheduler_has_no_more_clients_after_a_solve(several_workers):
+    before = several_workers.run_on_scheduler(clients_and_queues)
+    op = pylops.Diagonal(1 + rand(20_000) ** 2)
+    pylops.cgls(op, da.ones(20_000, chunks=5000), niter=10, tol=0)
+    assert several_workers.run_on_scheduler(clients_and_queues) == before
 
 
 @pytest.mark.parametrize("solver", [pylops.cg, pylops.cgls])
@@ -377,6 +389,40 @@ def test_two_solves_at_once_do_not_meet(several_workers):
         found = list(pool.map(solve, (first, second)))
     for x, answer in zip(found, expected, strict=True):
         assert_close(x, answer, rtol=1e-9)
+
+
+def splitting(y, chunks):
+    """A solve that asks for the norm of the same residual twice, in different executions."""
+    op = pylops.Restriction(200, np.sort(np.random.default_rng(0).permutation(200)[:120]))
+    regularise = [pylops.FirstDerivative(200)]
+    steps = {"niter_outer": 2, "niter_inner": 2, "engine": "pylops", "niter": 2}
+    data = da.from_array(y, chunks=chunks) if chunks else y
+    return pylops.splitbregman(op, data, regularise, epsRL1s=[0.3], **steps)[0]
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_solves_of_the_same_data_have_tasks_of_their_own(
+    several_workers, caplog, monkeypatch, together
+):
+    """A scheduler that knows a task by its name keeps what it is made of, and warns."""
+    y = rand(120)
+    expected = splitting(y, None)
+    ready = threading.Barrier(together)
+
+    def solve(_):
+        ready.wait()
+        with several_workers.as_current():
+            return splitting(y, 40).compute()
+
+    monkeypatch.setattr(logging.getLogger("distributed"), "propagate", True)
+    with (
+        caplog.at_level("WARNING", logger="distributed.scheduler"),
+        concurrent.futures.ThreadPoolExecutor(together) as pool,
+    ):
+        found = list(pool.map(solve, range(together)))
+    for x in found:
+        assert_close(x, expected, rtol=1e-9)
+    assert not [m for m in caplog.messages if "run_spec" in m]
 
 
 @pytest.mark.parametrize("make", [stencils, weighted])

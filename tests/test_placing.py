@@ -468,7 +468,7 @@ def test_results_of_an_operator_that_is_gone_read_what_was_sent(client, sent, na
     assert_close(y.compute(), expected)
     assert sent
     assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
-    assert set(kept(client)) == there
+    assert set(kept(client)) <= there
     del y
     assert comes_true(lambda: not kept(client))
 
@@ -689,9 +689,9 @@ def test_threads_are_not_told_where_to_run(monkeypatch):
     found = []
     original = solvers.persist
 
-    def noting(arrays):
+    def noting(*given):
         found.append(dask.get_annotations())
-        return original(arrays)
+        return original(*given)
 
     monkeypatch.setattr(solvers, "persist", noting)
     with dask.config.set(scheduler="threads"):

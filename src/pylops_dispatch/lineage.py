@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import uuid
 import weakref
@@ -40,8 +39,6 @@ from pylops_dispatch.workers import beside_other_tasks, client_in_use, threads_b
 logger = logging.getLogger(__name__)
 
 _STEPS = 20
-# two tasks that ask a worker for its first client get one each, one of which is never closed
-_connecting = threading.Lock()
 _PATIENCE = 60.0  # seconds for all copies; a worker that dies meanwhile makes them wait
 
 
@@ -239,7 +236,7 @@ def cut(arrays: Sequence[DaskArray]) -> dict[str, DaskArray]:
     try:
         _wait(client, list(futures.values()), workers)
         homes = {k: w[0] for k, w in client.who_has(list(futures.values())).items() if w}
-        copies = _copies(client, futures, new_keys, homes, workers, mark)
+        copies = _copies(client, futures, new_keys, homes, workers)
         homes = {new_keys[key]: home for key, home in homes.items()}
         blocks, near = _blocks(client, copies, homes)
         made = [*blocks.values(), *near.values()]
@@ -275,17 +272,17 @@ def _copies(
     new_keys: dict[Any, Any],
     homes: dict[Any, str],
     workers: list[str],
-    mark: str,
 ) -> dict[Any, Any]:
     """Put a copy of each block on the worker after its own, as data that no task has made.
 
-    Returns them by the key of the block that is to come. Futures made on workers reach the
-    client through a queue, which keeps them in the meantime.
+    Returns them by the key of the block that is to come.
     """
     import distributed
 
     after = _next_of(workers)
-    queue = distributed.Queue(f"copies-{mark}", client=client)
+    copies: dict[Any, Any] = {
+        key: distributed.Future(("copy-of", *key), client) for key in new_keys.values()
+    }
     by_worker = defaultdict(list)
     for key in futures:
         by_worker[after[homes[key]]].append(key)
@@ -294,31 +291,36 @@ def _copies(
         graph: dict[Any, Any] = {key: futures[key] for key in keys}
         for key in keys:
             task = ("copy", *new_keys[key])
-            graph[task] = Task(task, _put, TaskRef(key), ("copy-of", *new_keys[key]), queue.name)
+            graph[task] = Task(task, _keep, TaskRef(key), copies[new_keys[key]].key, client.id)
         wanted = [("copy", *new_keys[key]) for key in keys]
         running += client.get(graph, wanted, workers=[worker], sync=False, pure=False)
-    try:
-        _wait(client, running, workers)
-        found = {future.key[1:]: future for future in queue.get(batch=True)}
-    finally:
-        queue.close()
-    if set(found) != set(new_keys.values()):
+    _wait(client, running, workers)
+    if any(future.status != "finished" for future in running):
         raise RuntimeError("a worker was lost while blocks were copied")
-    return found
+    return copies
 
 
 def _next_of(workers: list[str]) -> dict[str, str]:
     return dict(zip(workers, [*workers[1:], workers[0]], strict=True))
 
 
-def _put(block: Any, key: Any, queue: str) -> None:
-    """Keep a block on this worker under a key of its own; runs as a task."""
+def _keep(block: Any, key: Any, client: str) -> None:
+    """Keep a block on this worker under a key of its own, for a client; runs as a task.
+
+    A client of the worker's own would let go of it, and ``distributed.Queue`` hands futures over
+    but leaves an entry for each queue on the scheduler, for good.
+    """
     import distributed
 
-    with _connecting:
-        client = distributed.get_client()
-    future = client.scatter({key: block}, hash=False)[key]
-    distributed.Queue(queue, client=client).put(future)
+    worker = distributed.get_worker()
+
+    async def keep() -> None:
+        known = worker.update_data(data={key: block})
+        await worker.scheduler.update_data(
+            who_has={key: [worker.address]}, nbytes=known["nbytes"], client=client
+        )
+
+    distributed.utils.sync(worker.loop, keep)
 
 
 def _blocks(

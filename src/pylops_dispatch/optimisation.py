@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
@@ -30,20 +30,33 @@ from dask.highlevelgraph import HighLevelGraph, Layer
 
 from pylops_dispatch.pieces import largest_block
 from pylops_dispatch.programs import Setting, chained, fused_tasks, straightening
+from pylops_dispatch.shuffles import of_their_own
 
 
-def persist(arrays: Sequence[DaskArray]) -> tuple[DaskArray, ...]:
+def persist(
+    arrays: Sequence[DaskArray], mark: str = "", keep: Collection[str] = ()
+) -> tuple[DaskArray, ...]:
     """Return arrays in memory, worked out in one execution: ``dask.persist``, for these alone.
 
-    Where dask runs in this process, ``dask.persist`` wraps each graph in expressions first, which
-    have nothing to do for arrays and take as long as fusing the tasks of a small step.
+    ``dask.persist`` wraps each graph in expressions first, which have nothing to do for arrays and
+    take as long as fusing the tasks of a small step.
+
+    Parameters
+    ----------
+    arrays : sequence of dask.array.Array
+        Lazy.
+    mark : str, optional
+        On a cluster, what the names of all tasks end in, and of the arrays. Its scheduler may
+        still know a task of that name from another execution, where others were fused into it.
+    keep : collection of str, optional
+        Names of arrays that stay what they are, and all that they are made of.
     """
     with straight_tasks():
         schedule = dask.base.get_scheduler(collections=arrays)
-        if hasattr(getattr(schedule, "__self__", schedule), "persist"):  # a cluster's
-            return tuple(dask.persist(*arrays))
-        keys = [list(flatten(array.__dask_keys__())) for array in arrays]
         graph = HighLevelGraph.merge(*(array.dask for array in arrays))
+        if hasattr(getattr(schedule, "__self__", schedule), "persist"):  # a cluster's
+            return tuple(dask.persist(*_marked(arrays, graph, mark, keep), optimize_graph=False))
+        keys = [list(flatten(array.__dask_keys__())) for array in arrays]
         nodes = arrays[0].__dask_optimize__(graph, keys)
         wanted = list(chain.from_iterable(keys))
         found = schedule(nodes, wanted, **_batches(schedule, arrays, nodes))
@@ -53,6 +66,38 @@ def persist(arrays: Sequence[DaskArray]) -> tuple[DaskArray, ...]:
         rebuild, state = array.__dask_postpersist__()
         done.append(rebuild({key: values[key] for key in own}, *state))
     return tuple(done)
+
+
+def _marked(
+    arrays: Sequence[DaskArray], graph: HighLevelGraph, mark: str, keep: Collection[str]
+) -> list[DaskArray]:
+    """Return arrays of an optimised graph whose tasks have names of their own."""
+    graph, shuffles = of_their_own(graph, mark)
+    ready = [DaskArray(graph, shuffles.get(a.name, a.name), a.chunks, meta=a._meta) for a in arrays]
+    keys = [list(flatten(array.__dask_keys__())) for array in ready]
+    nodes = dict(convert_legacy_graph(arrays[0].__dask_optimize__(graph, keys)))
+    # what waits for a shuffle is known by its key
+    held = {k for k, node in nodes.items() if isinstance(node, DataNode) or node.block_fusion}
+    stay = [
+        array.name in keep or not held.isdisjoint(own)
+        for array, own in zip(ready, keys, strict=True)
+    ]
+    fixed = [own for own, stays in zip(keys, stay, strict=True) if stays]
+    held.update(cull(nodes, set(chain.from_iterable(fixed))) if fixed else ())
+    new = {key: _with_mark(key, mark) for key in nodes if key not in held}
+    tasks = {
+        new.get(key, key): node.substitute(new, key=new.get(key)) for key, node in nodes.items()
+    }
+    marked = HighLevelGraph({f"tasks{mark}": tasks}, {f"tasks{mark}": set()})
+    names = (a.name if stays else a.name + mark for a, stays in zip(ready, stay, strict=True))
+    return [
+        DaskArray(marked, name, array.chunks, meta=array._meta)
+        for name, array in zip(names, ready, strict=True)
+    ]
+
+
+def _with_mark(key: Any, mark: str) -> Any:
+    return (key[0] + mark, *key[1:]) if isinstance(key, tuple) else key + mark
 
 
 def tasks_on_cluster(nodes: Mapping[Any, Any], keys: Iterable[Any]) -> int:
@@ -238,7 +283,8 @@ def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
     before = {}
     for key, found in reads.items():
         others = [k for k in found if k in reads and k not in wanted]
-        if len(others) == 1 and readers[others[0]] == 1 and not nodes[others[0]].block_fusion:
+        apart = any(nodes[k].block_fusion for k in (key, *others))
+        if len(others) == 1 and readers[others[0]] == 1 and not apart:
             before[key] = others[0]
     inside = set(before.values())
     joined = {key: node for key, node in nodes.items() if key not in inside}

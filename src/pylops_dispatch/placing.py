@@ -561,7 +561,9 @@ _MUCH_LESS = 16
 
 
 @contextmanager
-def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[None]:
+def vectors_together(
+    arrays: Sequence[DaskArray], kernel: int = 0, mark: str = ""
+) -> Iterator[None]:
     """Let a cluster work out the same blocks of all vectors of a solve on the same worker.
 
     The scheduler takes a worker that holds any input of a task, be it a slice for a halo, and
@@ -575,8 +577,10 @@ def vectors_together(arrays: Sequence[DaskArray], kernel: int = 0) -> Iterator[N
     kernel : int, optional
         Bytes of a block of what the operator holds on the cluster. Vectors of much smaller blocks
         are left to the scheduler, which has them worked out where that lies.
+    mark : str, optional
+        What is added to the names of all that is persisted in the context.
     """
-    home = home_of_blocks(arrays, kernel)
+    home = home_of_blocks(arrays, kernel, mark)
     if home is None:
         yield
         return
@@ -599,7 +603,7 @@ def _tell_scheduler(client: Any) -> None:
 
 
 def home_of_blocks(
-    arrays: Sequence[DaskArray], kernel: int = 0
+    arrays: Sequence[DaskArray], kernel: int = 0, mark: str = ""
 ) -> Callable[[Any], list[str]] | None:
     """Return what says by its key where a block is to be worked out; None for a single worker."""
     workers = _workers()
@@ -614,7 +618,7 @@ def home_of_blocks(
             counts = tuple(layer.dims[index] for index in layer.output_indices)
             if counts in cuts:
                 numblocks[name] = counts
-    return functools.partial(_home, numblocks, workers)
+    return functools.partial(_home, numblocks, workers, mark=mark)
 
 
 def _workers(age: float = 0.0) -> list[str]:
@@ -639,12 +643,15 @@ def bytes_of_block(array: DaskArray) -> int:
     return int(array.nbytes) // max(1, array.npartitions)
 
 
-def _home(numblocks: dict[str, pc.Shape], workers: list[str], key: Any) -> list[str]:
+def _home(
+    numblocks: dict[str, pc.Shape], workers: list[str], key: Any, mark: str = ""
+) -> list[str]:
     """Return the worker for a block, all of them for any other task; runs on the scheduler.
 
     A face of a halo is cut where the block that it is a part of lies.
     """
     name, *index = key if isinstance(key, tuple) else (key,)
+    name = name.removesuffix(mark) if isinstance(name, str) else name
     counts = numblocks.get(name)
     face = _FACE.match(name) if isinstance(name, str) else None
     if face is not None:

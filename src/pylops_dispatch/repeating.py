@@ -7,7 +7,6 @@ and of all that follows from it; to rename layers takes a fraction of the time.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import operator
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from dask._task_spec import GraphNode, TaskRef, convert_legacy_graph
+from dask._task_spec import convert_legacy_graph
 from dask.array.core import Array as DaskArray
 from dask.blockwise import Blockwise
 from dask.core import flatten
@@ -27,6 +26,7 @@ from pylops_dispatch.array import DispatchArray, session
 from pylops_dispatch.naming import signature
 from pylops_dispatch.operators import all_parts, arrays_of, counters, runs_users_code
 from pylops_dispatch.pieces import Piece, Zeros
+from pylops_dispatch.renaming import name_in, with_names
 from pylops_dispatch.workers import client_in_use
 
 Apply = Callable[[DispatchArray], DispatchArray]
@@ -243,11 +243,7 @@ def _made(name: str, graph: HighLevelGraph, inputs: dict[str, DaskArray]) -> _Ma
         else:
             keys |= graph.layers[read].get_output_keys()
     nodes = MaterializedLayer(convert_legacy_graph(layer, keys))
-    return _Made(stem, nodes, dependencies, frozenset(map(_name_in, nodes)) - {name})
-
-
-def _name_in(key: Any) -> str:
-    return str(key[0] if isinstance(key, tuple) else key)
+    return _Made(stem, nodes, dependencies, frozenset(map(name_in, nodes)) - {name})
 
 
 def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
@@ -264,7 +260,7 @@ def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
             digest = which.copy()
             digest.update(own.encode())
             names[own] = f"{made.stem}-{digest.hexdigest()}"
-    layers = {names[name]: _with_names(made.layer, names) for name, made in found.made.items()}
+    layers = {names[name]: with_names(made.layer, names) for name, made in found.made.items()}
     dependencies = {
         names[name]: {names.get(read, read) for read in made.dependencies}
         for name, made in found.made.items()
@@ -300,32 +296,3 @@ def _joined(*mappings: Mapping[str, Any]) -> dict[str, Any]:
     for mapping in mappings:
         found.update(mapping)
     return found
-
-
-def _with_names(layer: Layer, names: Mapping[str, str]) -> Layer:
-    """Return a layer with its own name, and those of what it reads, replaced."""
-    if isinstance(layer, Blockwise):
-        new = copy.copy(layer)
-        new.__dict__.pop("_cached_dict", None)
-        new.output = names[layer.output]
-        new.task = layer.task.substitute({}, key=new.output)
-        new.indices = tuple((_read(of, names), indices) for of, indices in layer.indices)
-        new.numblocks = {names.get(name, name): n for name, n in layer.numblocks.items()}
-        return new
-
-    def renamed(key: Any) -> Any:
-        name = names.get(_name_in(key))
-        return key if name is None else (name, *key[1:]) if isinstance(key, tuple) else name
-
-    nodes: dict[Any, GraphNode] = {}
-    for key, node in layer.items():
-        own = renamed(key)
-        nodes[own] = node.substitute({k: renamed(k) for k in (key, *node.dependencies)}, key=own)
-    return MaterializedLayer(nodes)
-
-
-def _read(of: Any, names: Mapping[str, str]) -> Any:
-    """Return what an argument of a layer is called now; numbers and the like stay."""
-    if isinstance(of, TaskRef):
-        return TaskRef(_read(of.key, names))
-    return names.get(of, of) if isinstance(of, str) else of

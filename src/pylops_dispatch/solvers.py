@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -305,9 +306,13 @@ class Session:
         for box in self._unread(wanted):
             held = (done.get(p.name, p) if isinstance(p, DaskArray) else p for p in box.pieces)
             box.replace(list(held))
+        if self._data is not None:
+            known = self._data[1]
+            known.update([(done[n].name, piece) for n, piece in known.items() if n in done])
         if vectors:
-            self._last, self._missed = {a.name for a in vectors}, False
-            self._norms = {n: box for n, box in self._norms.items() if n in self._last}
+            now = {a.name: done[a.name].name for a in vectors}
+            self._last, self._missed = set(now.values()), False
+            self._norms = {now[n]: box for n, box in self._norms.items() if n in now}
         if self.before is not None and any(futures_of(done[a.name]) for a in vectors[:1]):
             used = {n: done[a.name] for n, a in read_whole(vectors).items()}
             self.before.let_go(used, list(self._boxes.values()))
@@ -331,8 +336,9 @@ class Session:
 
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
-        with vectors_together(arrays, self._kernel):
-            return persist(arrays)
+        mark = f"-{uuid.uuid4().hex[:12]}"
+        with vectors_together(arrays, self._kernel, mark):
+            return persist(arrays, mark, self._coefficients.keys() | self._leaves.keys())
 
     def vector(self, box: DispatchArray) -> Any:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
