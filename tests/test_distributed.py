@@ -425,6 +425,30 @@ def test_solves_of_the_same_data_have_tasks_of_their_own(
     assert not [m for m in caplog.messages if "run_spec" in m]
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_blocks_are_exchanged_by_shuffles(several_workers, together):
+    """As dask does for many blocks, here for any: the operator's, and those of the data."""
+    dims = (12, 10)
+    op = pylops.signalprocessing.FFT(dims, axis=0, dtype="complex128")
+    y0 = rand(op.dimsd, "complex128")
+    expected = pylops.cgls(op, y0.ravel(), niter=3, tol=0)[0]
+    several_workers.wait_for_workers(2)
+
+    def solve(_):
+        with several_workers.as_current():
+            y = da.from_array(y0, chunks=(3, 5)).persist().ravel()
+            x = pylops.cgls(op, y, niter=3, tol=0)[0]
+            return x.rechunk((4, 2)).compute(), pylops.cgls(op, y, x0=x, niter=1)[0].compute()
+
+    with (
+        dask.config.set({"array.rechunk.method": "p2p"}),
+        concurrent.futures.ThreadPoolExecutor(together) as pool,
+    ):
+        for x, again in pool.map(solve, range(together)):
+            assert_close(x.ravel(), expected.ravel(), rtol=1e-9)
+            assert_close(again.ravel(), expected.ravel(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("make", [stencils, weighted])
 def test_workers_may_come_and_go_during_a_solve(several_workers, make):
     op, seen = make(), []
