@@ -775,6 +775,79 @@ FAULTS = [
         "lower=not upper", "lower=upper",
         "tests/test_functions_complete.py", "cholesky",
     ),
+    Fault(
+        "copies of blocks of sparse matrices", "rules/matrix.py",
+        "rows.data[where],", "rows.data[where].copy(),",
+        OPERATORS, "sparse",
+    ),
+    Fault(
+        "sparse matrices in disorder are copied once for good", "rules/matrix.py",
+        "values = tuple(map(checksum, arrays))", "values = tuple(map(len, arrays))",
+        OPERATORS, "sparse",
+    ),
+    Fault(
+        "matrices by columns are not conjugated", "rules/matrix.py",
+        'y = da.conj(y) if A.dtype.kind == "c" else y', "y = y",
+        OPERATORS, "MatrixMult-sparse-csc",
+    ),
+    Fault(
+        "lazy results let go of what an operator has sent", "placing.py",
+        "known.futures.pop(name, None)", "known.futures.pop(name, {}).clear()",
+        "tests/test_placing.py", "gone_read",
+    ),
+    Fault(
+        "a mask is sent for each application", "functions/indexing.py",
+        "coefficient(mask, pc.chunks_like(mask.shape, piece), held)",
+        "coefficient(mask, pc.chunks_like(mask.shape, piece))",
+        "tests/test_placing.py", "mask",
+    ),
+    Fault(
+        "executions of a solve share the names of tasks", "solvers.py",
+        'mark = f"-{uuid.uuid4().hex[:12]}"', 'mark = ""',
+        "tests/test_distributed.py", "tasks_of_their_own",
+    ),
+    Fault(
+        "shuffles of two executions are one", "optimisation.py",
+        "of_their_own(graph, mark)", "(graph, {})",
+        OPTIMISATION, "told_apart",
+    ),
+    Fault(
+        "names that are to stay are changed", "optimisation.py",
+        "array.name in keep or not held", "not held",
+        OPTIMISATION, "keep_theirs",
+    ),
+    Fault(
+        "what waits for a shuffle is fused", "optimisation.py",
+        "apart = any(nodes[k].block_fusion for k in (key, *others))",
+        "apart = any(nodes[k].block_fusion for k in others)",
+        "tests/test_distributed.py", "shuffles",
+    ),
+    Fault(
+        "lazy data are kept under their new names", "solvers.py",
+        "known.update([(done[n].name, piece) for n, piece in known.items() if n in done])",
+        "known.update([])",
+        "tests/test_undoing.py", "let_go_once",
+    ),
+    Fault(
+        "SciPy's cg works on data that are zero", "scipy_solvers.py",
+        "if not bnorm:", "if bnorm < 0:",
+        "tests/test_inversions.py", "no_step_can",
+    ),
+    Fault(
+        "SciPy's cg is done where data are no numbers", "scipy_solvers.py",
+        "if np.isnan(cost[-1]):", "if np.isinf(cost[-1]):",
+        "tests/test_inversions.py", "no_step_can",
+    ),
+    Fault(
+        "zeros of the precision of the data", "scipy_solvers.py",
+        "x = x.real.astype(float)", "x = x.real",
+        "tests/test_inversions.py", "no_step_can",
+    ),
+    Fault(
+        "the adjoint of filters has the operator's dtype", "rules/signalprocessing.py",
+        "adjoint_dtype=lambda op: op.inp.dtype", "adjoint_dtype=lambda op: op.dtype",
+        OPERATORS, "NonStationaryFilters2D",
+    ),
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from dask._task_spec import Alias, DataNode, List, Task, TaskRef, _execute_subgr
 from dask.blockwise import Blockwise, blockwise_token
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
+from distributed.shuffle._core import P2PBarrierTask, barrier_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -436,3 +437,32 @@ def test_settings_are_put_within_tasks_and_a_key_stands_for_the_same_task_in_eac
 
 def shapes(*values):
     return [type(value).__name__ for value in values]
+
+
+def test_shuffles_of_two_executions_are_told_apart():
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        x = da.ones((12, 12), chunks=(3, 12)).rechunk((12, 3))
+        y = (2 * x).rechunk((3, 12)) + 1
+    waiting = []
+    for mark in ("-first", "-second"):
+        (marked,) = optimisation._marked([y], y.dask, mark, ())
+        nodes = dict(marked.dask)
+        waits = {key for key, node in nodes.items() if isinstance(node, P2PBarrierTask)}
+        assert len(waits) == 2
+        assert waits == {barrier_key(nodes[key].spec.id) for key in waits}
+        read = set().union(*(node.dependencies for node in nodes.values()))
+        assert waits <= read <= nodes.keys()
+        waiting.append(waits)
+    assert waiting[0].isdisjoint(waiting[1])
+
+
+def test_tasks_that_read_an_array_that_is_to_keep_its_name_keep_theirs():
+    x = da.ones((6, 4), chunks=(3, 4))
+    kept, other = (x + 1).cumsum(axis=0), x - 1
+    graph = HighLevelGraph.merge(kept.dask, other.dask)
+    first, second = optimisation._marked([kept, other], graph, "-mark", {kept.name})
+    assert (first.name, second.name) == (kept.name, f"{other.name}-mark")
+    names = {key[0] for key in dict(first.dask)}
+    assert names >= {first.name, second.name}
+    assert other.name not in names
+    assert not [n for n in names if n.startswith(kept.name) and n.endswith("-mark")]

@@ -210,7 +210,7 @@ def _sparse(shape, dtype, fmt):
     return getattr(scipy.sparse, f"{fmt}_matrix")(dense)
 
 
-for fmt, dtype in [("csr", "float64"), ("csc", "float32"), ("csr", "complex128")]:
+for fmt, dtype in [("csr", "float64"), ("csc", "complex128"), ("coo", "float32")]:
     add(
         f"MatrixMult-sparse-{fmt}-{dtype}",
         lambda c, f=fmt, t=dtype: pylops.MatrixMult(_sparse((8, 6), t, f), dtype=t),
