@@ -42,6 +42,13 @@ def pytest_sessionstart(session):
         interpreters.compile_package()
 
 
+def pytest_collection_modifyitems(items):
+    """Give what Numba compiles to one worker: each would compile it anew."""
+    for item in items:
+        if helpers.is_compiled(item.name):
+            item.add_marker(pytest.mark.xdist_group("compiled"))
+
+
 def pytest_collection_finish():
     """Let the garbage collector pass over the objects of thousands of tests."""
     helpers.overlook_what_there_is()

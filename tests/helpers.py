@@ -175,3 +175,8 @@ def printed(text):
     text = "\n".join(lines)
     numbers_ = [complex(n) for n in NUMBER.findall(text)]
     return NUMBER.sub("#", text).split(), numbers_
+
+
+def is_compiled(name):
+    """Whether the entry of the catalogue, or the test of it, has Numba compile its kernels."""
+    return "numba" in name or "PWSprayer2D" in name

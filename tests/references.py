@@ -8,6 +8,7 @@ import itertools
 import pylops_dispatch
 
 from .catalogue import CATALOGUE, adjoint, build, data, model
+from .helpers import is_compiled
 
 DIRECTIONS = ["forward", "adjoint"]
 
@@ -29,8 +30,8 @@ def has_columns(entry):
 
 
 @functools.cache
-def numpy_results(extra):
-    """What PyLops alone gives for all entries, found together: to switch it takes its time.
+def numpy_results(extra, compiled):
+    """What PyLops alone gives for all such entries, found together: to switch it takes its time.
 
     For each entry, direction and shape the input, and the output or the error.
     """
@@ -38,7 +39,7 @@ def numpy_results(extra):
         return {
             (entry.id, *how): numpy_attempt(entry, *how, extra)
             for entry in CATALOGUE
-            if not extra or has_columns(entry)
+            if is_compiled(entry.id) == compiled and (not extra or has_columns(entry))
             for how in itertools.product(DIRECTIONS, [False, True])
         }
 
@@ -56,7 +57,7 @@ def numpy_attempt(entry, direction, shaped, extra):
 
 def numpy_result(entry, direction, shaped, extra=()):
     """The input, and what PyLops alone gives for it, or the ValueError that it raises."""
-    x, found = numpy_results(extra)[entry.id, direction, shaped]
+    x, found = numpy_results(extra, is_compiled(entry.id))[entry.id, direction, shaped]
     if isinstance(found, Exception) and not isinstance(found, ValueError):
         raise found
     return x, found
