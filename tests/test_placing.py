@@ -16,6 +16,7 @@ import scipy.sparse
 from dask.sizeof import sizeof
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol import pickle
+from distributed.shuffle._core import barrier_key
 from hypothesis import given
 from hypothesis import strategies as st
 from pylops import signalprocessing as sp
@@ -698,6 +699,12 @@ def test_threads_are_not_told_where_to_run(monkeypatch):
         pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=2)
     assert found
     assert not any(found)
+
+
+def test_a_shuffle_may_choose_among_the_workers_that_are_left():
+    workers = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]
+    assert _home({"x": (2,)}, workers, barrier_key("0123")) == []
+    assert _home({"x": (2,)}, workers, ("rechunk-transfer-0123", 0)) == workers
 
 
 @pytest.mark.parametrize("kernel", [0, 1 << 10, 1 << 20])

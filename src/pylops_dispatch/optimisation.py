@@ -38,8 +38,8 @@ def persist(
 ) -> tuple[DaskArray, ...]:
     """Return arrays in memory, worked out in one execution: ``dask.persist``, for these alone.
 
-    ``dask.persist`` wraps each graph in expressions first, which have nothing to do for arrays and
-    take as long as fusing the tasks of a small step.
+    Where dask runs in this process, ``dask.persist`` wraps each graph in expressions first, which
+    have nothing to do for arrays and take as long as fusing the tasks of a small step.
 
     Parameters
     ----------

@@ -648,10 +648,14 @@ def _home(
 ) -> list[str]:
     """Return the worker for a block, all of them for any other task; runs on the scheduler.
 
-    A face of a halo is cut where the block that it is a part of lies.
+    A face of a halo is cut where the block that it is a part of lies. A shuffle gives its blocks to
+    the workers that its barrier may run on (``ShuffleSchedulerPlugin._calculate_worker_for``),
+    though one may have died since.
     """
     name, *index = key if isinstance(key, tuple) else (key,)
     name = name.removesuffix(mark) if isinstance(name, str) else name
+    if isinstance(name, str) and name.startswith(_BARRIER):
+        return []
     counts = numblocks.get(name)
     face = _FACE.match(name) if isinstance(name, str) else None
     if face is not None:
@@ -663,6 +667,7 @@ def _home(
     return [workers[number * len(workers) // math.prod(counts)]]
 
 
+_BARRIER = "shuffle-barrier-"
 _FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
 
 
