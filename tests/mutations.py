@@ -828,6 +828,11 @@ FAULTS = [
         "tests/test_placing.py", "may_choose",
     ),
     Fault(
+        "masks of all axes take matrices", "functions/indexing.py",
+        "only.ndim == box.ndim and np.ndim(value) > 1", "only.ndim == box.ndim and False",
+        VIEWS, "takes_a_number",
+    ),
+    Fault(
         "lazy data are kept under their new names", "solvers.py",
         "known.update([(done[n].name, piece) for n, piece in known.items() if n in done])",
         "known.update([])",

@@ -213,7 +213,9 @@ def outcome(function):
     """What a function gives, or the kind of error that it raises."""
     try:
         return function()
-    except (IndexError, ValueError) as error:
+    except NotDispatchedError:
+        raise
+    except (IndexError, TypeError, ValueError) as error:
         return type(error)
 
 
@@ -229,6 +231,19 @@ def test_positions_that_do_not_broadcast_are_an_index_error(index):
     for array in (x, DispatchArray(to_dask(x, x.shape))):
         with pytest.raises(IndexError, match="could not be broadcast together with shapes"):
             array[index]
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("mask", [np.array([True, True]), (np.array([False, True]),)], ids=str)
+def test_a_mask_of_all_axes_takes_a_number_or_a_vector(mask, shape):
+    for array in (np.zeros(2), DispatchArray(da.zeros(2, chunks=1))):
+        for value in (np.ones(shape), DispatchArray(da.ones(shape))):
+            with pytest.raises(TypeError, match="dimension"):
+                array[mask] = value if isinstance(array, DispatchArray) else np.ones(shape)
+    matrix = DispatchArray(da.zeros((2, 2), chunks=1))
+    with pytest.raises(TypeError, match="dimension"):
+        matrix[np.eye(2, dtype=bool)] = np.ones((1, 2))
+    assert_close(values(matrix), np.zeros((2, 2)))
 
 
 @settings(max_examples=50)

@@ -335,7 +335,14 @@ def setitem(box: DispatchArray, index: Any, value: Any) -> None:
             raise not_dispatched("writing selected elements", "Write through the same mask.")
         put(box, as_box(index), value)
         return
-    _put_at(box, _positions(_to_index(_unwrap(index)), box.shape), value)
+    index = _to_index(_unwrap(index))
+    only = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    if _is_mask(only) and only.ndim == box.ndim and np.ndim(value) > 1:  # as NumPy, for any shapes
+        raise TypeError(
+            f"values of {np.ndim(value)} dimensions are written through a mask of all axes, which "
+            "takes a number or a vector"
+        )
+    _put_at(box, _positions(index, box.shape), value)
 
 
 def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
