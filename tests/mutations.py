@@ -823,6 +823,11 @@ FAULTS = [
         "tests/test_distributed.py", "shuffles",
     ),
     Fault(
+        "sparse matrices of two shapes are taken for one", "rules/matrix.py",
+        '("rows", A.format, A.shape, A.dtype.str,', '("rows", A.format, A.dtype.str,',
+        OPERATORS, "may_share",
+    ),
+    Fault(
         "shuffles are bound to workers that may have died", "placing.py",
         "name.startswith(_BARRIER)", 'name.startswith("barrier")',
         "tests/test_placing.py", "may_choose",

@@ -954,3 +954,12 @@ def test_blocks_of_sparse_matrices_are_views(form):
     assert len(blocks) > 1
     assert all(np.shares_memory(block.data, matrix.data) for block in blocks)
     assert all(np.shares_memory(block.indices, matrix.indices) for block in blocks)
+
+
+def test_sparse_matrices_of_two_shapes_may_share_their_arrays():
+    tall = scipy.sparse.random(40, 20, density=0.2, format="coo", random_state=0)
+    wide = scipy.sparse.coo_matrix((40, 30))
+    wide.data, wide.row, wide.col = tall.data, tall.row, tall.col
+    for matrix in (tall, wide):
+        op, x = pylops.MatrixMult(matrix), rand(matrix.shape[1])
+        assert_same(op @ to_dask(x, 10), op @ x)

@@ -466,3 +466,16 @@ def test_tasks_that_read_an_array_that_is_to_keep_its_name_keep_theirs():
     assert names >= {first.name, second.name}
     assert other.name not in names
     assert not [n for n in names if n.startswith(kept.name) and n.endswith("-mark")]
+
+
+def test_tasks_in_tuples_read_a_shuffle_and_another_array():
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        x = da.ones((6, 6), chunks=(3, 6)).rechunk((6, 3))
+    y = da.zeros((6, 6), chunks=(6, 3)) + 1
+    tasks = {("sum", 0, i): (operator.add, (x.name, 0, i), (y.name, 0, i)) for i in range(2)}
+    graph = HighLevelGraph.from_collections("sum", tasks, dependencies=[x, y])
+    z = da.Array(graph, "sum", x.chunks, dtype=x.dtype)
+    (marked,) = optimisation._marked([z], z.dask, "-mark", ())
+    nodes = dict(marked.dask)
+    read = set().union(*(nodes[key].dependencies for key in flatten(marked.__dask_keys__())))
+    assert {name for name, *_ in read} == {f"{x.name}-mark-mark", f"{y.name}-mark"}

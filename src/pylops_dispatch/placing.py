@@ -324,12 +324,11 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
         `array` itself where dask runs in this process alone.
     """
     nodes = dict(array.dask)
-    there = array if _planning.get() and client_in_use() is not None else placed(array, owner)
+    client = client_in_use()
+    there = array if _planning.get() and client is not None else placed(array, owner)
     if there is None:
         return array
-    name, client = there.name, client_in_use()
-    known = _placed.get(client) if client is not None else None
-    futures = {} if known is None else known.futures.get(array.name, {})
+    name, futures = there.name, _placed.get(client, _Cluster()).futures.get(array.name, {})
     graph = {
         (name, *k[1:]): Placed((name, *k[1:]), node.value, futures) for k, node in nodes.items()
     }
@@ -653,11 +652,13 @@ def _home(
     though one may have died since.
     """
     name, *index = key if isinstance(key, tuple) else (key,)
-    name = name.removesuffix(mark) if isinstance(name, str) else name
-    if isinstance(name, str) and name.startswith(_BARRIER):
-        return []
+    face = None
+    if isinstance(name, str):
+        if name.startswith(_BARRIER):
+            return []
+        name = name.removesuffix(mark)
+        face = _FACE.match(name)
     counts = numblocks.get(name)
-    face = _FACE.match(name) if isinstance(name, str) else None
     if face is not None:
         counts = next((c for c in numblocks.values() if len(c) == len(index)), None)
         index[int(face[2])] += 1 if face[1] == HALO[True] else -1

@@ -7,6 +7,7 @@ would be taken for the same one.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from dask._task_spec import convert_legacy_graph
@@ -41,25 +42,19 @@ def of_their_own(graph: HighLevelGraph, mark: str) -> tuple[HighLevelGraph, dict
         return graph, names
     layers: dict[str, Any] = {}
     for name, layer in graph.layers.items():
-        read = graph.dependencies[name] & names.keys()
+        read = graph.dependencies[name]
         if name in shuffles:
-            # the name is made of the token
-            layers[name + mark] = P2PRechunkLayer(
-                name=names[name],
-                token=names[name].removeprefix(rechunk_name("")),
-                chunks=layer.chunks,
-                chunks_input=layer.chunks_input,
-                name_input=names.get(layer.name_input, layer.name_input),
-                disk=layer.disk,
-                keepmap=layer.keepmap,
-                annotations=layer.annotations,
-            )
-        elif read:
-            own = layer
+            own = copy.copy(layer)
+            own.name = names[name]
+            own.token = own.name.removeprefix(rechunk_name(""))  # which the name is made of
+            own.name_input = names.get(layer.name_input, layer.name_input)
+            own._cached_dict = None
+            layers[own.name] = own
+        elif read & names.keys():
             if not isinstance(layer, Blockwise):
                 known = set(layer).union(*(graph.layers[n].get_output_keys() for n in read))
-                own = MaterializedLayer(convert_legacy_graph(layer, known))
-            layers[name] = with_names(own, {**{n: names[n] for n in read}, name: name})
+                layer = MaterializedLayer(convert_legacy_graph(layer, known))
+            layers[name] = with_names(layer, {**names, name: name})
         else:
             layers[name] = layer
     dependencies = {

@@ -11,7 +11,6 @@ import numpy as np
 import scipy.sparse
 from dask._task_spec import DataNode
 from dask.array.core import Array as DaskArray
-from dask.array.core import normalize_chunks
 from dask.base import tokenize
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from scipy.sparse.linalg._interface import MatrixLinearOperator
@@ -209,14 +208,13 @@ def _wrap(A: Any, chunks: Chunks) -> DaskArray:
     if isinstance(A, np.ndarray):
         return coefficient(A, chunks)
     rows, values = _by_rows(A)
-    sizes = normalize_chunks(chunks, rows.shape, dtype=A.dtype)
-    name = f"coefficient-{tokenize(name_of_matrix(A), values, sizes)}"
-    ends = np.cumsum(sizes[0])
+    name = f"coefficient-{tokenize(name_of_matrix(A), values, chunks)}"
+    ends = np.cumsum(chunks[0])
     graph = {
         (name, number, 0): DataNode((name, number, 0), _rows_between(rows, int(end) - size, size))
-        for number, (size, end) in enumerate(zip(sizes[0], ends, strict=True))
+        for number, (size, end) in enumerate(zip(chunks[0], ends, strict=True))
     }
-    return on_cluster(DaskArray(graph, name, sizes, dtype=A.dtype), A)
+    return on_cluster(DaskArray(graph, name, chunks, dtype=A.dtype), A)
 
 
 def _by_rows(A: Any) -> tuple[Any, Any]:
@@ -234,7 +232,9 @@ def _by_rows(A: Any) -> tuple[Any, Any]:
         rows = scipy.sparse.csr_array(A)
         return rows, [contents(v) for v in (rows.data, rows.indices, rows.indptr)]
     values = tuple(map(checksum, arrays))
-    return remembered(arrays[0], "rows", values, lambda: scipy.sparse.csr_array(A)), values
+    # matrices of other shapes may share the arrays
+    what = ("rows", A.format, A.shape, A.dtype.str, *(array.shape for array in arrays))
+    return remembered(arrays[0], what, values, lambda: scipy.sparse.csr_array(A)), values
 
 
 def _rows_between(rows: Any, start: int, count: int) -> Any:
