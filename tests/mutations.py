@@ -863,6 +863,17 @@ FAULTS = [
         "adjoint_dtype=lambda op: op.inp.dtype", "adjoint_dtype=lambda op: op.dtype",
         OPERATORS, "NonStationaryFilters2D",
     ),
+    Fault(
+        "an operator is read while another thread adds to it", "array.py",
+        "list(x.values()) if isinstance(x, dict)", "x.values() if isinstance(x, dict)",
+        "tests/test_planning.py", "given_an_attribute",
+    ),
+    Fault(
+        "lazy attributes are read while another thread adds to them", "operators.py",
+        "in dict(vars(op)).items():\n        if isinstance(value, (DaskArray",
+        "in vars(op).items():\n        if isinstance(value, (DaskArray",
+        "tests/test_planning.py", "given_an_attribute",
+    ),
 ]  # fmt: skip
 
 

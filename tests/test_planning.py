@@ -25,6 +25,7 @@ from pylops.optimization.leastsquares import preconditioned_inversion, regulariz
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
 from pylops_dispatch.functions.positions import balanced
+from pylops_dispatch.operators import arrays_of, lazy_attributes
 from pylops_dispatch.placing import home_of_blocks
 from pylops_dispatch.suggesting import costs_of_axes
 
@@ -927,3 +928,14 @@ def test_plans_in_several_threads_leave_dask_as_it_was():
         counts = list(pool.map(lambda _: plan(op, x).tasks, range(20)))
     assert set(counts) == {plan(op, x).tasks}
     assert da.Array.__new__ is before
+
+
+@pytest.mark.parametrize("reads", [arrays_of, lazy_attributes], ids=["arrays", "attributes"])
+def test_an_operator_may_be_given_an_attribute_while_it_is_read(reads):
+    """A plan in another thread may be what gives it: ``LinearOperator.shape`` is kept there."""
+    op = pylops.Diagonal(da.ones(8, chunks=4))
+    read = reads(op)
+    first = next(read)
+    op.noted = op.shape
+    assert list(read) == []
+    assert list(reads(op)) == [first]

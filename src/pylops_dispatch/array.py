@@ -804,7 +804,8 @@ def lower_all(x: Any) -> Any:
 def found(x: Any, kinds: Callable[[Any], bool]) -> Iterator[Any]:
     """Yield what nested lists, tuples and dicts hold for which `kinds` is true."""
     if isinstance(x, (dict, list, tuple)):
-        for value in x.values() if isinstance(x, dict) else x:
+        # Values are taken at once: another thread may give an operator an attribute.
+        for value in list(x.values()) if isinstance(x, dict) else x:
             yield from found(value, kinds)
     elif kinds(x):
         yield x
@@ -820,7 +821,7 @@ def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -
     if not holds(x, matches):
         return x
     if isinstance(x, dict):
-        return {k: walk(v, matches, change) for k, v in x.items()}
+        return {k: walk(v, matches, change) for k, v in list(x.items())}
     if isinstance(x, (list, tuple)):
         changed: Sequence[Any] = [walk(v, matches, change) for v in x]
         return changed if isinstance(x, list) else tuple(changed)

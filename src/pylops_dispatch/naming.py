@@ -103,7 +103,9 @@ def signature(op: Any, within: Within = _NOTHING) -> Any:
     kind = _kind(type(op))
     skipped, inner = kind.skipped, within.operator(op)
     items = [
-        (name, _token(value, op, inner)) for name, value in vars(op).items() if name not in skipped
+        (name, _token(value, op, inner))
+        for name, value in dict(vars(op)).items()
+        if name not in skipped
     ]
     return (kind.name, tuple(items))
 

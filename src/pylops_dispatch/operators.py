@@ -29,6 +29,9 @@ made_lazy: set[bool] = set()
 # PyLops's counters of applications
 COUNTERS = frozenset(("matvec_count", "rmatvec_count", "matmat_count", "rmatmat_count"))
 
+# what PyLops works out of an operator's dims when it is asked
+_FOLLOWING = frozenset(("_shape",))
+
 
 def is_operator(value: Any) -> bool:
     """Whether `value` is a linear operator; ``isinstance`` of its abstract base class is slow."""
@@ -114,7 +117,7 @@ def duplicate(op: Any) -> Any:
     the copy; all else is shared.
     """
     new = copy.copy(op)
-    for name, value in vars(op).items():
+    for name, value in dict(vars(op)).items():
         if isinstance(value, types.MethodType) and _is_own_method(op, name, value):
             setattr(new, name, types.MethodType(value.__func__, new))
     return new
@@ -128,7 +131,7 @@ def _is_own_method(op: Any, name: str, method: types.MethodType) -> bool:
     if type(owner) is not type(op) or vars(owner).get(name) is not method:
         return False
     held, others = vars(op), vars(owner)
-    settings = (held.keys() & others.keys()) - COUNTERS - {"_shape"}  # which follows from dims
+    settings = (set(held) & set(others)) - COUNTERS - _FOLLOWING
     return all(held[key] is others[key] for key in settings)
 
 
@@ -152,7 +155,7 @@ def parts(op: Any, around: Sequence[Any] = ()) -> list[Any]:
     """
     left_out = set(map(id, around))
     found: dict[int, Any] = {}
-    for value in vars(op).values():
+    for value in list(vars(op).values()):  # another thread may add to them
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if is_operator(item) and id(item) not in left_out:
                 found[id(item)] = item
@@ -220,7 +223,7 @@ def alike(value: Any, items: list[Any]) -> Any:
 
 def counters(op: Any) -> dict[str, Any]:
     """Return PyLops's counters of an operator's applications, to put them back."""
-    return {name: value for name, value in vars(op).items() if name in COUNTERS}
+    return {name: value for name, value in dict(vars(op)).items() if name in COUNTERS}
 
 
 @contextmanager
@@ -243,8 +246,8 @@ def left_as_they_are(values: Any) -> Iterator[None]:
             for value, before in items:
                 value.clear()
                 value.extend(before) if isinstance(value, list) else value.update(before)
-            for name in vars(part).keys() - held.keys():
-                delattr(part, name)
+            for name in set(vars(part)) - set(held) - _FOLLOWING:
+                vars(part).pop(name, None)
             vars(part).update(held)
 
 
@@ -278,7 +281,7 @@ def _for_task(op: Any) -> Any:
 def lazy_attributes(op: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yield the attributes of an operator that hold dask arrays or boxes, and these."""
     containers = not is_pylops(type(op))  # PyLops's own are of operators, and of numbers
-    for name, value in vars(op).items():
+    for name, value in dict(vars(op)).items():
         if isinstance(value, (DaskArray, DispatchArray)):
             yield name, (value,)
         elif containers and isinstance(value, (dict, list, tuple)):
@@ -305,7 +308,7 @@ def parts_without_lazy_arrays(op: Any) -> dict[int, Any] | None:
         seen[id(part)] = part
         if not is_pylops(type(part)):
             return None
-        for value in vars(part).values():
+        for value in list(vars(part).values()):
             if type(value) in _PLAIN:
                 continue
             if isinstance(value, (DaskArray, DispatchArray)):
@@ -342,7 +345,7 @@ def let_boxes_out(op: Any) -> None:
     """Let a user's operators in a tree hold dask arrays where their code has kept boxes."""
     for part in all_parts(op):
         if runs_users_code(part):
-            kept = {name: value for name, value in vars(part).items() if holds(value, is_box)}
+            kept = {name: value for name, value in dict(vars(part)).items() if holds(value, is_box)}
             vars(part).update({n: with_changes(value, is_box, lower) for n, value in kept.items()})
             note_left(part, kept)
 
@@ -354,14 +357,14 @@ def note_left(op: Any, names: Iterable[str]) -> None:
     key = identity(op)
     if key not in _left:
         weakref.finalize(op, _left.pop, key, None)
-    held = {array.name for value in vars(op).values() for array in found(value, is_dask)}
+    held = {array.name for array in found(vars(op), is_dask)}
     new = {array.name for name in names for array in found(vars(op)[name], is_dask)}
     _left[key] = (_left.get(key, set()) & held) | new
 
 
 def numpy_arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
     """Return the NumPy arrays that are attributes of an operator, or of what it is made of."""
-    held = (value for part in all_parts(op) for value in vars(part).values())
+    held = (value for part in all_parts(op) for value in list(vars(part).values()))
     return [value for value in held if isinstance(value, np.ndarray)]
 
 

@@ -692,7 +692,7 @@ def application(
 def _holds_lazy(owner: Any) -> bool:
     if isinstance(owner, np.ndarray) or not hasattr(owner, "__dict__"):
         return False
-    values = vars(owner).values()
+    values = list(vars(owner).values())
     return any(is_dask(value) or is_lazy_operator(value) for value in values)
 
 
