@@ -474,6 +474,26 @@ def test_results_of_an_operator_that_is_gone_read_what_was_sent(client, sent, na
     assert comes_true(lambda: not kept(client))
 
 
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", GONE)
+def test_functions_called_later_take_results_that_read_what_was_sent(client, sent, name):
+    """``dask.delayed`` gives the tasks of its arguments other names."""
+    op = (MAKERS | MADE)[name]()
+    x0 = rand(op.dims)
+    (expected,) = dask.compute(op @ x0, scheduler="synchronous")
+    y = op @ da.from_array(x0, chunks=quarters(x0.shape)).persist()
+    later = dask.delayed(np.negative)(y)
+    sent.clear()
+    assert_close(later.compute(), -expected)
+    assert sent
+    assert all(size < (1 << 16) + 1000 * tasks for size, tasks in sent)
+    both = dask.compute(later, y)
+    assert_close(both[0], -expected)
+    assert_close(both[1], expected)
+    here = dask.delayed(np.negative)(op @ da.from_array(x0, chunks=quarters(x0.shape)))
+    assert_close(here.compute(scheduler="synchronous"), -expected)
+
+
 @pytest.mark.parametrize("chunks", [N, N // 3, (1, N // 2, 0, N // 2 - 1)])
 def test_positions_are_those_of_numpy_in_any_chunks(client, chunks):
     op = pylops.Restriction(N, chosen())

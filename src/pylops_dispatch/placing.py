@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import dask
 import dask.array as da
 import numpy as np
-from dask._task_spec import DataNode
+from dask._task_spec import Alias, DataNode, GraphNode
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.blockwise import Blockwise
@@ -98,6 +98,16 @@ class Placed(DataNode):
         if future is None or future.client is not _sender() or future.status != "finished":
             return DataNode, (self.key, self.value)
         return future.__reduce__()
+
+    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> GraphNode:
+        """Return what reads the data, where a task of another name is to hold them.
+
+        ``dask.delayed`` gives all tasks of an array new names so, and keeps the data under this
+        one (``ProhibitReuse.__dask_graph__``): no scheduler sees a future within a task.
+        """
+        if key is None and self.key in subs:
+            return Alias(self.key)
+        return super().substitute(subs, key)
 
 
 def _sender() -> Any:
