@@ -1,7 +1,9 @@
 """Workers in processes of their own: what comes over the network, and tasks that use PyLops."""
 
 import gc
+import logging
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
@@ -129,6 +131,24 @@ def test_a_task_may_apply_an_operator_whose_arrays_are_sent_apart(workers):
     workers.submit(solve, pylops.cgls, 100).result(timeout=30)  # its worker has a client then
     y = workers.submit(apply_large, 40_000).result(timeout=30)
     assert_close(y, np.linspace(1, 2, 40_000))
+
+
+def apply(op, x):
+    return op @ x
+
+
+def test_a_task_may_give_lazy_results_that_hold_what_an_operator_does(workers, monkeypatch, caplog):
+    """They are computed here, while the operator is still at the worker that made them."""
+    monkeypatch.setattr(logging.getLogger("distributed"), "propagate", True)
+    x = da.ones(SIZE, chunks=SIZE // 3)
+    for _ in range(3):
+        op = pylops.MatrixMult(invertible())
+        (expected,) = dask.compute(op @ x, scheduler="synchronous")
+        assert_close((op @ x).compute(), expected)
+        for _ in range(2):
+            y = workers.submit(apply, op, x, pure=False).result(timeout=30)
+            assert_close(y.compute(), expected)
+    assert "run_spec" not in caplog.text
 
 
 @pytest.mark.parametrize(

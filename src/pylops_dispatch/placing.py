@@ -55,7 +55,7 @@ from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
 from pylops_dispatch.operators import arrays_of, numpy_arrays_of
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.workers import beside_other_tasks, client_in_use, threads_by_worker
+from pylops_dispatch.workers import beside_other_tasks, client_in_use, in_task, threads_by_worker
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,13 @@ class Placed(DataNode):
     The graph keeps them there: it may be computed after the operator has gone.
     """
 
-    __slots__ = ("futures",)
+    __slots__ = ("futures", "there")
     on_cluster = True
 
-    def __init__(self, key: Any, value: Any, futures: Mapping[Any, Any]):
+    def __init__(self, key: Any, value: Any, futures: Mapping[Any, Any], there: Any):
         super().__init__(key, value)
         self.futures = futures  # of all blocks of an array, such as they lie there at present
+        self.there = there  # the key by which this one does
 
     @property
     def block_fusion(self) -> bool:
@@ -94,10 +95,10 @@ class Placed(DataNode):
         return True
 
     def __reduce__(self) -> Any:
-        future = self.futures.get(self.key)
+        future = self.futures.get(self.there)
         if future is None or future.client is not _sender() or future.status != "finished":
             return DataNode, (self.key, self.value)
-        return future.__reduce__()
+        return future.__reduce__() if self.there == self.key else (Alias, (self.key, self.there))
 
     def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> GraphNode:
         """Return what reads the data, where a task of another name is to hold them.
@@ -338,10 +339,15 @@ def on_cluster(array: DaskArray, owner: Any) -> DaskArray:
     there = array if _planning.get() and client is not None else placed(array, owner)
     if there is None:
         return array
-    name, futures = there.name, _placed.get(client, _Cluster()).futures.get(array.name, {})
-    graph = {
-        (name, *k[1:]): Placed((name, *k[1:]), node.value, futures) for k, node in nodes.items()
-    }
+    futures = _placed.get(client, _Cluster()).futures.get(array.name, {})
+    name = there.name
+    if in_task() and session.get() is None:
+        # a lazy result comes to another client with its data, which share no name with these
+        name = f"{name}-of-a-task"
+    graph: dict[Any, Any] = {}
+    for key, node in nodes.items():
+        own = (name, *key[1:])
+        graph[own] = Placed(own, node.value, futures, (there.name, *key[1:]))
     return DaskArray(graph, name, array.chunks, meta=array._meta)
 
 
