@@ -874,6 +874,31 @@ FAULTS = [
         "in vars(op).items():\n        if isinstance(value, (DaskArray",
         "tests/test_planning.py", "given_an_attribute",
     ),
+    Fault(
+        "users' code writes into blocks", "blocks.py",
+        "x.copy() if foreign and", "x.copy() if False and",
+        "tests/test_writing.py", "code_that",
+    ),
+    Fault(
+        "users' code on tiles writes into blocks", "blocks.py",
+        "foreign = runs_foreign_code(template)", "foreign = False",
+        "tests/test_writing.py", "code_that",
+    ),
+    Fault(
+        "SciPy's transforms write into blocks", "blocks.py",
+        "runs_users_code(part) or _overwrites(part)", "runs_users_code(part)",
+        "tests/test_writing.py", "transforms",
+    ),
+    Fault(
+        "futures within tasks of dask.delayed", "placing.py",
+        "if key is None and self.key in subs:", "if False:",
+        "tests/test_placing.py", "called_later",
+    ),
+    Fault(
+        "lazy results of tasks share names with what lies on the cluster", "placing.py",
+        "if in_task() and session.get() is None:", "if False:",
+        "tests/test_worker_tasks.py", "lazy_results",
+    ),
 ]  # fmt: skip
 
 

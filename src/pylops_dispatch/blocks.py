@@ -93,23 +93,64 @@ def embed(op: Any) -> Any:
     return operator_on_cluster(key, op, largest)
 
 
-def run(cls: type | None, op: Any, x: Any, adjoint: bool, limit: bool = False) -> Any:
+def run(
+    cls: type | None,
+    op: Any,
+    x: Any,
+    adjoint: bool,
+    limit: bool = False,
+    foreign: bool | None = None,
+) -> Any:
     """Apply the operator, as `cls` or else itself defines it, to `x`, and return a vector.
 
-    With `limit`, for one of several blocks, BLAS has one thread.
+    With `limit`, for one of several blocks, BLAS has one thread. What :func:`runs_foreign_code`
+    says of the operator is asked here unless it is given.
     """
     blas = one_blas_thread() if limit else nullcontext()
     with blas, inside_block(), noted(op, "_rmatvec" if adjoint else "_matvec", x):
-        op, x = as_scipy_takes(op, x)
-        return method_of(cls, op, adjoint)(x.ravel())
+        op, x = as_foreign_code_takes(op, x.ravel(), x, foreign)
+        return method_of(cls, op, adjoint)(x)
 
 
-def as_scipy_takes(op: Any, x: Any) -> tuple[Any, Any]:
-    """Return what came to a worker so that any code of a user may run on it, SciPy's as well."""
-    if not in_task():
-        return op, x
-    # PyLops's own operators call none of SciPy's functions that refuse what is not aligned
-    return aligned(op) if any(map(runs_users_code, all_parts(op))) else op, aligned(x)
+def runs_foreign_code(op: Any) -> bool:
+    """Whether a block may meet code that is not PyLops's, or what is told to write into it."""
+    return any(runs_users_code(part) or _overwrites(part) for part in all_parts(op))
+
+
+def _overwrites(op: Any) -> bool:
+    """Whether SciPy is told that it may use its input for what it works out (``FFT``)."""
+    return bool(vars(op).get("_kwargs_fft", {}).get("overwrite_x"))
+
+
+def as_foreign_code_takes(
+    op: Any, x: Any, block: Any, foreign: bool | None = None
+) -> tuple[Any, Any]:
+    """Return an operator and what it is applied to so that any code of a user may run on them.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        What runs.
+    x : numpy.ndarray
+        What it runs on.
+    block : numpy.ndarray
+        What that was made of, which other tasks may read at the same time: it is not written to.
+    foreign : bool, optional
+        What :func:`runs_foreign_code` says of `op`.
+
+    Returns
+    -------
+    op : LinearOperator
+        With arrays that SciPy takes, also where they came over a network.
+    x : numpy.ndarray
+        Likewise; a copy of `block` where code may write into it.
+    """
+    foreign = runs_foreign_code(op) if foreign is None else foreign
+    if in_task():
+        # PyLops's own operators call none of SciPy's functions that refuse what is not aligned
+        op, x = aligned(op) if foreign else op, aligned(x)
+    # no flag would do: what SciPy calls of LAPACK writes into arrays that are read-only
+    return op, x.copy() if foreign and np.may_share_memory(x, block) else x
 
 
 def method_of(cls: type | None, op: Any, adjoint: bool) -> Callable[[Any], Any]:
@@ -407,6 +448,7 @@ def _in_tiles(
     origin = tuple(s - c.start for s, c in zip(start, core, strict=True))
     lengths = tile_lengths(block.shape, depth, block.itemsize, whole_axes, transformed)
     corners = [range(c.start, c.stop, max(1, n)) for c, n in zip(core, lengths, strict=True)]
+    foreign = runs_foreign_code(template)
     out = None
     for corner in itertools.product(*corners):
         tile = tuple(
@@ -433,7 +475,7 @@ def _in_tiles(
             op = fitted(template, window.shape, held, place, inner)
         else:
             op = _fitted_once(remembered, template, window.shape, inner)
-        y = run(cls, op, window, adjoint, limit)
+        y = run(cls, op, window, adjoint, limit, foreign)
         y = y.reshape(window.shape)[shifted(tile, where)]
         if tile == core:
             return y
@@ -716,7 +758,7 @@ def _whole_block(
     # what was announced holds, whatever the operator makes of the values
     with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
         # as LinearOperator.matvec, which refuses a result of another size
-        op, x = as_scipy_takes(op, x)
+        op, x = as_foreign_code_takes(op, x, x)
         y = method_of(cls, op, adjoint)(x).reshape(op.shape[1 if adjoint else 0])
         _check_dtype(op, x, y, dtype)
         y = y.astype(dtype, copy=False)

@@ -100,7 +100,9 @@ class Placed(DataNode):
             return DataNode, (self.key, self.value)
         return future.__reduce__() if self.there == self.key else (Alias, (self.key, self.there))
 
-    def substitute(self, subs: Mapping[Any, Any], key: Any = None) -> GraphNode:
+    def substitute(  # type: ignore[override]
+        self, subs: dict[Any, Any], key: Any = None
+    ) -> GraphNode:
         """Return what reads the data, where a task of another name is to hold them.
 
         ``dask.delayed`` gives all tasks of an array new names so, and keeps the data under this

@@ -12,7 +12,7 @@ from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blocks import (
-    as_scipy_takes,
+    as_foreign_code_takes,
     embed,
     filled,
     single,
@@ -90,6 +90,6 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
     with noted(op, "_rmatmat" if adjoint else "_matmat", block), in_turn(turns):
-        op, block = as_scipy_takes(op, block)
+        op, block = as_foreign_code_takes(op, block, block)
         y = op._rmatmat(block) if adjoint else op._matmat(block)
         return out_of_own_memory(y, op) if turns else y
