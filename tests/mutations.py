@@ -899,6 +899,31 @@ FAULTS = [
         "if in_task() and session.get() is None:", "if False:",
         "tests/test_worker_tasks.py", "lazy_results",
     ),
+    Fault(
+        "lazy settings of functions are computed", "functions/__init__.py",
+        "if session.get() is not None:  # a solver", "if True:  # a solver",
+        "tests/test_functions_complete.py", "wherever_it_is_lazy",
+    ),
+    Fault(
+        "arguments after those of any number are taken for others", "functions/__init__.py",
+        "if parameter.kind in by_place", "if parameter.kind",
+        "tests/test_functions_complete.py", "meshgrid",
+    ),
+    Fault(
+        "boxes within tasks", "array.py",
+        "@normalize_token.register(DispatchArray)\n", "",
+        "tests/test_functions.py", "as_a_setting",
+    ),
+    Fault(
+        "differences of truth values", "functions/shaping.py",
+        "np.not_equal if box.dtype == bool else np.subtract", "np.subtract",
+        "tests/test_functions.py", "differences",
+    ),
+    Fault(
+        "arrays are filled with lazy numbers within tasks", "functions/creation.py",
+        "if np.ndim(fill_value) or is_lazy(fill_value):", "if np.ndim(fill_value):",
+        "tests/test_functions.py", "lazy_numbers",
+    ),
 ]  # fmt: skip
 
 

@@ -695,3 +695,66 @@ def test_numbers_that_come_to_one_position_are_added_in_the_dtype_of_the_sum(dty
     assert_close(lazy.compute(), expected)
     restriction = pylops.Restriction(5, positions)
     assert_close((restriction.H @ to_dask(values, 2)).compute(), restriction.H @ values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("ends", ["before", "after", "both", "a number before"])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_differences_with_lazy_ends(dtype, order, ends, axis):
+    def call(a):
+        first, last = (a[:1], a[-2:]) if axis == 0 else (a[:, :1], a[:, -2:])
+        more = {
+            "before": {"prepend": first},
+            "after": {"append": last},
+            "both": {"prepend": first, "append": last},
+            "a number before": {"prepend": a[0, 0]},
+        }[ends]
+        return np.diff(a, order, axis, **more)
+
+    x = numbers(SHAPE, dtype)
+    assert_as_numpy(call, (x,), (box(x),))
+
+
+def test_differences_have_the_errors_of_numpy():
+    x = rand(SHAPE)
+    for call in [
+        lambda a: np.diff(a[0, 0]),
+        lambda a: np.diff(a, -1),
+        lambda a: np.diff(a, axis=2),
+        lambda a: np.diff(a, prepend=a),
+        lambda a: np.diff(a, prepend=a[:1]),
+    ]:
+        assert_as_numpy(call, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int8"])
+def test_arrays_are_filled_with_lazy_numbers(dtype):
+    def filled(a):
+        new = np.empty_like(a)
+        new.fill(a.sum())
+        return new
+
+    x = numbers(SHAPE, dtype)
+    calls = [
+        filled,
+        lambda a: np.full_like(a, a.max()),
+        lambda a: np.full_like(a, a[0], dtype=float),
+        lambda a: np.full_like(a, a[0, 0], shape=(2, 3)),
+    ]
+    for call in calls[:1] if dtype == "complex128" else calls:
+        assert_as_numpy(call, (x,), (box(x),))
+
+
+def test_lazy_spacing_is_refused():
+    x = box(rand(SHAPE))
+    for spacing in x[0, 0], x[:, 0], x[:, 0].dask():
+        with forbid_executions(), pytest.raises(NotDispatchedError, match="lazy spacing"):
+            np.gradient(x, spacing, axis=0)
+
+
+def test_a_function_of_dask_takes_no_lazy_array_as_a_setting():
+    """It would be within tasks, where it waits for ever in a solver."""
+    x = box(rand(SHAPE))
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="in this place"):
+        da.map_blocks(lambda block, by: block * by, x.dask(), by=x[0, 0], dtype=float)

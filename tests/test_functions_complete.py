@@ -7,6 +7,7 @@ NumPy for example, fails the first test by its name.
 
 import contextlib
 import importlib
+import inspect
 import io
 import re
 import warnings
@@ -59,7 +60,6 @@ np.cumulative_sum(v)
 np.delete(x, 1, axis=0)
 np.diag(v)
 np.diagonal(x)
-np.diff(x, axis=0)
 np.digitize(v, r)
 np.dstack([x, y])
 np.ediff1d(v)
@@ -131,6 +131,7 @@ np.clip(x, -1, 1)
 np.concatenate([x, y])
 np.copy(x)
 np.copyto(x.copy(), y)
+np.diff(x, axis=0)
 np.dot(x, y.T)
 np.dsplit(u, 2)
 np.einsum("ij,ij->i", x, y)
@@ -621,6 +622,54 @@ def test_methods_of_ufuncs_never_compute(ufunc, method):
         return
     if method != "at":
         check(result, expected)
+
+
+def arguments(call, values):
+    """What a function is called with in one of the calls, by place or name."""
+    args, kwargs = run(
+        f"given({call.partition('(')[2]}", {**values, "given": lambda *a, **k: (a, k)}
+    )
+    return dict(enumerate(args)) | kwargs
+
+
+def called(function, given):
+    places = sorted(place for place in given if isinstance(place, int))
+    named = {name: value for name, value in given.items() if isinstance(name, str)}
+    return function(*(given[place] for place in places), **named)
+
+
+def more_values(function, given):
+    """Numbers and positions for what the function may be given besides."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:
+        return
+    for number, name in enumerate(names):
+        if number not in given and name not in given and name not in ("out", "like", "where"):
+            yield name, 1
+            yield name, [0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrized(LAZY + SHIM)
+def test_no_argument_is_computed_wherever_it_is_lazy(call):
+    """Ends, bins, what is put before: such a result is lazy, and NumPy's, or is refused."""
+    function, with_arrays, with_boxes = function_of(call), arguments(call, arrays()), None
+    numbers = [(place, v) for place, v in with_arrays.items() if type(v) in (int, float, list)]
+    sorted_ones = [(place, v) for place, v in with_arrays.items() if v is NAMES["r"]]
+    for place, value in [*numbers, *sorted_ones, *more_values(function, with_arrays)]:
+        try:
+            expected = called(function, arguments(call, arrays()) | {place: np.array(value)})
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            continue
+        with_boxes = arguments(call, boxes())
+        with_boxes[place] = DispatchArray(da.from_array(np.array(value), chunks=2))
+        with forbid_executions():
+            try:
+                result = called(function, with_boxes)
+            except TypeError:  # NotDispatchedError is one
+                continue
+        check(result, expected, values="empty" not in call)
 
 
 def test_results_with_shapes_that_depend_on_values_are_refused():

@@ -13,6 +13,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
+from dask.base import normalize_token
 
 from pylops_dispatch import memory_layout as layout
 from pylops_dispatch import pieces as pc
@@ -584,6 +585,12 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     def fill(self, value: Any) -> None:
         """Write `value` everywhere."""
         self.assign(np.full_like(self, value))
+
+
+@normalize_token.register(DispatchArray)
+def _in_a_task(box: DispatchArray) -> None:
+    """Refuse to be an argument of a task: dask names its arguments, and knows what arrays are."""
+    raise not_dispatched("a function of dask.array", "It takes no lazy array in this place.")
 
 
 _Read = Callable[[DispatchArray], DispatchArray]

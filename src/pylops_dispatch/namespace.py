@@ -53,7 +53,7 @@ class _DaskNamespace:
 
     def full(self, shape: Any, fill_value: Any, dtype: Any = None) -> DispatchArray:
         """A constant, or an array that is repeated (pyproximal's PPXA)."""
-        if isinstance(fill_value, (DispatchArray, DaskArray)) and fill_value.ndim:
+        if is_lazy(fill_value):
             filled: Any = np.broadcast_to(as_box(fill_value), _as_shape(shape))
             return filled.copy() if dtype is None else filled.astype(dtype)
         return DispatchArray(da.full(_as_shape(shape), fill_value, dtype=dtype))

@@ -6,7 +6,9 @@ else :class:`~pylops_dispatch.NotDispatchedError`, never a silent compute.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from typing import Any
 
 import array_api_compat.dask.array as compat
@@ -14,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, as_box, is_dask
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, session
 from pylops_dispatch.functions import (
     axes,
     contractions,
@@ -50,11 +52,25 @@ _ACCUMULATIONS = (np.cumsum, np.cumprod, np.nancumsum, np.nancumprod)
 _OF_THE_SAME_DTYPE = (np.fft.fftshift, np.fft.ifftshift, np.repeat, np.delete, np.insert)
 
 
+# what a graph depends on: dask makes numbers of these as it builds it, which computes lazy ones
+_SETTINGS = frozenset((
+    "M", "N", "assume_unique", "axes", "axis", "axis1", "axis2", "axisa", "axisb", "axisc", "base",
+    "bias", "compute_uv", "copy", "correction", "ddof", "decimals", "density", "destination",
+    "dims", "edge_order", "endpoint", "full_matrices", "hermitian", "include_initial", "increasing",
+    "indices_or_sections", "invert", "k", "keepdims", "kth", "minlength", "n", "new_shape", "num",
+    "obj", "offset", "ord", "overwrite_input", "pad_width", "q", "repeats", "reps", "retstep",
+    "return_counts", "return_index", "return_inverse", "returned", "rowvar", "s", "shape", "shift",
+    "source", "sparse", "start", "start_or_stop", "step", "stop",
+))  # fmt: skip
+_SETTINGS_OF = {np.digitize: {"bins"}}
+
+
 def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a NumPy function on boxes (NEP 18)."""
     name = f"{func.__module__}.{func.__name__}"
     if func in REFUSED:
         raise not_dispatched(name, REFUSED[func])
+    _refuse_lazy_settings(func, name, args, kwargs)
     shim = SHIMS.get(func)
     if shim is not None:
         return shim(*args, **kwargs)
@@ -69,6 +85,33 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         given = (args[0] if args else kwargs["a"]).dtype
         wrapped = wrapped.astype(func(np.ones(1, given), *args[1:], **kwargs).dtype)
     return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
+
+
+def _refuse_lazy_settings(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
+    if session.get() is not None:  # a solver reads values anyway
+        return
+    more = _SETTINGS_OF.get(func, ())
+    for parameter, value in (*zip(_parameters(func), args, strict=False), *kwargs.items()):
+        if (parameter in _SETTINGS or parameter in more) and holds(value, _is_unread):
+            raise not_dispatched(
+                f"{name} with a lazy {parameter!r}",
+                "Its value has to be known when the graph is made.",
+            )
+
+
+def _is_unread(value: Any) -> bool:
+    return is_dask(value) or (isinstance(value, DispatchArray) and value.value is None)
+
+
+@functools.cache
+def _parameters(func: Any) -> tuple[str, ...]:
+    """Return the names of a function's arguments, by place; those in C have none."""
+    try:
+        found = inspect.signature(func).parameters.values()
+    except ValueError:
+        return ()
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(parameter.name for parameter in found if parameter.kind in by_place)
 
 
 def _accumulated(

@@ -8,9 +8,10 @@ import dask.array as da
 import numpy as np
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, session
+from pylops_dispatch.array import DispatchArray, as_box, is_lazy, session
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
+from pylops_dispatch.namespace import dask_namespace
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched
 
@@ -37,8 +38,8 @@ def full_like(
     box = as_box(a)
     wanted = box.dtype if dtype is None else np.dtype(dtype)
     if shape is not None:
-        return DispatchArray(da.full(shape, fill_value, dtype=wanted))
-    if np.ndim(fill_value):
+        return dask_namespace.full(shape, fill_value, wanted)
+    if np.ndim(fill_value) or is_lazy(fill_value):
         return as_box(np.broadcast_to(fill_value, box.shape), box).astype(wanted)
     return DispatchArray(
         [

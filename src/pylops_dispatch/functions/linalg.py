@@ -11,7 +11,7 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pylops_dispatch.array import DispatchArray, as_box
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
@@ -204,6 +204,8 @@ _SVD_RESULT: Any = type(np.linalg.svd(np.ones((1, 1))))
 
 @implements(np.gradient)
 def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: Any = 1) -> Any:
+    if holds(varargs, is_lazy):
+        raise not_dispatched("np.gradient with lazy spacing", "dask.array takes numbers only.")
     # Kirchhoff.__init__ gives the axes as an array, for which dask asks one by one
     axes = axis if axis is None else [int(a) for a in np.atleast_1d(axis)]
     array = as_box(f).dask()

@@ -6,6 +6,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from pylops_dispatch.array import DispatchArray, as_box, session
 from pylops_dispatch.functions.elementwise import elementwise
@@ -132,6 +133,27 @@ def _concatenate(
     else:
         result = DispatchArray(da.concatenate([b.dask() for b in boxes], axis=axis))
     return written(out, result, "np.concatenate", "unsafe")
+
+
+@implements(np.diff)
+def _diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Take differences; what is put before and after may be lazy (``da.diff`` computes it)."""
+    box: Any = as_box(a)
+    if box.ndim == 0:
+        raise ValueError("diff requires input that is at least one dimensional")
+    axis = normalize_axis_index(axis, box.ndim)
+    parts = [part for part in (prepend, box, append) if part is not None]
+    if len(parts) > 1 and n > 0:
+        edge = tuple(1 if i == axis else length for i, length in enumerate(box.shape))
+        parts = [part if np.ndim(part) else np.broadcast_to(part, edge) for part in parts]
+        box = np.concatenate(parts, axis=axis)
+    if n < 0:
+        raise ValueError(f"order must be non-negative but got {n}")
+    minus = np.not_equal if box.dtype == bool else np.subtract
+    after, before = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
+    for _ in range(n):
+        box = minus(box[after], box[before])
+    return box
 
 
 @implements(np.hstack)
