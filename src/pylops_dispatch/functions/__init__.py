@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, session
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask
 from pylops_dispatch.functions import (
     axes,
     contractions,
@@ -88,8 +88,6 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _refuse_lazy_settings(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    if session.get() is not None:  # a solver reads values anyway
-        return
     more = _SETTINGS_OF.get(func, ())
     for parameter, value in (*zip(_parameters(func), args, strict=False), *kwargs.items()):
         if (parameter in _SETTINGS or parameter in more) and holds(value, _is_unread):
