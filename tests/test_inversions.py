@@ -190,6 +190,21 @@ def test_data_that_no_step_can_fit_give_what_scipy_gives(solver, data, start):
     check(solve, y, *[single.x0] * start, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int32"])
+@pytest.mark.parametrize("damp", [0.0, 1e-3, 3.0, 1e3])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_damped_solves_have_the_dtype_of_scipy(dtype, damp, steps):
+    """Its plane rotations are in double precision once a damped diagonal is the larger number."""
+    single = Problem("float32" if dtype == "int32" else dtype)
+
+    def solve(y, x0):
+        op = single.op
+        return pylops.regularized_inversion(op, y, None, x0, damp=damp, iter_lim=steps)[0]
+
+    x0 = (3 * single.x0).astype(dtype)
+    check(solve, single.y, x0, rtol=1e-4)
+
+
 # -------------------------------------------------------------- reweighted, sparse
 
 

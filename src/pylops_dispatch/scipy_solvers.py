@@ -86,10 +86,13 @@ def _lsqr(
     )  # fmt: skip
     # as NumPy's number, which may divide by zero: so does SciPy's
     bnorm = np.float64(solver.bnorm if x0 is None else np.linalg.norm(b))
-    istop = 0
+    istop, numbers = 0, np.dtype(np.float16)
     with watched(solver, x, niter):
         while not istop and solver.iiter < niter and float(solver.arnorm):
             x = solver.step(x, bool(show))
+            # of a damped diagonal, a Python number, _sym_ortho takes np.sign if it is the larger
+            if damp > 0 and float(solver.rhobar1) >= float(solver.beta):
+                numbers = np.dtype(np.float64)
             istop = _stops(solver, bnorm, atol, btol, conlim)
     if not istop and solver.iiter >= niter:
         istop = 7
@@ -97,7 +100,7 @@ def _lsqr(
     solver.finalize(bool(show))
     norms = (solver.r1norm, solver.r2norm, solver.anorm, solver.acond, solver.arnorm)
     if x0 is not None:
-        dtype = np.result_type(x0, b, A.dtype) if solver.iiter else x0.dtype
+        dtype = np.result_type(x0, b, A.dtype, numbers) if solver.iiter else x0.dtype
         x = x.astype(dtype, copy=False)
     elif not solver.iiter:  # SciPy starts from zeros of double precision
         x = x.real.astype(float)
