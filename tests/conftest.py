@@ -42,6 +42,7 @@ def pytest_sessionstart(session):
         interpreters.compile_package()
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups here too
 def pytest_collection_modifyitems(items):
     """Give what Numba compiles to one worker: each would compile it anew."""
     for item in items:

@@ -134,7 +134,7 @@ def test_a_long_solve_keeps_the_scheduler_flat(several_workers, solver):
 
 def test_a_solve_leaves_nothing_behind(several_workers):
     op, y0, _ = problem()
-    x = pylops.cgls(op, da.from_array(y0, chunks=50), niter=12)[0].compute()
+    x = pylops.cgls(op, da.from_array(y0, chunks=50), niter=4)[0].compute()
     assert x.shape == (12, 9)
     gc.collect()  # solvers and their callbacks refer to each other
     assert eventually(lambda: not any(several_workers.run_on_scheduler(holders).values()))
@@ -202,7 +202,7 @@ def test_the_history_can_be_kept(several_workers):
         pylops.cgls(
             op,
             da.from_array(y0, chunks=50),
-            niter=12,
+            niter=6,
             callback=lambda x: known.append(tasks_known(several_workers)),
         )
     assert known == sorted(known)
@@ -379,11 +379,11 @@ def test_what_a_solution_may_have_to_be_made_from_stays_if_it_cannot_be_copied(
 def test_two_solves_at_once_do_not_meet(several_workers):
     op, first, _ = problem()
     second = rand(op.shape[0], seed=9)
-    expected = [pylops.cgls(op, y, niter=12, tol=0)[0] for y in (first, second)]
+    expected = [pylops.cgls(op, y, niter=6, tol=0)[0] for y in (first, second)]
 
     def solve(y):
         with several_workers.as_current():
-            return pylops.cgls(op, da.from_array(y, chunks=50), niter=12, tol=0)[0].compute()
+            return pylops.cgls(op, da.from_array(y, chunks=50), niter=6, tol=0)[0].compute()
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         found = list(pool.map(solve, (first, second)))

@@ -91,9 +91,11 @@ def layouts(entry, shape, columns=False):
 
 
 def check_all_layouts(entry, coefficient, direction, shaped, extra=(), most=2):
+    """A second layout tells nothing more of dask coefficients, which are cut as the vectors are."""
     coef = COEFFICIENTS[coefficient]
     x0, expected = numpy_result(entry, direction, shaped, extra)
     kept = x0.copy()
+    most = most if coefficient == "numpy" else 1
     for chunks in layouts(entry, x0.shape, columns=bool(extra))[:most]:
         x = to_dask(x0, chunks)
         name = x.name
