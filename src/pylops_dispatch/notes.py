@@ -88,6 +88,23 @@ def note_step(error: BaseException, solver: Any, number: int) -> None:
         error.add_note(note)
 
 
+def note_blocks_elsewhere(error: ValueError) -> None:
+    """Add a note to the error by which dask says that a graph in this process reads futures.
+
+    Parameters
+    ----------
+    error : ValueError
+        Of ``dask._task_spec`` or ``dask.local``: "Missing dependency ...".
+    """
+    if str(error).startswith("Missing dependency"):
+        error.add_note(
+            "blocks of the data, or of what the operator holds, lie on a cluster, and dask runs in "
+            "this process here: the client was closed, or another scheduler is set. Solve where the "
+            "client is open and no other scheduler set (dask.config), or with what .compute() of "
+            "these arrays has brought here"
+        )
+
+
 def was_noted(error: BaseException) -> bool:
     """Whether an error came up while an operator ran on a block."""
     return any("while running on a block" in note for note in getattr(error, "__notes__", ()))

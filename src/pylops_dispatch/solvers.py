@@ -38,6 +38,7 @@ from pylops_dispatch.construction import inspect_all, is_array, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.lineage import Lineage, futures_of
+from pylops_dispatch.notes import note_blocks_elsewhere
 from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
@@ -338,7 +339,11 @@ class Session:
         """Return arrays in memory, worked out in one execution."""
         mark = f"-{uuid.uuid4().hex[:12]}"
         with vectors_together(arrays, self._kernel, mark):
-            return persist(arrays, mark, self._coefficients.keys() | self._leaves.keys())
+            try:
+                return persist(arrays, mark, self._coefficients.keys() | self._leaves.keys())
+            except ValueError as error:
+                note_blocks_elsewhere(error)
+                raise
 
     def vector(self, box: DispatchArray) -> Any:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
