@@ -99,9 +99,9 @@ def note_blocks_elsewhere(error: ValueError) -> None:
     if str(error).startswith("Missing dependency"):
         error.add_note(
             "blocks of the data, or of what the operator holds, lie on a cluster, and dask runs in "
-            "this process here: the client was closed, or another scheduler is set. Solve where the "
-            "client is open and no other scheduler set (dask.config), or with what .compute() of "
-            "these arrays has brought here"
+            "this process here: the client was closed, or another scheduler is set. Solve where "
+            "the client is open and no other scheduler set (dask.config), or with what .compute() "
+            "of these arrays has brought here"
         )
 
 
