@@ -45,6 +45,9 @@ STEPS = {
     "backwards": lambda a: a[::-1],
     "new axis": lambda a: a[None],
     "halved": lambda a: np.array_split(a, 2)[0],
+    "second half": lambda a: np.array_split(a, 2)[1] if a.shape[0] > 1 else a[:],
+    "row": lambda a: a[:1],
+    "last row": lambda a: list(a)[-1] if a.ndim > 1 else a[-1:],
     "three axes": lambda a: np.atleast_3d(a),
     "copied": lambda a: a.copy(),
     "copied by NumPy": lambda a: np.copy(a),
@@ -60,22 +63,64 @@ STEPS = {
 }
 
 
+def added_to(target, number):
+    target += number
+
+
+def overwritten(target, number):
+    target[...] = number
+
+
+def overwritten_by_an_array(target, number):
+    target[:] = number * np.arange(1, target.size + 1.0).reshape(target.shape)
+
+
+def part_overwritten(target, number):
+    target[:1] = number
+
+
+def filled(target, number):
+    target.fill(number)
+
+
+WRITES = {
+    "added to": added_to,
+    "overwritten": overwritten,
+    "overwritten by an array": overwritten_by_an_array,
+    "overwritten in part": part_overwritten,
+    "filled": filled,
+    "copied to": lambda target, number: np.copyto(target, number),
+    "written by a ufunc": lambda target, number: np.add(target, number, out=target),
+    "written from another": lambda target, number: np.multiply(
+        np.full(target.shape, 2.0), number, out=target
+    ),
+}
+
+
 def run_steps(a, steps, writes):
-    """Take one array of another, then write into some of them."""
+    """Take one array of another, then write into some of them.
+
+    Steps are taken of the last array, or of the one with a number; writes are numbers of arrays.
+    """
     arrays = [a]
     for step in steps:
-        arrays.append(STEPS[step](arrays[-1]))
+        step, place = (step, -1) if isinstance(step, str) else step
+        arrays.append(STEPS[step](arrays[place % len(arrays)]))
     for number, place in enumerate(writes):
-        target = arrays[place % len(arrays)]
-        target += 100 * (number + 1)
+        way, place = ("added to", place) if isinstance(place, int) else place
+        WRITES[way](arrays[place % len(arrays)], 100.0 * (number + 1))
     return arrays
 
 
 @settings(max_examples=80)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
-    steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5),
-    writes=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    steps=st.lists(
+        st.tuples(st.sampled_from(sorted(STEPS)), st.integers(-1, 3)), min_size=1, max_size=5
+    ),
+    writes=st.lists(
+        st.tuples(st.sampled_from(sorted(WRITES)), st.integers(0, 5)), min_size=1, max_size=3
+    ),
     data=st.data(),
 )
 def test_writes_reach_the_same_arrays_as_in_numpy(shape, steps, writes, data):
@@ -99,6 +144,20 @@ def test_each_of_them_is_a_view_or_a_copy_as_in_numpy(step):
     for write in [[0], [1]]:
         expected = run_steps(x.copy(), [step], write)
         found = run_steps(DispatchArray(da.from_array(x, chunks=(3, 2))), [step], write)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(values(one), other)
+
+
+@pytest.mark.parametrize("way", WRITES)
+@pytest.mark.parametrize("first", ["added to", "overwritten in part"])
+def test_a_view_is_written_to_after_the_array_that_it_was_taken_of(first, way):
+    """Halves that are taken first and filled one after the other, as operators' code does."""
+    x = rand((4, 3))
+    for places in [(0, 1), (1, 2), (2, 1), (2, 0)]:
+        steps = [("halved", 0), ("second half", 0)]
+        writes = [(first, places[0]), (way, places[1]), (way, places[0])]
+        expected = run_steps(x.copy(), steps, writes)
+        found = run_steps(DispatchArray(da.from_array(x, chunks=(3, 2))), steps, writes)
         for one, other in zip(found, expected, strict=True):
             assert_close(values(one), other)
 

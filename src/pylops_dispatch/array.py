@@ -157,6 +157,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         view = self._view
         root = None if view is None else view.root()
         if view is not None and root is not None:
+            view.version = root._version  # or what was just written would be read anew
             view.write(root, self)
             view.version = root._version
 
