@@ -939,6 +939,26 @@ FAULTS = [
         "view.version = root._version  # or", "pass  # or",
         VIEWS, "written_to_after",
     ),
+    Fault(
+        "graphs refer to small buffers", "pieces.py",
+        'array.copy(order="K") if array.nbytes <= _HASHED else array', "array",
+        "tests/test_writing.py", "may_change_before or runs_once",
+    ),
+    Fault(
+        "graphs refer to large buffers that were filled anew", "refilling.py",
+        "if all(_contents(array) == before for", "if True or all(_contents(array) == before for",
+        "tests/test_writing.py", "filled_anew",
+    ),
+    Fault(
+        "an operator that was run again is counted twice", "refilling.py",
+        "    put_back()\n    return _on_copies", "    return _on_copies",
+        "tests/test_writing.py", "filled_anew",
+    ),
+    Fault(
+        "what is moved in an array is not seen", "remembering.py",
+        "square.sum(axis=0), square.sum(axis=1),", "square.sum(),",
+        "tests/test_graphs.py", "checksum",
+    ),
 ]  # fmt: skip
 
 

@@ -144,6 +144,16 @@ def test_a_checksum_changes_with_any_element(size, dtype):
         assert checksum(changed) != before
 
 
+@pytest.mark.parametrize("size", [600, 9000, 9001])
+@pytest.mark.parametrize("dtype", ["float64", "bool"])
+@pytest.mark.parametrize("by", [1, 8, 300])
+def test_a_checksum_changes_with_elements_that_are_moved(size, dtype, by):
+    """Of a mask, or of a matrix with a single row that is not zero: all sums stay."""
+    array = np.zeros(size, dtype)
+    array[3:40] = 1
+    assert checksum(np.roll(array, by)) != checksum(array)
+
+
 def test_a_sum_along_a_cut_axis_and_its_adjoint_keep_the_chunks():
     op = pylops.CausalIntegration((12, 6), axis=0)
     x = da.ones((12, 6), chunks=(4, 3))

@@ -132,3 +132,173 @@ def test_transforms_that_may_overwrite_their_input(make):
     x0 = rand((6, N)) + 1j * rand((6, N), seed=1)
     for chunks in ((6, N), (2, N), (6, 5)):
         check_others_read_what_was_there(op, x0, chunks)
+
+
+# ---- NumPy arrays that code fills anew after it has used them ------------------------------------
+
+SMALL, LARGE = 12, 10_000  # elements: of what is copied, and of what is looked at
+ROWS = {n: rand((3, n), seed=n) for n in (SMALL, LARGE)}
+
+
+def with_a_buffer(x, op):
+    y, buffer = np.zeros_like(x), np.zeros(x.size)
+    for row in op.rows:
+        buffer[:] = row
+        y = y + buffer * x
+    return y
+
+
+def with_a_buffer_of_its_own(x, op):
+    y = 0 * x
+    for number, row in enumerate(op.rows):
+        np.multiply(row, number + 1, out=op.buffer)
+        y += op.buffer * x
+    return y
+
+
+def with_a_mask(x, op):
+    y, mask = np.zeros_like(x), np.zeros(x.size, bool)
+    for row in op.rows:
+        np.greater(row, 0, out=mask)
+        y = y + np.where(mask, x, -x)
+    return y
+
+
+def with_an_operator(x, op):
+    y = np.zeros_like(x)
+    for row in op.rows:
+        op.diagonal.diag[:] = row
+        y = y + op.diagonal.matvec(x)
+    return y
+
+
+def with_a_view(x, op):
+    weights = op.rows[0].copy()
+    y = weights[::-1] * x
+    weights[:] = 0
+    return y
+
+
+def with_parts(x, op):
+    parts, part = [], np.zeros(x.size // 2)
+    for row in op.rows[:2]:
+        part[:] = row[: part.size]
+        parts.append(part * x[: part.size])
+    return np.concatenate(parts)
+
+
+def with_few_elements_filled_anew(x, op):
+    op.buffer[:] = 1
+    y = op.buffer * x
+    op.buffer[7:9] = 5
+    return y + op.buffer * x
+
+
+def with_functions_of_dask(x, op):
+    y, spectrum = 0 * x, np.zeros(x.size // 2 + 1, complex)
+    for number in range(3):
+        spectrum[:] = 0
+        spectrum[number] = 1
+        y = y + np.fft.irfft(np.fft.rfft(x) * spectrum, x.size)
+        y = y + np.append(x[:1], op.buffer[1:])  # which dask wraps by itself
+        op.buffer[:] = number
+    op.buffer[:] = 0
+    return y
+
+
+REFILLS = [
+    with_a_buffer,
+    with_a_buffer_of_its_own,
+    with_a_mask,
+    with_an_operator,
+    with_a_view,
+    with_parts,
+    with_few_elements_filled_anew,
+    with_functions_of_dask,
+]
+
+
+class Refilling(pylops.LinearOperator):
+    """Works with arrays that it fills more than once."""
+
+    def __init__(self, code, n):
+        super().__init__(dtype=np.dtype(float), dims=(n,), dimsd=(n,))
+        self.code, self.rows, self.buffer = code, ROWS[n], np.zeros(n)
+        self.diagonal = pylops.Diagonal(np.ones(n))
+
+    def _matvec(self, x):
+        return self.code(x, self)
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("n", [SMALL, LARGE])
+@pytest.mark.parametrize("code", REFILLS)
+@pytest.mark.parametrize("within", [lambda op: op, lambda op: 2.0 * op, lambda op: op.H @ op])
+def test_arrays_that_are_filled_anew(code, n, within):
+    x0 = rand(n)
+    with pylops_dispatch.disabled():
+        op = within(Refilling(code, n))
+        expected, adjoint, solved = op @ x0, op.H @ x0, pylops.cgls(op, x0, niter=2, tol=0)[0]
+    op = within(Refilling(code, n))
+    x = da.from_array(x0, chunks=n // 2 + 1)
+    for _ in range(2):
+        y, z = op @ x, op.H @ x
+        assert_close(y.compute(), expected)
+        assert_close(z.compute(), adjoint)
+    assert op.matvec_count == 2
+    assert_close(pylops.cgls(op, x, niter=2, tol=0)[0].compute(), solved, rtol=1e-9)
+
+
+def test_code_that_fills_a_small_array_anew_runs_once():
+    calls = []
+
+    def multiply(x):
+        calls.append(x)
+        return with_a_buffer(x, op)
+
+    op = pylops.FunctionOperator(multiply, multiply, SMALL, dtype=float)
+    op.rows = ROWS[SMALL]
+    y = op @ da.ones(SMALL, chunks=5)
+    assert len(calls) == 1
+    assert_close(y.compute(), op.rows.sum(axis=0))
+
+
+def test_a_small_array_of_an_operator_may_change_before_a_result_is_computed():
+    weights = rand(SMALL)
+    op, expected = pylops.Diagonal(weights), weights.copy()
+    y = op @ da.ones(SMALL, chunks=5)
+    weights *= 10
+    assert_close(y.compute(), expected)
+    assert_close((op @ da.ones(SMALL, chunks=5)).compute(), 10 * expected)
+
+
+def test_arrays_that_go_into_tasks_of_dask_may_be_filled_anew():
+    """``A @ x``, which dask multiplies."""
+
+    def multiply(x):
+        matrix, y = np.zeros((150, 150)), np.zeros_like(x)
+        for number in range(2):
+            matrix[...] = 0
+            matrix[number] = np.arange(150)
+            y = y + matrix @ x
+        return y
+
+    op = pylops.FunctionOperator(multiply, multiply, 150, dtype=float)
+    assert_close((op @ da.ones(150, chunks=50)).compute(), op @ np.ones(150))
+
+
+def test_large_arrays_that_stay_as_they_are_are_not_copied():
+    weights = rand(LARGE)
+    op = pylops.FunctionOperator(lambda x: weights * x, lambda x: weights * x, LARGE, dtype=float)
+    y = op @ da.ones(LARGE, chunks=LARGE // 2)
+    held = [node.value for node in dict(y.dask).values() if hasattr(node, "value")]
+    assert any(np.shares_memory(weights, value) for value in held if type(value) is np.ndarray)
+
+
+def test_arrays_filled_anew_on_a_cluster(client):
+    for code in (with_a_buffer, with_a_buffer_of_its_own, with_an_operator):
+        op = Refilling(code, LARGE)
+        expected = op @ np.ones(LARGE)
+        for _ in range(2):
+            assert_close((op @ da.ones(LARGE, chunks=LARGE // 2)).compute(), expected)

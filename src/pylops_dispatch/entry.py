@@ -47,6 +47,7 @@ from pylops_dispatch.policy import (
     announce_numpy_vectors,
     refusals,
 )
+from pylops_dispatch.refilling import run_users_code
 from pylops_dispatch.repeating import repeated
 from pylops_dispatch.rules import RULES
 from pylops_dispatch.rules.running import fails_on_zeros, run_whole
@@ -207,18 +208,26 @@ def _applied(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
     before = _attributes(op)
+    known = _is_known(op)
+
+    def on_box() -> DispatchArray:
+        return _in_chunks_of(x, _checked(original(op, x), op))
+
+    def run() -> DispatchArray:
+        return on_box() if known else run_users_code(op, on_box, lambda: _put_back(before))
+
     with refusals() as refused:
         try:
             with applied(op) as sent:
-                y = _in_chunks_of(x, _checked(original(op, x), op))
+                y = run()
             if sent:  # the graph holds what lies on the cluster by now
                 counted = [(part, counters(part)) for part in all_parts(op)]
                 _put_back(before)
                 with applied(op):
-                    y = _in_chunks_of(x, _checked(original(op, x), op))
+                    y = run()
                 for part, counts in counted:
                     vars(part).update(counts)
-            if not refused or _is_known(op):
+            if not refused or known:
                 return y
             # the code did without something that it would have got of a NumPy array
             reason = refused[0]

@@ -9,6 +9,7 @@ import operator
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,16 +233,30 @@ def name_of_dtype(dtype: np.dtype[Any]) -> str:
     return repr(dtype)
 
 
+def copied_if_small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a copy of a small array, which may be a buffer that is filled again; else itself."""
+    return array.copy(order="K") if array.nbytes <= _HASHED else array
+
+
+# what a graph refers to in place of a NumPy array: while a user's code runs, it is refilling.py
+taking: ContextVar[Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = ContextVar(
+    "taking", default=copied_if_small
+)
+
+
 def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = None) -> DaskArray:
     """Wrap a NumPy array: each block holds a view, so that no array is in more than one task.
 
-    Small arrays are named by contents. The bytes of a large one are not hashed: the same array
-    object (or `named`, if given) with the same chunks gets the same keys again. Nothing
-    outlives the graphs.
+    Small arrays are copied, and named by contents. The bytes of a large one are not hashed: the
+    same array object (or `named`, if given) with the same chunks gets the same keys again.
+    Nothing outlives the graphs.
     """
     sizes: Chunks = normalize_chunks(chunks, array.shape, dtype=array.dtype)
+    held, array = array, taking.get()(array)
     if named is None:
-        named = contents(array) if array.nbytes <= _HASHED else identity(array)
+        named = identity(array) if array is held else contents(array)
+    elif array is not held:
+        named = named, contents(array)
     name = f"coefficient-{tokenize(named, sizes)}"
     blocks = zip(np.ndindex(*(len(c) for c in sizes)), slices_from_chunks(sizes), strict=True)
     graph: dict[Any, Any] = {

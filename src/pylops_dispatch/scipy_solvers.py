@@ -86,13 +86,14 @@ def _lsqr(
     )  # fmt: skip
     # as NumPy's number, which may divide by zero: so does SciPy's
     bnorm = np.float64(solver.bnorm if x0 is None else np.linalg.norm(b))
-    istop, numbers = 0, np.dtype(np.float16)
+    istop = 0
+    numbers: Any = np.float16  # which raises no dtype
     with watched(solver, x, niter):
         while not istop and solver.iiter < niter and float(solver.arnorm):
             x = solver.step(x, bool(show))
             # of a damped diagonal, a Python number, _sym_ortho takes np.sign if it is the larger
             if damp > 0 and float(solver.rhobar1) >= float(solver.beta):
-                numbers = np.dtype(np.float64)
+                numbers = np.float64
             istop = _stops(solver, bnorm, atol, btol, conlim)
     if not istop and solver.iiter >= niter:
         istop = 7
