@@ -959,6 +959,21 @@ FAULTS = [
         "square.sum(axis=0), square.sum(axis=1),", "square.sum(),",
         "tests/test_graphs.py", "checksum",
     ),
+    Fault(
+        "samples are read one by one in a solver", "policy.py",
+        "if not left[0]:", "if left[0] < -1000:",
+        "tests/test_solvers.py", "one_by_one",
+    ),
+    Fault(
+        "code that reads much is tried in each application", "entry.py",
+        "_reading_much[op] = reason", "pass",
+        "tests/test_solvers.py", "one_by_one",
+    ),
+    Fault(
+        "a solver within an operator may read little", "solvers.py",
+        "few_reads(math.inf)", "nullcontext()",
+        "tests/test_solvers.py", "as_many_values",
+    ),
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pylops.optimization.callback import Callbacks, MetricsCallback
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
 
+from pylops_dispatch import PerformanceWarning
 from pylops_dispatch.array import DispatchArray, lift
 from pylops_dispatch.solvers import Session, in_session
 
@@ -1110,6 +1111,48 @@ def test_square_problem_keeps_the_chunks_of_its_data(solver):
 
 
 # --------------------------------------------------------------------- threads
+
+
+class SampleBySample(pylops.LinearOperator):
+    """Asks for every sample by itself, which outside of a solver is refused at once."""
+
+    def __init__(self, n):
+        super().__init__(dtype=np.dtype(float), shape=(n, n))
+        self.weights = np.linspace(1, 2, n)
+
+    def _matvec(self, x):
+        y = np.zeros(self.shape[0])
+        for i, weight in enumerate(self.weights):
+            y[i] = weight * x[i]
+        return y
+
+    _rmatvec = _matvec
+
+
+class SolvingWithin(SampleBySample):
+    """Solves for its input, which reads more than a hundred norms."""
+
+    def _matvec(self, x):
+        return pylops.cgls(pylops.Diagonal(self.weights), x, niter=60, tol=0)[0]
+
+    _rmatvec = _matvec
+
+
+def test_code_that_reads_samples_one_by_one_runs_in_one_task_instead():
+    op = SampleBySample(400)
+    expected = pylops.cg(op, np.ones(400), niter=3, tol=0)[0]
+    with count_executions() as executions, pytest.warns(PerformanceWarning, match="one by one"):
+        x = pylops.cg(op, da.ones(400, chunks=200), niter=3, tol=0)[0]
+    assert executions.count < 60
+    assert_close(x.compute(), expected)
+
+
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+def test_a_solver_within_an_operator_reads_as_many_values_as_it_needs():
+    op = SolvingWithin(20)
+    expected = pylops.cg(op, np.ones(20), niter=3, tol=0)[0]
+    x = pylops.cg(op, da.ones(20, chunks=10), niter=3, tol=0)[0]
+    assert_close(x.compute(), expected, rtol=1e-10)
 
 
 def test_two_solves_in_two_threads_are_independent():

@@ -18,7 +18,7 @@ from dask.base import normalize_token
 from pylops_dispatch import memory_layout as layout
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.pieces import Piece, Shape, Zeros
-from pylops_dispatch.policy import not_dispatched, report_implicit_compute
+from pylops_dispatch.policy import count_read, not_dispatched, report_implicit_compute
 
 Names = tuple[Any, ...]
 
@@ -293,6 +293,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             if current is None:
                 self._value = self.dask().compute()[()]
             else:
+                count_read(what)
                 current.persist(self)
         return self._value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,6 +46,7 @@ from pylops_dispatch.policy import (
     NotDispatchedError,
     WholeArrayError,
     announce_numpy_vectors,
+    few_reads,
     refusals,
 )
 from pylops_dispatch.refilling import run_users_code
@@ -207,6 +209,8 @@ def _apply_or_whole(
 def _applied(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
+    if op in _reading_much:
+        return _applied_whole(op, x, adjoint, _reading_much[op])
     before = _attributes(op)
     known = _is_known(op)
 
@@ -216,7 +220,7 @@ def _applied(
     def run() -> DispatchArray:
         return on_box() if known else run_users_code(op, on_box, lambda: _put_back(before))
 
-    with refusals() as refused:
+    with refusals() as refused, few_reads(_READS) as reads:
         try:
             with applied(op) as sent:
                 y = run()
@@ -239,6 +243,17 @@ def _applied(
                 raise
             swallowed = refused and not isinstance(error, NotDispatchedError)
             reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
+    if not reads[0]:
+        _reading_much[op] = reason
+    return _applied_whole(op, x, adjoint, reason)
+
+
+_READS = 50  # executions for values that an operator's code reads in a solver: norms, not samples
+# operators whose code reads more, and what was refused
+_reading_much: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def _applied_whole(op: Any, x: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
     y = run_whole(None, op, x, adjoint, reason.partition("\n")[0])
     count_applications(op, adjoint)
     return y

@@ -175,6 +175,40 @@ def refusals() -> Iterator[list[str]]:
         _refused.reset(token)
 
 
+_reads: ContextVar[list[float] | None] = ContextVar("reads", default=None)
+
+
+@contextmanager
+def few_reads(most: float) -> Iterator[list[float]]:
+    """Let code in the block read lazy values that are not there yet, but only so often.
+
+    A solver in the block reads as many as it needs.
+
+    Each takes an execution, in a solver as well: ``y[i] = 2 * x[i]`` reads them one by one.
+
+    Yields
+    ------
+    list of float
+        How often it still may.
+    """
+    left = [most]
+    token = _reads.set(left)
+    try:
+        yield left
+    finally:
+        _reads.reset(token)
+
+
+def count_read(what: str) -> None:
+    """Count a read of a lazy value that takes an execution; too many are refused."""
+    left = _reads.get()
+    if left is None:
+        return
+    if not left[0]:
+        raise not_dispatched(what, "Code that reads values one by one runs on a whole vector.")
+    left[0] -= 1
+
+
 def _refusal(
     message: str, kind: type[NotDispatchedError] = NotDispatchedError
 ) -> NotDispatchedError:

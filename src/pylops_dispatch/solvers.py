@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ from pylops_dispatch.placing import (
     is_to_be_sent,
     vectors_together,
 )
-from pylops_dispatch.policy import not_dispatched, set_policy
+from pylops_dispatch.policy import few_reads, not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.repeating import Known, ValuesNeededError
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
@@ -729,7 +730,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             if known is None:
                 current.adopt(self)
             _sessions[self] = current
-            with _users_callbacks(self):
+            with _users_callbacks(self), few_reads(math.inf):
                 result = original(self, *args, **kwargs)
             if original.__name__ == "setup":
                 current.let_go_of_data(self)
