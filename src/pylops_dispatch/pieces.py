@@ -254,7 +254,8 @@ def wrap_numpy(array: np.ndarray[Any, Any], chunks: Any = "auto", named: Any = N
     sizes: Chunks = normalize_chunks(chunks, array.shape, dtype=array.dtype)
     held, array = array, taking.get()(array)
     if named is None:
-        named = identity(array) if array is held else contents(array)
+        copied = array is not held or array.nbytes <= _HASHED  # of a number there is no copy
+        named = contents(array) if copied else identity(array)
     elif array is not held:
         named = named, contents(array)
     name = f"coefficient-{tokenize(named, sizes)}"
