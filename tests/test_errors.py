@@ -1155,6 +1155,13 @@ def ruled(rule):
             ValueError,
             "Ruled gives 5 for an axis",
         ),
+        (lambda: pylops_dispatch.halo((1, 0, 0)), ValueError, "Ruled has a halo of .1, 0, 0."),
+        (
+            lambda: pylops_dispatch.halo(lambda op: (1, 0, 0)),
+            ValueError,
+            "Ruled has a halo of .1, 0, 0.*(4, 6)",
+        ),
+        (lambda: pylops_dispatch.halo(lambda op: 1), ValueError, "Ruled has a halo of 1,"),
         (lambda: pylops_dispatch.halo(0, ("nope",)), AttributeError, "Ruled names.*'nope'"),
         (
             lambda: pylops_dispatch.parallel_sum(model="a", data="a"),
@@ -1167,6 +1174,17 @@ def test_a_rule_that_does_not_fit_is_said_to_be_none(rule, error, message):
     op = ruled(rule())
     with pytest.raises(error, match=message):
         op @ da.ones((4, 6), chunks=3)
+
+
+def test_a_function_may_give_a_single_axis():
+    op = ruled(pylops_dispatch.whole_axis(lambda op: 1))
+    x0 = rand((4, 6))
+    assert_close((op @ da.from_array(x0, chunks=3)).compute(), op @ x0)
+
+
+def test_there_is_no_rule_for_all_operators():
+    with pytest.raises(TypeError, match=r"must be a subclass of pylops\.LinearOperator"):
+        pylops_dispatch.register_rule(pylops.LinearOperator, pylops_dispatch.alone())
 
 
 def test_a_rule_of_other_axes_is_told_before_anything_is_applied():

@@ -113,6 +113,21 @@ def test_chunks_are_said_as_dask_takes_them(chunks):
     assert_dask_equal(pylops.FirstDerivative((7, 5), axis=0), chunks=chunks)
 
 
+def test_chunks_of_other_axes_than_the_operators_are_told():
+    with pytest.raises(ValueError, match=r"chunks \(3, 3, 3\) are of 3 axes.*\(8, 5\)"):
+        assert_dask_equal(pylops.FirstDerivative((8, 5)), chunks=(3, 3, 3))
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+def test_an_operator_may_write_into_what_it_is_given():
+    def double(x):
+        x *= 2
+        return x
+
+    op = pylops.FunctionOperator(double, double, 12, dtype=float)
+    check_operator(op, one_task=True)
+
+
 def test_operator_of_dask_arrays_against_one_of_numpy_arrays():
     a = rand((4, 6))
     assert_dask_equal(pylops.MatrixMult(to_dask(a, 3)), reference=pylops.MatrixMult(a))

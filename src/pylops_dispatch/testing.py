@@ -388,6 +388,8 @@ def assert_dask_equal(
         Saying what differs.
     TypeError
         If `op` is no operator, or `x` no NumPy array.
+    ValueError
+        If chunks are of other axes than anything that the operator is applied to.
 
     Examples
     --------
@@ -404,6 +406,11 @@ def assert_dask_equal(
     for backwards in (False, True) if adjoint else (False,):
         chosen = of_data if backwards else chunks
         shapes = [x.shape] if x is not None and not backwards else _inputs(op, backwards)
+        if isinstance(chosen, tuple) and all(len(chosen) != len(shape) for shape in shapes):
+            raise ValueError(
+                f"chunks {chosen} are of {len(chosen)} axes, and {type(op).__name__} is applied to "
+                f"arrays of shape {' and '.join(map(str, shapes))}"
+            )
         for shape in shapes:
             x0 = x if x is not None and not backwards else _vector(op, shape, 1)
             layout = chosen
@@ -533,7 +540,7 @@ def _adjoint(op: Any, settings: _Settings) -> None:
 def _layout(op: Any, settings: _Settings) -> None:
     for apply, shape in _directions(op, settings.adjoint):
         x0 = _vector(op, shape, 5)
-        expected = apply(x0)
+        expected = apply(x0.copy())  # code may write into what it is given
         for chunks in _layouts(shape):
             with assert_lazy():
                 y = apply(da.from_array(x0, chunks))
@@ -543,7 +550,7 @@ def _layout(op: Any, settings: _Settings) -> None:
 def _any_chunks(op: Any, settings: _Settings) -> None:
     for apply, shape in _directions(op, settings.adjoint):
         x0 = _vector(op, shape, 6)
-        _for_any_chunks(shape, settings, x0, apply, apply(x0))
+        _for_any_chunks(shape, settings, x0, apply, apply(x0.copy()))
 
 
 def _for_any_chunks(

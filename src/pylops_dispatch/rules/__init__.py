@@ -82,7 +82,8 @@ def register_rule(cls: type, rule: Rule) -> None:
 
     from pylops_dispatch import activation
 
-    if not (isinstance(cls, type) and issubclass(cls, pylops.LinearOperator)):
+    base = pylops.LinearOperator  # of which all operators would have the rule
+    if not (isinstance(cls, type) and issubclass(cls, base)) or cls is base:
         raise TypeError(f"cls must be a subclass of pylops.LinearOperator, got {cls!r}")
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a Rule, such as halo(1), got {rule!r}")

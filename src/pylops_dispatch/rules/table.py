@@ -164,19 +164,34 @@ def halo(
         one = each is not given
 
         def given(op: Any) -> tuple[int | tuple[int, int], ...]:
-            if one:
-                return sizes * len(op.dims)
-            if len(sizes) != len(op.dims):
-                raise ValueError(
-                    f"the rule of {type(op).__name__} has a halo for {len(sizes)} axes, {sizes}, "
-                    f"and the operator has dims {tuple(op.dims)}: give halo() one number for all "
-                    "axes, or a function of the operator"
-                )
-            return sizes
+            return sizes * len(op.dims) if one else sizes
 
     _require_functions(axes=axes, place=place, tile=tile)
-    whole = None if axes is None else _within(axes)
-    return Rule("halo", _text(note), given, _names(coefficients), whole, place=place, tile=tile)
+    return Rule(
+        "halo",
+        _text(note),
+        _of_each_axis(given),
+        _names(coefficients),
+        None if axes is None else _within(axes),
+        place=place,
+        tile=tile,
+    )
+
+
+def _of_each_axis(depth: Depth) -> Depth:
+    """Return a function that gives depths for the operator's axes, or says that they are none."""
+
+    def checked(op: Any) -> tuple[int | tuple[int, int], ...] | None:
+        found = depth(op)
+        if found is not None and (not np.iterable(found) or len(found) != len(op.dims)):
+            raise ValueError(
+                f"the rule of {type(op).__name__} has a halo of {found!r}, and the operator has "
+                f"dims {tuple(op.dims)}: a number of samples for each axis is needed. Give halo() "
+                "one number for all axes, or a function of the operator that returns one for each"
+            )
+        return found
+
+    return checked
 
 
 def whole_axis(
@@ -233,6 +248,7 @@ def _within(axes: Axes) -> Axes:
 
     def checked(op: Any) -> tuple[int, ...]:
         found, n = axes(op), len(op.dims)
+        found = found if np.iterable(found) else (found,)
         for axis in found:
             if not isinstance(axis, (int, np.integer)) or not -n <= axis < n:
                 raise ValueError(
