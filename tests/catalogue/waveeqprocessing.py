@@ -105,7 +105,16 @@ for name in ["BlendingGroup", "BlendingHalf"]:
         add(
             f"{name}-{engine}",
             lambda c, n=name, e=engine: getattr(wep, n)(
-                9, 3, 4, 0.1, c(TIMES.reshape(2, 2)), group_size=2, n_groups=2, engine=e
+                9,
+                3,
+                4,
+                0.1,
+                c(TIMES.reshape(2, 2)),
+                group_size=2,
+                n_groups=2,
+                engine=e,
+                # of the string that is the default, NumPy 2.5 makes a dtype of strings
+                dtype=np.dtype(float),
             ),
             coefficients=True,
         )
