@@ -47,7 +47,7 @@ def check(solve, *arrays, limit=None, rtol=1e-8):
     return executions
 
 
-# spgl1 0.0.3 asks np.isreal of an operator, and takes the answer for an array: of NumPy 2.5 it is none
+# spgl1 0.0.3 takes what np.isreal says of an operator for an array, which of NumPy 2.5 it is not
 RUNS_SPGL1 = deps.spgl1_enabled and hasattr(np.isreal(pylops.Identity(2)), "all")
 needs_spgl1 = pytest.mark.skipif(
     not RUNS_SPGL1, reason="the spgl1 package is not installed, or does not run with this NumPy"
