@@ -989,6 +989,11 @@ FAULTS = [
         "apply(x0.copy())  # code", "apply(x0)  # code",
         "tests/test_testing.py", "may_write",
     ),
+    Fault(
+        "operators need a hash", "pieces.py",
+        "key = identity(owner)\n    if key not", "key = str(hash(owner))\n    if key not",
+        "tests/test_placing.py", "need_no_hash",
+    ),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """An operator's NumPy arrays are sent to a cluster once, and go when it does."""
 
+import dataclasses
 import functools
 import gc
 import time
@@ -847,3 +848,37 @@ def test_arrays_are_sent_again_where_a_worker_dies_meanwhile(monkeypatch):
         y = (pylops.Diagonal(weights) @ da.ones(20_000, chunks=5_000)).compute()
     assert not failures
     assert_close(y, weights)
+
+
+# ---- operators that are equal to others ------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Weighting(pylops.LinearOperator):
+    """Is equal to others of the same settings, and has no hash."""
+
+    factor: float
+    weights: np.ndarray
+
+    def __post_init__(self):
+        n = self.weights.size
+        super().__init__(dtype=np.dtype(float), dims=(n,), dimsd=(n,))
+
+    def _matvec(self, x):
+        return self.factor * self.weights * x
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("make", [lambda op: op, lambda op: pylops.VStack([op, 2.0 * op])])
+@pytest.mark.parametrize("scheduler", [None, "synchronous"])
+def test_operators_need_no_hash(client, make, scheduler):
+    op = make(Weighting(2.0, rand(N)))
+    x0 = rand(N)
+    expected = op @ x0, pylops.cgls(op, op @ x0, niter=2, tol=0)[0]
+    with dask.config.set(scheduler=scheduler):
+        for _ in range(2):
+            assert_close((op @ in_quarters(x0)).compute(), expected[0])
+        y = da.from_array(expected[0], chunks=N // 4)
+        assert_close(pylops.cgls(op, y, niter=2, tol=0)[0].compute(), expected[1], rtol=1e-9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import traceback
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,7 +39,7 @@ from pylops_dispatch.operators import (
     made_lazy,
     parts_without_lazy_arrays,
 )
-from pylops_dispatch.pieces import contents
+from pylops_dispatch.pieces import contents, identity, keep_for
 from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
     NotDispatchedError,
@@ -209,8 +208,9 @@ def _apply_or_whole(
 def _applied(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
-    if op in _reading_much:
-        return _applied_whole(op, x, adjoint, _reading_much[op])
+    refused_before = _reading_much.get(identity(op)) if _reading_much else None
+    if refused_before is not None:
+        return _applied_whole(op, x, adjoint, refused_before)
     before = _attributes(op)
     known = _is_known(op)
 
@@ -244,13 +244,12 @@ def _applied(
             swallowed = refused and not isinstance(error, NotDispatchedError)
             reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
     if not reads[0]:
-        _reading_much[op] = reason
+        keep_for(op, _reading_much, reason)
     return _applied_whole(op, x, adjoint, reason)
 
 
 _READS = 50  # executions for values that an operator's code reads in a solver: norms, not samples
-# operators whose code reads more, and what was refused
-_reading_much: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_reading_much: dict[str, str] = {}  # operators whose code reads more, and what was refused
 
 
 def _applied_whole(op: Any, x: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:

@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import types
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +16,7 @@ import pylops
 from dask.array.core import Array as DaskArray
 
 from pylops_dispatch.array import DispatchArray, found, holds, is_box, is_dask, is_lazy, lower
-from pylops_dispatch.pieces import Shape, Zeros, identity
+from pylops_dispatch.pieces import Shape, Zeros, identity, keep_for
 from pylops_dispatch.plans import has_plans, without_plans
 
 LinearOperator = pylops.LinearOperator
@@ -355,11 +354,9 @@ def note_left(op: Any, names: Iterable[str]) -> None:
     if not names:
         return
     key = identity(op)
-    if key not in _left:
-        weakref.finalize(op, _left.pop, key, None)
     held = {array.name for array in found(vars(op), is_dask)}
     new = {array.name for name in names for array in found(vars(op)[name], is_dask)}
-    _left[key] = (_left.get(key, set()) & held) | new
+    keep_for(op, _left, (_left.get(key, set()) & held) | new)
 
 
 def numpy_arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:

@@ -192,6 +192,17 @@ def identity(obj: Any) -> str:
     return name
 
 
+def keep_for(owner: Any, table: dict[str, Any], value: Any) -> None:
+    """Put a value into a table by the identity of an object, until the object has gone.
+
+    Operators of users may be equal to others, or have no hash (``dataclasses.dataclass``).
+    """
+    key = identity(owner)
+    if key not in table:
+        weakref.finalize(owner, table.pop, key, None)
+    table[key] = value
+
+
 def share_identity(new: Any, old: Any) -> None:
     """Let a copy have the name of what it is a copy of, as it is made."""
     _identify(new, identity(old))

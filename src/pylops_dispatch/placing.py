@@ -191,16 +191,18 @@ class _Held(NamedTuple):
     large: int  # arrays
 
 
-_held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
+_held: dict[str, _Held] = {}  # by operators
 
 
 def _held_by(op: Any) -> _Held:
-    if op not in _held:
+    known = _held.get(pc.identity(op))
+    if known is None:
         arrays: list[Any] = [*numpy_arrays_of(op), *arrays_of(op)]
         sizes = {id(array): array.nbytes for array in arrays}
         small = [size for size in sizes.values() if size <= _LARGE]
-        _held[op] = _Held(sum(small), len(sizes) - len(small))
-    return _held[op]
+        known = _Held(sum(small), len(sizes) - len(small))
+        pc.keep_for(op, _held, known)
+    return known
 
 
 def coefficient(
@@ -238,7 +240,7 @@ class _Read:
     last: dict[str, int] = field(default_factory=dict)
 
 
-_read: weakref.WeakKeyDictionary[Any, _Read] = weakref.WeakKeyDictionary()
+_read: dict[str, _Read] = {}  # by operators
 _KEPT = 8  # applications that an array is kept for since it was last read
 
 
@@ -261,7 +263,7 @@ def applied(op: Any) -> Iterator[Mapping[str, Any]]:
         return
     while isinstance(op, _TURNED):  # op.H is made anew each time
         op = op.A
-    known = _read.get(op)
+    known = _read.get(pc.identity(op))
     if known is not None:
         known.applications += 1
         for name in [n for n, at in known.last.items() if known.applications - at > _KEPT]:
@@ -303,7 +305,10 @@ def _kept_for(reference: Any, array: np.ndarray[Any, Any], chunks: Any) -> DaskA
         return pc.wrap_numpy(array, chunks)
     held = remembered(array, "contents", checksum(array), lambda: pc.contents(array))
     lazy = pc.wrap_numpy(array, chunks, (pc.identity(op), array.shape, held))
-    known = _read.setdefault(op, _Read())
+    known = _read.get(pc.identity(op))
+    if known is None:
+        known = _Read()
+        pc.keep_for(op, _read, known)
     known.last[lazy.name] = known.applications
     return on_cluster(lazy, op)
 

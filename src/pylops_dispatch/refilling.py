@@ -8,21 +8,20 @@ the same at its end is looked at; if not, the code runs again on copies, as it d
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
 
-from pylops_dispatch.pieces import copied_if_small, samples, taking
+from pylops_dispatch.pieces import copied_if_small, identity, keep_for, samples, taking
 from pylops_dispatch.remembering import checksum
 
 Result = TypeVar("Result")
 
 _SUMMED = 1 << 22  # bytes: of larger arrays some samples tell
 
-_refill: weakref.WeakSet[Any] = weakref.WeakSet()  # operators whose code does
+_refill: dict[str, bool] = {}  # operators whose code does
 # large arrays that went into graphs, and what told their contents then
 _entered: ContextVar[list[tuple[np.ndarray[Any, Any], Any]] | None] = ContextVar(
     "entered", default=None
@@ -46,7 +45,7 @@ def run_users_code(op: Any, run: Callable[[], Result], put_back: Callable[[], No
     object
         What `run` returns.
     """
-    if op in _refill:
+    if _refill and identity(op) in _refill:
         return _on_copies(run)
     outer = _entered.get()
     entered: list[tuple[np.ndarray[Any, Any], Any]] = []
@@ -60,7 +59,7 @@ def run_users_code(op: Any, run: Callable[[], Result], put_back: Callable[[], No
         if outer is not None:
             outer.extend(entered)
         return result
-    _refill.add(op)
+    keep_for(op, _refill, True)
     put_back()
     return _on_copies(run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -207,9 +206,7 @@ def _part(block: Any, where: slice | None) -> Any:
 
 
 # for each stack its name, whether dask runs on a cluster, its operators and matrices as arrays
-_known: weakref.WeakKeyDictionary[Any, tuple[str, bool, DaskArray, list[DaskArray]]] = (
-    weakref.WeakKeyDictionary()
-)
+_known: dict[str, tuple[str, bool, DaskArray, list[DaskArray]]] = {}
 
 
 def _operators_once(op: Any, token: str) -> tuple[DaskArray, list[DaskArray]]:
@@ -218,14 +215,14 @@ def _operators_once(op: Any, token: str) -> tuple[DaskArray, list[DaskArray]]:
     Operators that were sent to a cluster apart are looked for there each time.
     """
     elsewhere = client_in_use() is not None
-    known = _known.get(op)
+    known = _known.get(pc.identity(op))
     if known is not None and known[:2] == (token, elsewhere):
         return known[2:]
     lazy = [array for part in op.ops for _, _, array in lazy_arrays(part)]
     operators, matrices = _operators(op.ops, token)
     in_graph = not elsewhere or len(operators.dask.layers) == 1
     if in_graph and not something_waits() and all(map(pc.in_memory, lazy)):
-        _known[op] = token, elsewhere, operators, matrices
+        pc.keep_for(op, _known, (token, elsewhere, operators, matrices))
     return operators, matrices
 
 
