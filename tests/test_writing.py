@@ -250,6 +250,29 @@ def test_arrays_that_are_filled_anew(code, n, within):
     assert_close(pylops.cgls(op, x, niter=2, tol=0)[0].compute(), solved, rtol=1e-9)
 
 
+@pytest.mark.parametrize("first", ["outer", "inner"])
+def test_operators_that_fill_the_arrays_of_others_anew(first):
+    """Of a user's operator, which does not see it; whichever is known to do so already."""
+    inner = pylops.FunctionOperator(lambda x: weights * x, lambda x: weights * x, LARGE)
+    outer = Refilling(with_a_buffer_of_its_own, LARGE)
+    weights, own = np.ones(LARGE), outer.buffer
+
+    def fill_both(x, op):
+        y = 0 * x
+        for row in op.rows:
+            weights[:] = row
+            own[:] = 2
+            y = y + own * inner.matvec(x)
+            own[:] = 3
+        return y
+
+    if first == "outer":
+        (outer @ da.ones(LARGE, chunks=LARGE // 2)).compute()
+    outer.code = fill_both
+    expected = outer @ np.ones(LARGE)
+    assert_close((outer @ da.ones(LARGE, chunks=LARGE // 2)).compute(), expected)
+
+
 def test_code_that_fills_a_small_array_anew_runs_once():
     calls = []
 

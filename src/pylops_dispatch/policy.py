@@ -182,9 +182,8 @@ _reads: ContextVar[list[float] | None] = ContextVar("reads", default=None)
 def few_reads(most: float) -> Iterator[list[float]]:
     """Let code in the block read lazy values that are not there yet, but only so often.
 
-    A solver in the block reads as many as it needs.
-
-    Each takes an execution, in a solver as well: ``y[i] = 2 * x[i]`` reads them one by one.
+    Each takes an execution, in a solver as well: ``y[i] = 2 * x[i]`` reads them one by one. A
+    solver in the block may read as many as it needs.
 
     Yields
     ------
