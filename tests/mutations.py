@@ -994,6 +994,41 @@ FAULTS = [
         "key = identity(owner)\n    if key not", "key = str(hash(owner))\n    if key not",
         "tests/test_placing.py", "need_no_hash",
     ),
+    Fault(
+        "numbers are changed in place", "array.py",
+        "scalar = not self._shape and self._view is None", "scalar = False",
+        VIEWS, "not_changed_in_place",
+    ),
+    Fault(
+        "vectors that are seen through one view stay", "solvers.py",
+        "        self._leave_owners()\n", "",
+        "tests/test_repeating.py", "as_large_as",
+    ),
+    Fault(
+        "templates of operators refer to small arrays", "blocks.py",
+        "vars(op)[name] = taking.get()(value)", "pass",
+        "tests/test_writing.py", "small_coefficients",
+    ),
+    Fault(
+        "code that was tried on lazy arrays counts twice", "entry.py",
+        "_put_back(before, but_boxes=True)", "pass",
+        "tests/test_writing.py", "counts_once",
+    ),
+    Fault(
+        "what an operator counts in small arrays stays", "operators.py",
+        "type(value) is np.ndarray and value.nbytes <= _FEW", "False and value.nbytes <= _FEW",
+        "tests/test_writing.py", "counts_once",
+    ),
+    Fault(
+        "an operator that runs in one task keeps nothing", "entry.py",
+        "vars(op).update(stay)", "pass",
+        "tests/test_errors.py", "not_boxes",
+    ),
+    Fault(
+        "views leave owners that others see", "array.py",
+        "sys.getrefcount(view.root) <= _ONE_REFERENCE:", "True:",
+        VIEWS, "nobody_holds or in_a_solver or same_arrays",
+    ),
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """What is a view in NumPy is one in a box, what is a copy there is one here, and so are indices."""
 
+import operator
+
 import dask
 import dask.array as da
 import numpy as np
@@ -97,15 +99,18 @@ WRITES = {
 }
 
 
-def run_steps(a, steps, writes):
+def run_steps(a, steps, writes, gone=()):
     """Take one array of another, then write into some of them.
 
     Steps are taken of the last array, or of the one with a number; writes are numbers of arrays.
+    Those that are `gone`, by their numbers, nobody holds any more when others are written to.
     """
     arrays = [a]
     for step in steps:
         step, place = (step, -1) if isinstance(step, str) else step
         arrays.append(STEPS[step](arrays[place % len(arrays)]))
+    del a
+    arrays = [a for number, a in enumerate(arrays) if number not in gone] or arrays[-1:]
     for number, place in enumerate(writes):
         way, place = ("added to", place) if isinstance(place, int) else place
         WRITES[way](arrays[place % len(arrays)], 100.0 * (number + 1))
@@ -121,14 +126,15 @@ def run_steps(a, steps, writes):
     writes=st.lists(
         st.tuples(st.sampled_from(sorted(WRITES)), st.integers(0, 5)), min_size=1, max_size=3
     ),
+    gone=st.sets(st.integers(0, 4)),
     data=st.data(),
 )
-def test_writes_reach_the_same_arrays_as_in_numpy(shape, steps, writes, data):
+def test_writes_reach_the_same_arrays_as_in_numpy(shape, steps, writes, gone, data):
     x = rand(shape)
-    box = DispatchArray(to_dask(x, data.draw(chunks_for(shape))))
-    expected = run_steps(x.copy(), steps, writes)
+    chunks = data.draw(chunks_for(shape))
+    expected = run_steps(x.copy(), steps, writes, gone)
     with forbid_executions():
-        found = run_steps(box, steps, writes)
+        found = run_steps(DispatchArray(to_dask(x, chunks)), steps, writes, gone)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         assert_close(values(one), other)
@@ -146,6 +152,77 @@ def test_each_of_them_is_a_view_or_a_copy_as_in_numpy(step):
         found = run_steps(DispatchArray(da.from_array(x, chunks=(3, 2))), [step], write)
         for one, other in zip(found, expected, strict=True):
             assert_close(values(one), other)
+
+
+def backwards(x):
+    buffer = np.zeros_like(x)
+    view = buffer[::-1]
+    buffer += x
+    return view
+
+
+def raveled(x):
+    y = np.zeros_like(x).reshape(2, -1)
+    flat = y.ravel()
+    y[0] = x[: x.size // 2]
+    y[1] = 2 * x[x.size // 2 :]
+    return flat
+
+
+def left(x):
+    y = x.copy()
+    first = y[:3]
+    y = y[1:]
+    y *= 10
+    return np.concatenate([first, first])
+
+
+@pytest.mark.parametrize("function", [backwards, raveled, left])
+def test_views_of_an_array_that_nobody_holds_see_what_is_written_to_others(function):
+    x = np.arange(1, 7.0)
+    with forbid_executions():
+        found = function(DispatchArray(da.from_array(x, chunks=4)))
+    assert_close(values(found), function(x))
+
+
+def test_a_view_in_a_solver_keeps_what_it_is_seen_through():
+    """Its array was written to, and has gone, before values are read."""
+
+    def scale(x):
+        y = x * 2
+        view = y[1:]
+        y += 1
+        mean = float(x.sum())
+        out = x.copy()
+        out[1:] = view
+        return out * mean
+
+    op = pylops.FunctionOperator(scale, scale, 6, dtype=float)
+    y = np.arange(1, 7.0)
+    expected = pylops.cgls(op, y, niter=2, tol=0)[0]
+    found = pylops.cgls(op, da.from_array(y, chunks=2), niter=2, tol=0)[0]
+    assert_close(found.compute(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow],
+)
+@pytest.mark.parametrize(
+    "scalar", [np.sum, np.max, lambda a: a[1, 0], np.linalg.norm, lambda a: a.mean() + 1]
+)
+def test_numbers_are_not_changed_in_place(operation, scalar):
+    """What NumPy has a scalar for becomes another: other names for it keep the first."""
+
+    def both(a):
+        number = scalar(a)
+        same = number
+        number = operation(number, 2)
+        return same, number
+
+    x = 1 + rand((4, 3)) ** 2
+    for one, other in zip(both(DispatchArray(da.from_array(x, chunks=2))), both(x), strict=True):
+        assert_close(values(one), other)
 
 
 @pytest.mark.parametrize("way", WRITES)

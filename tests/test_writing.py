@@ -325,3 +325,72 @@ def test_arrays_filled_anew_on_a_cluster(client):
         expected = op @ np.ones(LARGE)
         for _ in range(2):
             assert_close((op @ da.ones(LARGE, chunks=LARGE // 2)).compute(), expected)
+
+
+SMALL_COEFFICIENTS = {
+    "Diagonal": (pylops.Diagonal, rand(N)),
+    "MatrixMult": (pylops.MatrixMult, rand((5, N))),
+    "Restriction": (lambda a: pylops.Restriction(N, a), np.array([1, 3, 7])),
+    "Convolve1D": (lambda a: sp.Convolve1D(N, a, offset=1), rand(3)),
+    "Convolve2D": (lambda a: sp.Convolve2D((3, N // 3), a, offset=(1, 1)), rand((3, 3))),
+    "NonStationaryConvolve1D": (
+        lambda a: sp.NonStationaryConvolve1D(N, a, ih=[2, 6, 10]),
+        rand((3, 3)),
+    ),
+    "Fredholm1": (lambda a: sp.Fredholm1(a, nz=2), rand((2, 3, 4))),
+    "VStack of filters": (
+        lambda a: pylops.VStack([sp.Convolve1D(N, a, offset=1), pylops.Identity(N)]),
+        rand(3),
+    ),
+    "a sum": (lambda a: pylops.Identity(N) + 0.3 * sp.Convolve1D(N, a, offset=1), rand(3)),
+    "poststack": (
+        lambda a: pylops.avo.poststack.PoststackLinearModelling(a, nt0=N),
+        np.hanning(5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_COEFFICIENTS)
+def test_results_are_of_small_coefficients_as_they_were(name):
+    make, values = SMALL_COEFFICIENTS[name]
+    coefficient = values.copy()
+    op = make(coefficient)
+    x0, y0 = rand(op.shape[1]), rand(op.shape[0], seed=1)
+    expected, adjoint = op @ x0, op.H @ y0
+    y, x = op @ da.from_array(x0, chunks=4), op.H @ da.from_array(y0, chunks=4)
+    coefficient[...] = 2
+    assert_close(y.compute(), expected)
+    assert_close(x.compute(), adjoint)
+
+
+# ---- what an operator remembers of its applications ----------------------------------------------
+
+
+def counts(x, op):
+    op.count += 1
+    return np.asarray(x) * op.count
+
+
+def counts_in_a_list(x, op):
+    op.calls.append(1)
+    return np.asarray(x) * len(op.calls)
+
+
+def counts_in_an_array(x, op):
+    op.counts += 1
+    return np.asarray(x) * op.counts
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("code", [counts, counts_in_a_list, counts_in_an_array])
+def test_code_that_was_tried_on_lazy_arrays_counts_once(code):
+    """``np.asarray`` is refused, and all of the code runs again, in a task."""
+
+    def made():
+        op = Refilling(code, SMALL)
+        op.count, op.calls, op.counts = 0, [], np.zeros(SMALL)
+        return op
+
+    lazy, plain, x = made(), made(), da.ones(SMALL, chunks=5)
+    for _ in range(2):
+        assert_close((lazy @ x).compute(), plain @ np.ones(SMALL))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextvars
 import math
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import dask.array as da
@@ -48,6 +50,10 @@ class _Current:
         """Set what was there before."""
         self._variable.reset(token)
 
+
+# what Python counts for an attribute that nothing else refers to
+_lonely = SimpleNamespace(root=object())
+_ONE_REFERENCE = sys.getrefcount(_lonely.root)
 
 # the session that reads scalars, set by solvers.py, which keeps it
 session = _Current()
@@ -119,10 +125,8 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             recall, self._recall = self._recall, None
             self._held = recall()
         view = self._view
-        if view is not None:
-            root = view.root()
-            if root is not None and root._version != view.version:
-                self._held, view.version = view.read(root)._pieces, root._version
+        if view is not None and view.root._version != view.version:
+            self._held, view.version = view.read(view.root)._pieces, view.root._version
         return self._held
 
     def viewing(
@@ -130,24 +134,25 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     ) -> DispatchArray:
         """Make this box a view: `read` takes it of its owner, `write` puts it back.
 
-        The owner is held weakly: when nothing else holds it, nobody can see a write to it.
+        The owner stays, as in NumPy: other views may be written to.
         """
         self._strides = strides
         outer = of._view
-        root = None if outer is None else outer.root()
-        if outer is None or root is None:
-            self._view = _View(weakref.ref(of), read, write, of._version)
+        if outer is None:
+            self._view = _View(of, read, write, of._version)
             return self
+        # of the outer view nothing is kept but how it is taken: see `is_plain_vector`
+        root, outer_read, outer_write = outer.root, outer.read, outer.write
 
         def read_through(box: DispatchArray) -> DispatchArray:
-            return read(outer.read(box))
+            return read(outer_read(box))
 
         def write_through(box: DispatchArray, value: DispatchArray) -> None:
-            inner = outer.read(box)
+            inner = outer_read(box)
             write(inner, value)
-            outer.write(box, inner)
+            outer_write(box, inner)
 
-        self._view = _View(weakref.ref(root), read_through, write_through, root._version)
+        self._view = _View(root, read_through, write_through, root._version)
         return self
 
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
@@ -155,11 +160,10 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._recall = None
         self._version += 1
         view = self._view
-        root = None if view is None else view.root()
-        if view is not None and root is not None:
-            view.version = root._version  # or what was just written would be read anew
-            view.write(root, self)
-            view.version = root._version
+        if view is not None:
+            view.version = view.root._version  # or what was just written would be read anew
+            view.write(view.root, self)
+            view.version = view.root._version
 
     # ---- what the box is -------------------------------------------------------------
 
@@ -225,9 +229,23 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def is_plain_vector(self) -> bool:
         """Whether it is a vector of which there is nothing to know but its pieces."""
-        viewed = self._view is not None and self._view.root() is not None
-        known = (self._value, self._strides, self._conjugated, self.chosen, self._recall)
-        return self.ndim == 1 and not viewed and all(each is None for each in known)
+        self.leave_owner()
+        known = (
+            self._value,
+            self._strides,
+            self._conjugated,
+            self.chosen,
+            self._recall,
+            self._view,
+        )
+        return self.ndim == 1 and all(each is None for each in known)
+
+    def leave_owner(self) -> None:
+        """Be no view any more, if nothing else refers to what this box is a view of."""
+        view = self._view
+        if view is not None and sys.getrefcount(view.root) <= _ONE_REFERENCE:
+            self._held = self._pieces
+            self._view = None
 
     @property
     def value(self) -> Any:
@@ -589,6 +607,25 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self.assign(np.full_like(self, value))
 
 
+def _in_place(name: str, operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return the method for ``+=`` or its like: what NumPy has a scalar for becomes another."""
+    on_array = getattr(np.lib.mixins.NDArrayOperatorsMixin, name)
+
+    def method(self: DispatchArray, other: Any) -> Any:
+        scalar = not self._shape and self._view is None
+        return operation(self, other) if scalar else on_array(self, other)
+
+    return method
+
+
+for _name in (
+    "add", "and", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub", "truediv",
+    "xor",
+):  # fmt: skip
+    _operation = getattr(operator, f"__{_name}__")
+    setattr(DispatchArray, f"__i{_name}__", _in_place(f"__i{_name}__", _operation))
+
+
 @normalize_token.register(DispatchArray)
 def _in_a_task(box: DispatchArray) -> None:
     """Refuse to be an argument of a task: dask names its arguments, and knows what arrays are."""
@@ -603,7 +640,7 @@ _Write = Callable[[DispatchArray, DispatchArray], None]
 class _View:
     """What a box is a view of: the array itself, how to take the view of it and to put it back."""
 
-    root: weakref.ref[DispatchArray]
+    root: DispatchArray
     read: _Read
     write: _Write
     version: int

@@ -50,7 +50,15 @@ from pylops_dispatch.operators import (
     runs_users_code,
     with_changes,
 )
-from pylops_dispatch.pieces import Chunks, Shape, identity, largest_block, one_block, samples
+from pylops_dispatch.pieces import (
+    Chunks,
+    Shape,
+    identity,
+    largest_block,
+    one_block,
+    samples,
+    taking,
+)
 from pylops_dispatch.placing import is_large, operator_on_cluster, runs_here_at_once
 from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.programs import fused_tasks
@@ -174,13 +182,21 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
         for name, _ in lazy_attributes(part):
             put = functools.partial(take, name)
             vars(new)[name] = with_changes(vars(part)[name], is_lazy, put)
-        return rebuilt(part, without, new)
+        return rebuilt(part, without, _with_arrays_as_they_are(new))
 
     def take(name: str, array: Any) -> _Placeholder:
         arrays.append(source(array).rechunk(-1))
         return _Placeholder(name)
 
     return without(for_tasks(with_own_settings(op))), arrays
+
+
+def _with_arrays_as_they_are(op: Any) -> Any:
+    """Give a copy of an operator small arrays of its own: others may be changed before it runs."""
+    for name, value in vars(op).items():
+        if type(value) is np.ndarray:
+            vars(op)[name] = taking.get()(value)
+    return op
 
 
 def filled(template: Any, arrays: Sequence[Any]) -> Any:
@@ -548,7 +564,7 @@ def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
 
     What a copy for a tile has to learn about where it lies is noted in it.
     """
-    new = rebuilt(op, lambda part: stripped(part, rule))
+    new = _with_arrays_as_they_are(rebuilt(op, lambda part: stripped(part, rule)))
     found = rule(op)
     if found is None:
         return new

@@ -19,6 +19,8 @@ from pylops_dispatch.array import (
     DispatchArray,
     as_box,
     check,
+    holds,
+    is_box,
     is_dask,
     is_lazy,
     lift,
@@ -27,6 +29,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
+    Kept,
     all_parts,
     check_length,
     count_applications,
@@ -34,10 +37,12 @@ from pylops_dispatch.operators import (
     has_new_methods,
     is_operator,
     is_pylops,
+    kept_of,
     lazy_arrays,
     let_boxes_out,
     made_lazy,
     parts_without_lazy_arrays,
+    put_back,
 )
 from pylops_dispatch.pieces import contents, identity, keep_for
 from pylops_dispatch.placing import applied
@@ -241,6 +246,7 @@ def _applied(
         except Exception as error:
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
+            _put_back(before, but_boxes=True)
             swallowed = refused and not isinstance(error, NotDispatchedError)
             reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
     if not reads[0]:
@@ -258,23 +264,25 @@ def _applied_whole(op: Any, x: DispatchArray, adjoint: bool, reason: str) -> Dis
     return y
 
 
-def _attributes(op: Any) -> list[tuple[Any, dict[str, Any]]]:
-    """Return the attributes of an operator, and of the one that runs in its name.
+def _attributes(op: Any) -> list[Kept]:
+    """Return what an operator holds, and the one that runs in its name.
 
     PyLops's adjoints, conjugates and the like call ``_matvec`` of the operator that they wrap.
     """
     held = vars(op)
     inner = held.get("Op", held.get("A"))
     found = _attributes(inner) if is_operator(inner) else []
-    return [(op, dict(held)), *found]
+    return [kept_of(op), *found]
 
 
-def _put_back(before: list[tuple[Any, dict[str, Any]]]) -> None:
-    """Give operators the attributes that they had, and no others."""
-    for op, attributes in before:
-        for name in vars(op).keys() - attributes.keys():
-            delattr(op, name)
-        vars(op).update(attributes)
+def _put_back(before: list[Kept], but_boxes: bool = False) -> None:
+    """Give operators what they had; `but_boxes`, what code has kept of its vectors stays there."""
+    for op, attributes, items in before:
+        held = dict(vars(op)) if but_boxes else {}
+        stay = {name: value for name, value in held.items() if holds(value, is_box)}
+        own = [(value, then) for value, then in items if not but_boxes or not holds(value, is_box)]
+        put_back(Kept(op, attributes, own))
+        vars(op).update(stay)
 
 
 # errors of a user's code that may be about boxes, or just what the user is to be told

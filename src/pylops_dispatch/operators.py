@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pylops
@@ -232,22 +232,54 @@ def left_as_they_are(values: Any) -> Iterator[None]:
     Code of an operator may keep what it makes of a vector; of one that only stands for another,
     it must not. Lists, dicts and sets that are attributes get their items back.
     """
-    kept = []
-    for op in found(values, is_operator):
-        for part in all_parts(op):
-            held = dict(vars(part))
-            items = [(v, copy.copy(v)) for v in held.values() if type(v) in (list, dict, set)]
-            kept.append((part, held, items))
+    kept = [kept_of(part) for op in found(values, is_operator) for part in all_parts(op)]
     try:
         yield
     finally:
-        for part, held, items in kept:
-            for value, before in items:
-                value.clear()
-                value.extend(before) if isinstance(value, list) else value.update(before)
-            for name in set(vars(part)) - set(held) - _FOLLOWING:
-                vars(part).pop(name, None)
-            vars(part).update(held)
+        for state in kept:
+            put_back(state)
+
+
+class Kept(NamedTuple):
+    """What an operator holds at some time: attributes, and the items of those that have some.
+
+    Of arrays, those of small ones: code counts in them (``self.calls += 1``).
+    """
+
+    op: Any
+    attributes: dict[str, Any]
+    items: list[tuple[Any, Any]]
+
+
+def kept_of(op: Any) -> Kept:
+    """Return what an operator holds, so that it may be put back."""
+    held = dict(vars(op))
+    items = [(v, copy.copy(v)) for v in held.values() if _has_few_items(v)]
+    return Kept(op, held, items)
+
+
+def _has_few_items(value: Any) -> bool:
+    return type(value) in (list, dict, set) or (
+        type(value) is np.ndarray and value.nbytes <= _FEW and not value.dtype.hasobject
+    )
+
+
+_FEW = 1 << 12  # bytes
+
+
+def put_back(kept: Kept) -> None:
+    """Give an operator the attributes that it had, and no others; lists and such, their items."""
+    op, held, items = kept
+    for value, before in items:
+        if isinstance(value, np.ndarray):
+            if value.tobytes() != before.tobytes():
+                value[...] = before
+            continue
+        value.clear()
+        value.extend(before) if isinstance(value, list) else value.update(before)
+    for name in set(vars(op)) - set(held) - _FOLLOWING:
+        vars(op).pop(name, None)
+    vars(op).update(held)
 
 
 def count_applications(op: Any, adjoint: bool, number: int = 1) -> None:

@@ -289,6 +289,7 @@ class Session:
         No graph outlives this call: it would keep the vectors that it reads.
         """
         self._check_cluster()
+        self._leave_owners()
         if self.before is not None:
             self.before.let_go_of_finished(wanted)
         lazy = self._lazy(wanted)
@@ -335,6 +336,13 @@ class Session:
             raise CommClosedError("the cluster that this solve runs on is closed")
         client = client_in_use()
         self._client = None if client is None else weakref.ref(client)
+
+    def _leave_owners(self) -> None:
+        """Let vectors that are seen through one view only go: the view is what is kept."""
+        for number in list(self._boxes):
+            box = self._boxes.get(number)  # one at a time: each would be a reference
+            if box is not None:
+                box.leave_owner()
 
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
