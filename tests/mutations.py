@@ -1029,6 +1029,21 @@ FAULTS = [
         "sys.getrefcount(view.root) <= _ONE_REFERENCE:", "True:",
         VIEWS, "nobody_holds or in_a_solver or same_arrays",
     ),
+    Fault(
+        "what is broadcast is no view", "functions/shaping.py",
+        "return read(array).reading(array, read)", "return read(array)",
+        VIEWS, "array_is_later or not_to_be_written",
+    ),
+    Fault(
+        "diagonals are no views", "functions/__init__.py",
+        "if func in _READ_ONLY_VIEWS and", "if False and",
+        VIEWS, "array_is_later or not_to_be_written",
+    ),
+    Fault(
+        "imaginary parts are dropped", "functions/indexing.py",
+        'if type(value) is complex and box.dtype.kind != "c":', "if False:",
+        VIEWS, "not_dropped",
+    ),
 ]  # fmt: skip
 
 

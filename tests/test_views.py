@@ -185,6 +185,65 @@ def test_views_of_an_array_that_nobody_holds_see_what_is_written_to_others(funct
     assert_close(values(found), function(x))
 
 
+def unstacked(y):
+    first, second = np.unstack(y.reshape(2, 3))
+    first[:] = 0
+    return second
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: np.broadcast_to(y, (2, 6)),
+        lambda y: np.broadcast_to(y[:, None], (6, 3)),
+        lambda y: np.diagonal(y[:4].reshape(2, 2)),
+        lambda y: y.reshape(2, 3).diagonal(1),
+        lambda y: np.lib.stride_tricks.sliding_window_view(y, 3),
+        unstacked,
+    ],
+)
+def test_views_are_of_what_their_array_is_later(view):
+    def use(x):
+        y = x.copy()
+        seen = view(y)
+        y *= 2
+        return seen, y
+
+    x = np.arange(1, 7.0)
+    with forbid_executions():
+        found = use(DispatchArray(da.from_array(x, chunks=4)))
+    for one, other in zip(found, use(x), strict=True):
+        assert_close(values(one), other)
+
+
+@pytest.mark.parametrize("index", [(0, 0), (slice(None), slice(None), 0), (0, ..., 0)])
+def test_more_indices_than_axes_are_an_error_to_write_to(index):
+    for x in np.arange(6.0), DispatchArray(da.arange(6.0, chunks=4)):
+        with pytest.raises(IndexError, match="too many indices"):
+            x[index] = 1
+
+
+@pytest.mark.parametrize("index", [0, slice(None), ..., slice(1, 3)])
+def test_imaginary_parts_are_not_dropped(index):
+    for x in np.arange(6.0), DispatchArray(da.arange(6.0, chunks=4)):
+        with pytest.raises(TypeError, match="complex"):
+            x[index] = 1j
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: np.broadcast_to(y, (2, 6)),
+        lambda y: np.diagonal(y[:4].reshape(2, 2)),
+        lambda y: np.lib.stride_tricks.sliding_window_view(y, 3),
+    ],
+)
+def test_views_that_are_not_to_be_written_to(view):
+    for x in np.arange(6.0), DispatchArray(da.arange(6.0, chunks=4)):
+        with pytest.raises(ValueError, match="read-only"):
+            view(x)[0] = 1
+
+
 def test_a_view_in_a_solver_keeps_what_it_is_seen_through():
     """Its array was written to, and has gone, before values are read."""
 

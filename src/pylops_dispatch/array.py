@@ -155,6 +155,14 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._view = _View(root, read_through, write_through, root._version)
         return self
 
+    def reading(self, of: DispatchArray, read: _Read) -> DispatchArray:
+        """Make this box a view that may not be written to, such as ``np.broadcast_to`` gives."""
+
+        def refuse(box: DispatchArray, value: DispatchArray) -> None:
+            raise ValueError("assignment destination is read-only")
+
+        return self.viewing(of, read, refuse, None)
+
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
         self._held, self._value, self._conjugated, self.chosen = pieces, value, None, None
         self._recall = None

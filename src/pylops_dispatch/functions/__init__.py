@@ -52,6 +52,10 @@ _ACCUMULATIONS = (np.cumsum, np.cumprod, np.nancumsum, np.nancumprod)
 _OF_THE_SAME_DTYPE = (np.fft.fftshift, np.fft.ifftshift, np.repeat, np.delete, np.insert)
 
 
+# what NumPy gives is a view, which is not to be written to
+_READ_ONLY_VIEWS = (np.diagonal, np.linalg.diagonal, np.lib.stride_tricks.sliding_window_view)
+
+
 # what a graph depends on: dask makes numbers of these as it builds it, which computes lazy ones
 _SETTINGS = frozenset((
     "M", "N", "assume_unique", "axes", "axis", "axis1", "axis2", "axisa", "axisb", "axisc", "base",
@@ -79,6 +83,14 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     out = kwargs.pop("out", None)
     result = _lazily(func, name, to_dask(args), to_dask(kwargs))
     wrapped = from_dask(result, name)
+    if func in _READ_ONLY_VIEWS and isinstance(wrapped, DispatchArray):
+        more, settings = args[1:], dict(kwargs)
+
+        def read(owner: DispatchArray) -> Any:
+            taken = _lazily(func, name, (owner.dask(), *to_dask(more)), to_dask(settings))
+            return from_dask(taken, name)
+
+        return wrapped.reading(as_box(args[0]), read) if args else wrapped
     if func in _OF_THE_SAME_DTYPE:  # dask joins blocks in native byte order
         wrapped = wrapped.astype(args[0].dtype)
     elif func in (np.round, np.around):  # NumPy's of truth values are numbers

@@ -212,6 +212,10 @@ def _expand(index: Any, ndim: int) -> Index:
     """Return an index with one entry for each axis (and any None)."""
     entries = index if isinstance(index, tuple) else (index,)
     given = sum(i is not None and i is not Ellipsis for i in entries)
+    if given > ndim:
+        raise IndexError(
+            f"too many indices for array: array is {ndim}-dimensional, but {given} were indexed"
+        )
     rest = (slice(None),) * (ndim - given)
     for place, entry in enumerate(entries):
         if entry is Ellipsis:
@@ -335,6 +339,8 @@ def setitem(box: DispatchArray, index: Any, value: Any) -> None:
             raise not_dispatched("writing selected elements", "Write through the same mask.")
         put(box, as_box(index), value)
         return
+    if type(value) is complex and box.dtype.kind != "c":
+        raise TypeError(f"a complex number is written into an array of dtype {box.dtype}")
     index = _to_index(_unwrap(index))
     only = index[0] if isinstance(index, tuple) and len(index) == 1 else index
     if _is_mask(only) and only.ndim == box.ndim and np.ndim(value) > 1:  # as NumPy, for any shapes

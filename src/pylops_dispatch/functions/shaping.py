@@ -183,10 +183,22 @@ def _atleast_2d(*arrays: Any) -> Any:
 @implements(np.broadcast_to)
 def _broadcast_to(array: Any, shape: Any, subok: bool = False) -> Any:
     wanted = tuple(shape) if np.iterable(shape) else (shape,)
-    piece = array.dask() if len(array.pieces) > 1 else array.pieces[0]
-    if isinstance(piece, Zeros):
-        return DispatchArray(Zeros(wanted, piece.dtype))
-    return DispatchArray(da.broadcast_to(array.dask(), wanted))
+
+    def read(box: DispatchArray) -> DispatchArray:
+        piece = box.dask() if len(box.pieces) > 1 else box.pieces[0]
+        if isinstance(piece, Zeros):
+            return DispatchArray(Zeros(wanted, piece.dtype))
+        return DispatchArray(da.broadcast_to(box.dask(), wanted))
+
+    return read(array).reading(array, read)
+
+
+@implements(np.unstack)
+def _unstack(x: Any, /, *, axis: int = 0) -> Any:
+    box: Any = as_box(x)
+    if not box.ndim:
+        raise ValueError("Input array must be at least 1-d.")
+    return tuple(np.moveaxis(box, axis, 0))
 
 
 @implements(np.tile)
