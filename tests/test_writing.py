@@ -381,14 +381,21 @@ def counts_in_an_array(x, op):
     return np.asarray(x) * op.counts
 
 
+def keeps_in_a_dict(x, op):
+    op.kept["calls"] += 1
+    if "weights" not in op.kept:
+        op.kept["weights"] = np.linspace(1, 2, x.size)
+    return np.asarray(x) * op.kept["weights"] * op.kept["calls"]
+
+
 @pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
-@pytest.mark.parametrize("code", [counts, counts_in_a_list, counts_in_an_array])
+@pytest.mark.parametrize("code", [counts, counts_in_a_list, counts_in_an_array, keeps_in_a_dict])
 def test_code_that_was_tried_on_lazy_arrays_counts_once(code):
     """``np.asarray`` is refused, and all of the code runs again, in a task."""
 
     def made():
         op = Refilling(code, SMALL)
-        op.count, op.calls, op.counts = 0, [], np.zeros(SMALL)
+        op.count, op.calls, op.counts, op.kept = 0, [], np.zeros(SMALL), {"calls": 0}
         return op
 
     lazy, plain, x = made(), made(), da.ones(SMALL, chunks=5)

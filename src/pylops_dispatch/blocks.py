@@ -192,9 +192,13 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
 
 
 def _with_arrays_as_they_are(op: Any) -> Any:
-    """Give a copy of an operator small arrays of its own: others may be changed before it runs."""
+    """Give a copy of an operator small arrays of its own: others may be changed before it runs.
+
+    What a cluster is sent apart is known by the array that the operator has.
+    """
+    apart = client_in_use() is not None
     for name, value in vars(op).items():
-        if type(value) is np.ndarray:
+        if type(value) is np.ndarray and not (apart and is_large(value.nbytes)):
             vars(op)[name] = taking.get()(value)
     return op
 
