@@ -1027,7 +1027,7 @@ FAULTS = [
     Fault(
         "views leave owners that others see", "array.py",
         "sys.getrefcount(view.root) <= _ONE_REFERENCE:", "True:",
-        VIEWS, "nobody_holds or in_a_solver or same_arrays",
+        VIEWS, "in_a_solver",
     ),
     Fault(
         "what is broadcast is no view", "functions/shaping.py",

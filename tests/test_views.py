@@ -244,14 +244,19 @@ def test_views_that_are_not_to_be_written_to(view):
             view(x)[0] = 1
 
 
-def test_a_view_in_a_solver_keeps_what_it_is_seen_through():
-    """Its array was written to, and has gone, before values are read."""
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_view_in_a_solver_keeps_what_it_is_seen_through(when):
+    """Its array is written to before values are read, and has gone then, or after that."""
 
     def scale(x):
         y = x * 2
         view = y[1:]
-        y += 1
-        mean = float(x.sum())
+        if when == "before":
+            y += 1
+            mean = float(x.sum())
+        else:
+            mean = float(x.sum())
+            y += 1
         out = x.copy()
         out[1:] = view
         return out * mean
