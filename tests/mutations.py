@@ -1010,21 +1010,6 @@ FAULTS = [
         "tests/test_writing.py", "small_coefficients",
     ),
     Fault(
-        "code that was tried on lazy arrays counts twice", "entry.py",
-        "            _put_back_counts(before)\n", "            pass\n",
-        "tests/test_writing.py", "counts_once",
-    ),
-    Fault(
-        "what an operator counts in small arrays stays", "operators.py",
-        "type(value) is np.ndarray and value.nbytes <= _FEW", "False and value.nbytes <= _FEW",
-        "tests/test_writing.py", "counts_once",
-    ),
-    Fault(
-        "an operator that runs in one task keeps nothing", "entry.py",
-        "vars(op).update(stay)", "pass",
-        "tests/test_errors.py", "not_boxes",
-    ),
-    Fault(
         "views leave owners that others see", "array.py",
         "sys.getrefcount(view.root) <= _ONE_REFERENCE:", "True:",
         VIEWS, "in_a_solver",

@@ -19,8 +19,6 @@ from pylops_dispatch.array import (
     DispatchArray,
     as_box,
     check,
-    holds,
-    is_box,
     is_dask,
     is_lazy,
     lift,
@@ -246,7 +244,6 @@ def _applied(
         except Exception as error:
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
-            _put_back_counts(before)
             swallowed = refused and not isinstance(error, NotDispatchedError)
             reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
     if not reads[0]:
@@ -278,23 +275,6 @@ def _attributes(op: Any) -> list[Kept]:
 def _put_back(before: list[Kept]) -> None:
     for kept in before:
         put_back(kept)
-
-
-def _put_back_counts(before: list[Kept]) -> None:
-    """Give operators what they had, but for what code has worked out once, or kept of vectors."""
-    for op, attributes, items in before:
-        stay = {
-            name: value
-            for name, value in vars(op).items()
-            if attributes.get(name) is None or holds(value, is_box)
-        }
-        new = [
-            (v, {k: v[k] for k in v.keys() - then.keys()}) for v, then in items if type(v) is dict
-        ]
-        put_back(Kept(op, attributes, [item for item in items if not holds(item[0], is_box)]))
-        vars(op).update(stay)
-        for value, entries in new:
-            value.update(entries)
 
 
 # errors of a user's code that may be about boxes, or just what the user is to be told

@@ -241,10 +241,7 @@ def left_as_they_are(values: Any) -> Iterator[None]:
 
 
 class Kept(NamedTuple):
-    """What an operator holds at some time: attributes, and the items of those that have some.
-
-    Of arrays, those of small ones: code counts in them (``self.calls += 1``).
-    """
+    """What an operator holds at some time: attributes, and the items of those that have some."""
 
     op: Any
     attributes: dict[str, Any]
@@ -254,27 +251,14 @@ class Kept(NamedTuple):
 def kept_of(op: Any) -> Kept:
     """Return what an operator holds, so that it may be put back."""
     held = dict(vars(op))
-    items = [(v, copy.copy(v)) for v in held.values() if _has_few_items(v)]
+    items = [(v, copy.copy(v)) for v in held.values() if type(v) in (list, dict, set)]
     return Kept(op, held, items)
-
-
-def _has_few_items(value: Any) -> bool:
-    return type(value) in (list, dict, set) or (
-        type(value) is np.ndarray and value.nbytes <= _FEW and not value.dtype.hasobject
-    )
-
-
-_FEW = 1 << 12  # bytes
 
 
 def put_back(kept: Kept) -> None:
     """Give an operator the attributes that it had, and no others; lists and such, their items."""
     op, held, items = kept
     for value, before in items:
-        if isinstance(value, np.ndarray):
-            if value.tobytes() != before.tobytes():
-                value[...] = before
-            continue
         value.clear()
         value.extend(before) if isinstance(value, list) else value.update(before)
     for name in set(vars(op)) - set(held) - _FOLLOWING:
