@@ -141,7 +141,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         if outer is None:
             self._view = _View(of, read, write, of._version)
             return self
-        # of the outer view nothing is kept but how it is taken: see `is_plain_vector`
+        # of the outer view nothing is kept but how it is taken: see `leave_owner`
         root, outer_read, outer_write = outer.root, outer.read, outer.write
 
         def read_through(box: DispatchArray) -> DispatchArray:

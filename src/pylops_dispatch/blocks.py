@@ -7,7 +7,6 @@ import itertools
 import math
 import threading
 import uuid
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
@@ -54,6 +53,7 @@ from pylops_dispatch.pieces import (
     Chunks,
     Shape,
     identity,
+    keep_for,
     largest_block,
     one_block,
     samples,
@@ -755,9 +755,7 @@ def whole_copy(op: Any, name: str) -> tuple[Any, list[DaskArray]]:
         return known[1], []
     template, arrays = taken_apart(op)
     if not arrays:
-        if known is None:
-            weakref.finalize(op, _copies.pop, owner, None)
-        _copies[owner] = name, template
+        keep_for(op, _copies, (name, template))
         # one that refers to the operator itself, by a function it keeps, would never go
         if len(_copies) > 32:
             _copies.popitem(last=False)

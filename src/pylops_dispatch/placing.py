@@ -396,8 +396,7 @@ def sent_once(array: DaskArray) -> DaskArray:
     name = _names.get(own)
     if name is None:
         name = f"{array.name}-{tokenize([pc.samples(value) for value in values.values()])}"
-        _names[own] = name
-        weakref.finalize(array, _names.pop, own, None)
+        pc.keep_for(array, _names, name)
     nodes = {(name, *index): DataNode((name, *index), v) for index, v in values.items()}
     return on_cluster(DaskArray(nodes, name, array.chunks, meta=array._meta), array)
 
