@@ -2,8 +2,9 @@
 
 Run ``python benchmarks/worker_memory.py [--only NAME ...] [--persisted] [--size 256]``. On Linux.
 The share of a worker is a vector's bytes divided by the number of workers; the store is what a
-worker holds in blocks, the rest of its memory are libraries and temporaries. Data are lazy, or
-persisted before: these are the user's own, and come on top of what the solver holds.
+worker holds in blocks, the rest of its memory are libraries and temporaries. Its own memory is
+the peak without pages of the files of libraries, which all processes of a machine share. Data are
+lazy, or persisted before: these are the user's own, and come on top of what the solver holds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from solvers import CASES, laplacian
 
 
 def resident(name: str) -> int:
-    """Return bytes from the status of this process: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Return bytes from the status of this process.
+
+    ``VmRSS`` is what it has in memory now, ``VmHWM`` at most, ``RssAnon`` now and to itself.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
@@ -31,21 +35,23 @@ def watch(dask_worker: Any) -> int:
     """Start to note the largest store of a worker; return its memory before."""
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    dask_worker.largest_store, dask_worker.watched = 0, threading.Event()
+    dask_worker.largest_store, dask_worker.largest_own = 0, 0
+    dask_worker.watched = threading.Event()
 
     def look() -> None:
         while not dask_worker.watched.wait(0.02):
             held = int(dask_worker.data.fast.total_weight)
             dask_worker.largest_store = max(dask_worker.largest_store, held)
+            dask_worker.largest_own = max(dask_worker.largest_own, resident("RssAnon"))
 
     threading.Thread(target=look, daemon=True).start()
     return before
 
 
-def stop(dask_worker: Any) -> tuple[int, int]:
-    """Return the largest store and the largest memory of a worker."""
+def stop(dask_worker: Any) -> tuple[int, int, int]:
+    """Return the largest store, the largest memory, and the largest of its own, of a worker."""
     dask_worker.watched.set()
-    return dask_worker.largest_store, resident("VmHWM")
+    return dask_worker.largest_store, resident("VmHWM"), dask_worker.largest_own
 
 
 def measure(
@@ -66,7 +72,7 @@ def measure(
         before = max(client.run(watch).values())
         x = case.solve(op, data, steps, None).persist()
         distributed.wait(x)
-        stores, peaks = zip(*client.run(stop).values(), strict=True)
+        stores, peaks, own = zip(*client.run(stop).values(), strict=True)
     share = 8 * size**3 // workers
     return {
         "solver": name,
@@ -75,6 +81,7 @@ def measure(
         "before": before,
         "store": max(stores),
         "peak": max(peaks),
+        "own": max(own),
         "4 shares + 200 MB": 4 * share + 200_000_000,
     }
 

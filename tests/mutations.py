@@ -41,6 +41,11 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "of arrays that are not small, only some elements make a difference", "naming.py",
+        "checksum(value) if value.nbytes <= _SUMMED else samples(value)", "samples(value)",
+        "tests/test_naming.py", "changed_in_place",
+    ),
+    Fault(
         "vectors that solvers of this package read again are let go", "liveness.py",
         " or module in _SOLVERS", "",
         "tests/test_distributed.py", "splitbregman",
@@ -120,11 +125,6 @@ FAULTS = [
         "tests/test_worker_tasks.py", "lie_on_workers",
     ),
     Fault(
-        "users' operators get arrays as they came over the network", "blocks.py",
-        "    if not in_task():\n", "    if in_task():\n",
-        "tests/test_worker_tasks.py", "block_that_came",
-    ),
-    Fault(
         "a task keeps its worker's thread while it solves", "solvers.py",
         "        with beside_other_tasks():\n            yield",
         "        if True:\n            yield",
@@ -169,13 +169,8 @@ FAULTS = [
     ),
     Fault(
         "a plan leaves something in an operator", "operators.py",
-        "            vars(part).update(held)", "            pass",
+        "            put_back(state)", "            pass",
         "tests/test_errors.py", "leave_something",
-    ),
-    Fault(
-        "operators that hold each other without an end", "operators.py",
-        "left_out = set(map(id, around))", "left_out = set()",
-        "tests/test_errors.py", "circle",
     ),
     Fault(
         "tolerances of comparisons that are absolute", "testing.py",
@@ -189,7 +184,7 @@ FAULTS = [
     ),
     Fault(
         "many small arrays sent with each graph", "placing.py",
-        "_LARGE if _together.get() is None else _SMALL", "_LARGE",
+        "_SMALL if many else _LARGE", "_LARGE",
         "tests/test_placing.py", "many_small",
     ),
     Fault(
@@ -234,7 +229,7 @@ FAULTS = [
     ),
     Fault(
         "futures of one cluster sent to another", "placing.py",
-        "client = _sender()", "client = client_in_use()",
+        "future.client is not _sender()", "future.client is not client_in_use()",
         "tests/test_placing.py", "another_cluster",
     ),
     Fault(
@@ -351,7 +346,7 @@ FAULTS = [
     ),
     Fault(
         "refusal that code has handled goes unnoticed", "entry.py",
-        "if not refused or _is_known(op):", "if True:",
+        "if not refused or known:", "if True:",
         "tests/test_errors.py", "swallows",
     ),
     Fault(
@@ -936,7 +931,7 @@ FAULTS = [
     ),
     Fault(
         "what is written through a view is read anew of its array", "array.py",
-        "view.version = root._version  # or", "pass  # or",
+        "view.version = view.root._version  # or", "pass  # or",
         VIEWS, "written_to_after",
     ),
     Fault(
@@ -966,7 +961,7 @@ FAULTS = [
     ),
     Fault(
         "code that reads much is tried in each application", "entry.py",
-        "_reading_much[op] = reason", "pass",
+        "keep_for(op, _reading_much, reason)", "pass",
         "tests/test_solvers.py", "one_by_one",
     ),
     Fault(

@@ -176,6 +176,15 @@ def _large_sparse_matrix():
     return op, change
 
 
+def _one_weight_of_many():
+    op = pylops.signalprocessing.Convolve1D(4096, rand(1001), offset=500)
+
+    def change():
+        op.Op.h[3] += 1
+
+    return op, change
+
+
 def _variable_of_a_function():
     k = 1.0
 
@@ -227,6 +236,7 @@ def _set():
         _object_setting,
         _sparse_matrix,
         _large_sparse_matrix,
+        _one_weight_of_many,
         _variable_of_a_function,
         _callable_object,
         _operator_behind_a_method,

@@ -89,9 +89,11 @@ _SURROUNDED_ON_CLUSTER = 1 << 20
 
 def embed(op: Any) -> Any:
     """Return an operator as an argument of tasks: with large arrays, as a key of its own."""
-    op = for_tasks(op)
-    within = client_in_use() is not None  # elsewhere nothing is gained by a closer look
-    held = arrays_within(op) if within else numpy_arrays_of(op)
+    tree = list(all_parts(op))
+    within = client_in_use() is not None
+    # PyLops's own operators have their arrays as attributes
+    closer = within or any(map(runs_users_code, tree))
+    held = arrays_within(op) if closer else numpy_arrays_of(tree)
     if not is_large(sum(array.nbytes for array in held)):
         return op
     key = f"operator-{name_of(op)}"
@@ -99,6 +101,19 @@ def embed(op: Any) -> Any:
         key += f"-{tokenize([samples(array) for array in held])}"
     largest = max(held, key=lambda array: array.nbytes)
     return operator_on_cluster(key, op, largest)
+
+
+def with_operators(
+    function: Callable[..., Any], **operators: Any
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return a function for blockwise that has operators, and those that are keys of their own.
+
+    dask looks through the arguments that blockwise has by name (``normalize_arg``), not through
+    those that the function has already.
+    """
+    apart = {name: op for name, op in operators.items() if isinstance(op, Delayed)}
+    held = {name: op for name, op in operators.items() if name not in apart}
+    return functools.partial(function, **held), apart
 
 
 def run(
@@ -176,13 +191,14 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
     A task puts them back with :func:`filled`.
     """
     arrays: list[DaskArray] = []
+    apart = client_in_use() is not None
 
     def without(part: Any) -> Any:
         new = duplicate(part)
         for name, _ in lazy_attributes(part):
             put = functools.partial(take, name)
             vars(new)[name] = with_changes(vars(part)[name], is_lazy, put)
-        return rebuilt(part, without, _with_arrays_as_they_are(new))
+        return rebuilt(part, without, _with_arrays_as_they_are(new, apart))
 
     def take(name: str, array: Any) -> _Placeholder:
         arrays.append(source(array).rechunk(-1))
@@ -191,12 +207,11 @@ def taken_apart(op: Any) -> tuple[Any, list[DaskArray]]:
     return without(for_tasks(with_own_settings(op))), arrays
 
 
-def _with_arrays_as_they_are(op: Any) -> Any:
+def _with_arrays_as_they_are(op: Any, apart: bool) -> Any:
     """Give a copy of an operator small arrays of its own: others may be changed before it runs.
 
-    What a cluster is sent apart is known by the array that the operator has.
+    What is large goes to a cluster `apart`, and is known by the array that the operator has.
     """
-    apart = client_in_use() is not None
     for name, value in vars(op).items():
         if type(value) is np.ndarray and not (apart and is_large(value.nbytes)):
             vars(op)[name] = taking.get()(value)
@@ -317,10 +332,11 @@ def apply_local(
     axes = tuple(range(x.ndim))
     template, whole = taken_apart(template)
     arrays = (x, *coefficients)
+    notes = set().union(*map(vars, all_parts(template)))
     settings = {
         "cls": cls,
-        "located": _has(template, "_place"),
-        "transformed": _has(template, "_tile"),
+        "located": "_place" in notes,
+        "transformed": "_tile" in notes,
         "depth": depth,
         "whole_axes": tuple(whole_axes),
         "adjoint": adjoint,
@@ -339,15 +355,17 @@ def apply_local(
         for axis in axes:
             arguments += [starts(x.chunks[axis]), (axis,)]
     arguments += whole_arguments(whole, x.ndim)
+    local_block = functools.partial(_local_block, layout=layout, **settings)
+    function, apart = with_operators(local_block, template=embedded)
     return da.blockwise(
-        functools.partial(_local_block, layout=layout, **settings),
+        function,
         axes,
         *arguments,
         name=name,
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
-        template=embedded,
+        **apart,
     )
 
 
@@ -510,10 +528,6 @@ def starts(sizes: tuple[int, ...]) -> DaskArray:
     return da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
 
 
-def _has(op: Any, attribute: str) -> bool:
-    return any(attribute in vars(part) for part in all_parts(op))
-
-
 def tile_lengths(
     shape: Shape,
     depth: Shape,
@@ -566,9 +580,17 @@ def leaves(op: Any, names: Callable[[Any], tuple[str, ...]]) -> Iterator[tuple[A
 def stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
     """Return a copy of a tree of operators with a placeholder for each coefficient.
 
-    What a copy for a tile has to learn about where it lies is noted in it.
+    What a copy for a tile has to learn about where it lies is noted in it. Where there is nothing
+    of either, the tree itself comes back.
     """
-    new = _with_arrays_as_they_are(rebuilt(op, lambda part: stripped(part, rule)))
+    rules = map(rule, all_parts(op))
+    if any(r is not None and (r.coefficients or r.place or r.tile) for r in rules):
+        return _stripped(op, rule)
+    return op
+
+
+def _stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
+    new = rebuilt(op, lambda part: _stripped(part, rule))
     found = rule(op)
     if found is None:
         return new
@@ -680,10 +702,11 @@ def apply_along(
     result = dims if adjoint else dimsd
     chunks: Chunks = tuple((result[a],) if a in whole else c for a, c in enumerate(x.chunks))
     index = tuple(range(x.ndim))
-    function = functools.partial(
+    block = functools.partial(
         along_block, cls=cls, dims=dims, dimsd=dimsd, axes=tuple(whole), adjoint=adjoint, fit=fit,
         limit=x.npartitions > 1,
     )  # fmt: skip
+    function, apart = with_operators(block, op=embed(template))
     return da.blockwise(
         function,
         index,
@@ -694,7 +717,7 @@ def apply_along(
         adjust_chunks=dict(enumerate(chunks)),
         dtype=dtype,
         meta=np.empty((0,) * x.ndim, dtype=dtype),
-        op=embed(template),
+        **apart,
     )
 
 

@@ -46,14 +46,20 @@ def halo_faces(x: DaskArray, depth: Sequence[int]) -> list[tuple[int, DaskArray,
     faces: list[tuple[int, DaskArray, DaskArray]] = []
     for axis, width in enumerate(depth):
         if width and x.numblocks[axis] > 1:
-            before = _face(x, faces, axis, width, after=False)
-            after = _face(x, faces, axis, width, after=True)
+            token = tokenize(x.name, [f[1].name for f in faces], axis, width)
+            before = _face(x, faces, axis, width, token, after=False)
+            after = _face(x, faces, axis, width, token, after=True)
             faces.append((axis, before, after))
     return faces
 
 
 def _face(
-    x: DaskArray, faces: list[tuple[int, DaskArray, DaskArray]], axis: int, width: int, after: bool
+    x: DaskArray,
+    faces: list[tuple[int, DaskArray, DaskArray]],
+    axis: int,
+    width: int,
+    token: str,
+    after: bool,
 ) -> DaskArray:
     edges = np.cumsum([0, *x.chunks[axis]])
     n = int(edges[-1])
@@ -63,7 +69,6 @@ def _face(
         else (max(int(start) - width, 0), int(start))
         for start, stop in itertools.pairwise(edges)
     ]
-    token = tokenize(x.name, [f[1].name for f in faces], axis, width, after)
     name = f"{HALO[after]}-{axis}-{token}"
     sources = _sources(edges, spans)
     axes = [a for a, _, _ in faces]

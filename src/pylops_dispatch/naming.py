@@ -21,8 +21,10 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import COUNTERS, is_operator, is_pylops, runs_users_code
 from pylops_dispatch.pieces import contents, identity, name_of_dtype, samples
 from pylops_dispatch.plans import PLANS
+from pylops_dispatch.remembering import checksum
 
 _SMALL = 4096  # bytes: arrays up to this size are named by their contents
+_SUMMED = 1 << 16  # bytes: up to this size, each of their elements makes a difference
 DEPTH = 4  # objects within objects whose attributes are looked at
 
 _DERIVED = frozenset(("_name", "_slice", "_sample"))  # of PyLops: they follow from other settings
@@ -85,8 +87,8 @@ _NOTHING = Within()
 def signature(op: Any, within: Within = _NOTHING) -> Any:
     """Return what tells this operator from another, cheaply and for good.
 
-    Settings count by value, large arrays by identity and samples, objects by identity and their
-    attributes.
+    Settings count by value, objects by identity and their attributes; arrays that are not small
+    by identity and by a sum of all elements, large ones by some of these.
 
     Parameters
     ----------
@@ -174,7 +176,7 @@ def _token(value: Any, owner: Any, within: Within = _NOTHING) -> Any:
     if isinstance(value, np.ndarray):
         if value.nbytes <= _SMALL:
             return contents(value)
-        return identity(value), samples(value)
+        return identity(value), checksum(value) if value.nbytes <= _SUMMED else samples(value)
     if isinstance(value, functools.partial):
         given = value.func, value.args, value.keywords
         return tuple(_token(v, owner, within) for v in given)

@@ -32,6 +32,12 @@ COUNTERS = frozenset(("matvec_count", "rmatvec_count", "matmat_count", "rmatmat_
 _FOLLOWING = frozenset(("_shape",))
 
 
+# what most attributes of an operator are: no operators, and none within
+_SETTINGS = frozenset(
+    (type(None), bool, int, float, complex, str, np.float64, np.ndarray, dict, types.MethodType)
+)
+
+
 def is_operator(value: Any) -> bool:
     """Whether `value` is a linear operator; ``isinstance`` of its abstract base class is slow."""
     return _is_operator_class(type(value))  # type: ignore[arg-type]
@@ -152,21 +158,29 @@ def parts(op: Any, around: Sequence[Any] = ()) -> list[Any]:
     around : sequence of LinearOperator, optional
         Those that it was reached through, which it may hold too (an adjoint that is kept).
     """
-    left_out = set(map(id, around))
     found: dict[int, Any] = {}
     for value in list(vars(op).values()):  # another thread may add to them
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if is_operator(item) and id(item) not in left_out:
-                found[id(item)] = item
+        kind: Any = type(value)
+        if kind in _SETTINGS:
+            continue
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                if type(item) not in _SETTINGS and is_operator(item):
+                    found[id(item)] = item
+        elif _is_operator_class(kind):
+            found[id(value)] = value
+    for outer in around:
+        found.pop(id(outer), None)
     return list(found.values())
 
 
 def all_parts(op: Any, around: Sequence[Any] = ()) -> Iterator[Any]:
     """Yield an operator and all that it is made of."""
-    yield op
-    inner = (*around, op)
-    for part in parts(op, inner):
-        yield from all_parts(part, inner)
+    waiting = [(op, (*around, op))]
+    while waiting:
+        part, inner = waiting.pop()
+        yield part
+        waiting.extend((p, (*inner, p)) for p in reversed(parts(part, inner)))
 
 
 def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> Any:
@@ -185,6 +199,8 @@ def rebuilt(op: Any, change: Callable[[Any], Any], new: Any | None = None) -> An
     token = _around.set((*around, op))
     try:
         for name, value in list(vars(new).items()):
+            if type(value) in _SETTINGS:
+                continue
             if is_operator(value):
                 setattr(new, name, changed(value))
             elif isinstance(value, (list, tuple)) and any(is_operator(v) for v in value):
@@ -375,9 +391,9 @@ def note_left(op: Any, names: Iterable[str]) -> None:
     keep_for(op, _left, (_left.get(key, set()) & held) | new)
 
 
-def numpy_arrays_of(op: Any) -> list[np.ndarray[Any, Any]]:
-    """Return the NumPy arrays that are attributes of an operator, or of what it is made of."""
-    held = (value for part in all_parts(op) for value in list(vars(part).values()))
+def numpy_arrays_of(tree: Iterable[Any]) -> list[np.ndarray[Any, Any]]:
+    """Return the NumPy arrays that are attributes of operators."""
+    held = (value for part in tree for value in list(vars(part).values()))
     return [value for value in held if isinstance(value, np.ndarray)]
 
 

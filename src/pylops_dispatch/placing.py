@@ -53,7 +53,7 @@ from pylops_dispatch.copying import arrays_within
 from pylops_dispatch.halos import HALO
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
-from pylops_dispatch.operators import arrays_of, numpy_arrays_of
+from pylops_dispatch.operators import all_parts, arrays_of, numpy_arrays_of
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import beside_other_tasks, client_in_use, in_task, threads_by_worker
 
@@ -197,7 +197,7 @@ _held: dict[str, _Held] = {}  # by operators
 def _held_by(op: Any) -> _Held:
     known = _held.get(pc.identity(op))
     if known is None:
-        arrays: list[Any] = [*numpy_arrays_of(op), *arrays_of(op)]
+        arrays: list[Any] = [*numpy_arrays_of(all_parts(op)), *arrays_of(op)]
         sizes = {id(array): array.nbytes for array in arrays}
         small = [size for size in sizes.values() if size <= _LARGE]
         known = _Held(sum(small), len(sizes) - len(small))

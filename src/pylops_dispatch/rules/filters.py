@@ -15,7 +15,7 @@ from pylops_dispatch.array import DispatchArray, is_lazy, source
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import everything
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import dims_of, duplicate, resized, shaped
+from pylops_dispatch.operators import dims_of, duplicate, for_tasks, resized, shaped
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Place, Run
@@ -82,7 +82,7 @@ def _apply(
         arguments += [blocks.starts(signal.chunks[axis]), (axis,)]
     if not adjoint:
         arguments += blocks.whole_arguments([x.rechunk(-1)], len(axes))
-    template = duplicate(op)
+    template = duplicate(for_tasks(op))
     template.inp = None
     result = (*axes, *range(len(axes), len(axes) + len(dims))) if adjoint else axes
     partial = da.blockwise(

@@ -18,7 +18,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import dims_of, resized, shaped
+from pylops_dispatch.operators import dims_of, for_tasks, resized, shaped
 from pylops_dispatch.pieces import Chunks
 from pylops_dispatch.workers import client_in_use
 
@@ -79,7 +79,7 @@ def _plan(op: Any, grid: Chunks) -> _Plan:
     for k, (low, high) in enumerate(itertools.pairwise(edges)):
         chosen = order[low:high]
         origin = [int(first[i]) for first, i in zip(starts, divmod(k, len(grid[1])), strict=True)]
-        operators.append(_of_points(op, chosen, origin) if high > low else None)
+        operators.append(_of_points(for_tasks(op), chosen, origin) if high > low else None)
     same = np.array_equal(order, np.arange(order.size))
     back = None if same else np.argsort(order)
     known[grid] = _Plan(spans, order, back, operators, counts.tolist())

@@ -220,18 +220,19 @@ def _run_piece(
         found = rule(part)
         return () if found is None else found.coefficients
 
-    template = blocks.stripped(op, rule)
-    bare = name_of(template)
-    held = [getattr(owner, name) for owner, name in blocks.leaves(op, names)]
+    template, name = blocks.stripped(op, rule), name_of(op)
+    bare = name if template is op else name_of(template)
+    # there are none where nothing was taken out
+    found = () if template is op else blocks.leaves(op, names)
+    held = [getattr(owner, attribute) for owner, attribute in found]
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
         return Zeros(dims, _dtype_of(cls, bare, template, need, cheap, piece, adjoint))
     x = piece.rechunk(dict.fromkeys(need.axes, -1))
     coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
     dtype = _dtype_of(cls, bare, template, need, coefficients, piece, adjoint)
-    names_of_both = name_of(op), bare
     return blocks.apply_local(
-        cls, template, x, depth, coefficients, adjoint, dtype, names_of_both, need.axes
+        cls, template, x, depth, coefficients, adjoint, dtype, (name, bare), need.axes
     )
 
 

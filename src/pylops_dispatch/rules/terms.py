@@ -89,7 +89,7 @@ def apply_terms(
     arguments += blocks.whole_arguments(whole, spare)
     result = tuple(index[label] for label in (*out, *summed))
     alone = {index[a]: sizes[a] for a in out if a not in into}
-    function = functools.partial(
+    term = functools.partial(
         _term,
         cls=cls,
         names=tuple(held),
@@ -99,6 +99,7 @@ def apply_terms(
         adjoint=adjoint,
         fit=fit,
     )
+    function, apart = blocks.with_operators(term, op=blocks.embed(template))
     partial = da.blockwise(
         function,
         result,
@@ -109,7 +110,7 @@ def apply_terms(
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * len(result), dtype=dtype),
-        op=blocks.embed(template),
+        **apart,
     )
     y = blocks.add_up(partial, tuple(range(len(out), len(result))), dtype)
     gathered = {a for a in _untouched(into, out, held) if len(sizes[a]) < len(given[a])}
