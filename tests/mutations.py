@@ -41,6 +41,41 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "errors of a client that was closed meanwhile come out", "solvers.py",
+        "                if not isinstance(error, CommClosedError):", "                if False:",
+        "tests/test_distributed.py", "closed_while",
+    ),
+    Fault(
+        "mistakes of code are left to one task", "entry.py",
+        "if isinstance(error, AttributeError) and is_operator(error.obj):", "if False:",
+        "tests/test_errors.py", "mistakes_of_code",
+    ),
+    Fault(
+        "rules call methods of classes unbound", "activation.py",
+        "return defined.__get__(self, type(self))(x)", "return defined(self, x)",
+        "tests/test_errors.py", "methods_of_any_kind",
+    ),
+    Fault(
+        "arrays of the model's shape that a rule does not name are not told", "rules/running.py",
+        "if array and value.shape == dims and name not in rule.coefficients:", "if False:",
+        "tests/test_errors.py", "does_not_name",
+    ),
+    Fault(
+        "axes of coefficients are not compared with their shapes", "rules/running.py",
+        "        _check_coefficients(op, terms)", "        pass",
+        "tests/test_errors.py", "does_not_fit",
+    ),
+    Fault(
+        "filters in between are boxes", "rules/filters.py",
+        "if not is_lazy(self.hs):", "if True:",
+        "tests/test_construction.py", "filters_in_between",
+    ),
+    Fault(
+        "sums are compared with the precision of the result alone", "testing.py",
+        "10 * _tolerance(apart.dtype, x0.dtype)", "10 * _tolerance(apart.dtype)",
+        "tests/test_testing.py", "less_precision",
+    ),
+    Fault(
         "of arrays that are not small, only some elements make a difference", "naming.py",
         "checksum(value) if value.nbytes <= _SUMMED else samples(value)", "samples(value)",
         "tests/test_naming.py", "changed_in_place",

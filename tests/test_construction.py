@@ -1,5 +1,6 @@
 """Operators are built of NumPy and dask arrays side by side, whichever of them are lazy."""
 
+import functools
 import itertools
 
 import dask.array as da
@@ -194,3 +195,16 @@ def test_non_stationary_filters_that_are_lazy_are_a_lazy_matrix():
     with forbid_executions():
         found = sp.NonStationaryConvolve1D(8, to_dask(filters, (1, 3)), ih=(1, 5)).todense()
     assert_same(found, expected)
+
+
+def test_filters_in_between_are_dask_arrays():
+    """``NonStationaryConvolve1D.hsinterp`` is a property, which works them out row by row."""
+    hs = rand((3, 5))
+    make = functools.partial(pylops.signalprocessing.NonStationaryConvolve1D, 20, ih=(4, 9, 14))
+    expected = make(hs=hs).hsinterp
+    assert type(expected) is np.ndarray
+    op = make(hs=da.from_array(hs, chunks=(2, 3)))
+    with forbid_executions():
+        found = op.hsinterp
+    assert_same(found, expected)
+    del op.hsinterp

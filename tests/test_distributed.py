@@ -353,6 +353,28 @@ def test_a_cluster_that_goes_away_is_told_with_the_step(gone):
         assert_close(solver.solve(y, niter=3)[0].compute(), expected)
 
 
+def test_a_client_that_is_closed_while_values_are_fetched_is_told_likewise(monkeypatch):
+    """``Client._gather_remote`` raises AttributeError: the client has no scheduler any more."""
+    op = stencils()
+    y = da.from_array(rand(op.dims).ravel(), chunks=36)
+    with distributed.Client(processes=False, dashboard_address=None) as client:
+        fetch, fetched = client.gather, []
+
+        def gather(futures, **settings):
+            fetched.append(futures)
+            if len(fetched) == 4:
+                client.close()
+                raise AttributeError("'NoneType' object has no attribute 'gather'")
+            return fetch(futures, **settings)
+
+        monkeypatch.setattr(client, "gather", gather)
+        solver = CGLS(op)
+        with pytest.raises(distributed.comm.CommClosedError, match="is closed") as caught:
+            solver.solve(y, niter=9, tol=0)
+    assert isinstance(caught.value.__cause__, AttributeError)
+    assert "of CGLS" in caught.value.__notes__[0]
+
+
 def test_a_worker_that_is_killed_after_the_solve_costs_time_and_not_the_answer():
     op = stencils()
     y0 = rand(op.dims)

@@ -1,5 +1,6 @@
 """Bad input gives a clear error before any work, and changes nothing."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -1141,8 +1142,14 @@ def ruled(rule):
         def _matvec(self, x):
             return np.cumsum(x.reshape(self.dims), axis=1).ravel()
 
+        @property
+        def doubled(self):
+            return 2 * self.weights
+
     pylops_dispatch.register_rule(Ruled, rule)
-    return Ruled(dtype=np.dtype(float), dims=(4, 6), dimsd=(4, 6))
+    op = Ruled(dtype=np.dtype(float), dims=(4, 6), dimsd=(4, 6))
+    op.weights = np.ones((4, 6))
+    return op
 
 
 @pytest.mark.parametrize(
@@ -1168,6 +1175,25 @@ def ruled(rule):
             ValueError,
             "Ruled names the axes 'a' of the model",
         ),
+        (
+            lambda: pylops_dispatch.parallel_sum(
+                model="a b", data="a b", coefficients={"nope": "a"}
+            ),
+            AttributeError,
+            "Ruled names the coefficient 'nope', and the operator has no such attribute",
+        ),
+        (
+            lambda: pylops_dispatch.parallel_sum(
+                model="a b", data="a b", coefficients={"weights": "b a"}
+            ),
+            ValueError,
+            r"Ruled gives weights the axes 'b a', of \(6, 4\) samples, and its shape is \(4, 6\)",
+        ),
+        (
+            lambda: pylops_dispatch.alone(("doubled",)),
+            AttributeError,
+            r"property or a slot of that name: name the attribute that holds the array",
+        ),
     ],
 )
 def test_a_rule_that_does_not_fit_is_said_to_be_none(rule, error, message):
@@ -1180,6 +1206,156 @@ def test_a_function_may_give_a_single_axis():
     op = ruled(pylops_dispatch.whole_axis(lambda op: 1))
     x0 = rand((4, 6))
     assert_close((op @ da.from_array(x0, chunks=3)).compute(), op @ x0)
+
+
+@pytest.mark.parametrize("make", [lambda: 1, lambda: np.int64(1)], ids=["int", "NumPy's"])
+def test_axes_and_depths_are_integers_of_any_kind(make):
+    x0 = rand((4, 6))
+    for rule in (
+        pylops_dispatch.whole_axis(make()),
+        pylops_dispatch.halo(np.array([0, 6]), ("weights",)),
+    ):
+        op = ruled(rule)
+        with warnings.catch_warnings(action="ignore"):
+            assert_close((op @ da.from_array(x0, chunks=3)).compute(), op @ x0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "advice"),
+    [
+        (pylops_dispatch.alone(), r"alone\(..., coefficients=\('weights',\)\)"),
+        (pylops_dispatch.halo((0, 6)), r"halo\(..., coefficients=\('weights',\)\)"),
+        (pylops_dispatch.whole_axis(1), "parallel_sum"),
+    ],
+)
+def test_an_array_of_the_models_shape_that_a_rule_does_not_name_is_told(rule, advice):
+    op = ruled(rule)
+    with pytest.warns(UserWarning, match=f"says nothing of weights.*{advice}"):
+        op @ da.ones((4, 6), chunks=3)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pylops_dispatch.alone(("weights",)),
+        pylops_dispatch.whole_axis((0, 1)),
+        pylops_dispatch.compose(),
+    ],
+)
+def test_an_array_that_no_block_meets_as_a_whole_is_no_matter(rule):
+    op = ruled(rule)
+    with warnings.catch_warnings(action="error"):
+        op @ da.ones((4, 6), chunks=3)
+
+
+def test_a_sum_of_terms_without_names_is_no_rule():
+    with pytest.raises(ValueError, match="names of the axes of both model and data"):
+        ruled(pylops_dispatch.parallel_sum())
+
+
+class Shorter(pylops.LinearOperator):
+    """Gives one sample less than it is given."""
+
+    def _matvec(self, x):
+        return scipy.ndimage.uniform_filter1d(x, 3)[1:]
+
+
+class WithOwnMethods(pylops.LinearOperator):
+    """Chooses a method when it is made."""
+
+    def __init__(self):
+        super().__init__(dtype=np.dtype(float), dims=(12,), dimsd=(12,))
+        self._matvec = self._filtered
+
+    def _filtered(self, x):
+        return scipy.ndimage.uniform_filter1d(x, 3)
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        (
+            Shorter(dtype=np.dtype(float), dims=(12,), dimsd=(11,)),
+            r"Shorter, halo, is for operators whose dims and dimsd are the same.*\(12,\) and \(11,",
+        ),
+        (
+            WithOwnMethods(),
+            "WithOwnMethods is for the class's methods, and this object has its own",
+        ),
+    ],
+    ids=["of other dims", "with methods of its own"],
+)
+def test_a_rule_that_is_not_for_this_operator_is_told(op, why):
+    pylops_dispatch.register_rule(type(op), pylops_dispatch.halo(1))
+    assert re.search(why, str(pylops_dispatch.capability(op)))
+    x0 = rand(12)
+    with pytest.warns(PerformanceWarning, match=why):
+        y = op @ to_dask(x0, 5)
+    assert_same(y, op @ x0)
+
+
+def _doubled(x, times=2):
+    return times * x
+
+
+class Static(pylops.LinearOperator):
+    _matvec = _rmatvec = staticmethod(_doubled)
+
+
+class Partial(pylops.LinearOperator):
+    def _times(self, x, times):
+        return times * x
+
+    _matvec = functools.partialmethod(_times, times=2)
+    _rmatvec = functools.partialmethod(_times, times=2)
+
+
+@pytest.mark.parametrize("cls", [Static, Partial])
+def test_methods_of_any_kind_may_have_a_rule(cls):
+    pylops_dispatch.register_rule(cls, pylops_dispatch.alone())
+    op = cls(dtype=np.dtype(float), dims=(12,), dimsd=(12,))
+    x0 = rand(12)
+    for direction in (op, op.H):
+        np.testing.assert_array_equal(direction @ x0, 2 * x0)
+        assert_same(direction @ to_dask(x0, 5), 2 * x0)
+
+
+class Mistaken(pylops.LinearOperator):
+    """Has no adjoint, and a method that asks for what is not there."""
+
+    def _matvec(self, x):
+        return x * self.no_such_weights
+
+
+@pytest.mark.parametrize("n", [12, 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_mistakes_of_code_come_out_when_it_is_applied(n, adjoint):
+    op = Mistaken(dtype=np.dtype(float), dims=(n,), dimsd=(n,))
+    direction = op.H if adjoint else op
+    for x in (np.ones(n), da.ones(n, chunks=n // 3)):
+        with pytest.raises(AttributeError, match="Mistaken' object has no attribute"):
+            direction @ x
+
+
+class Forgetful(pylops.LinearOperator):
+    def _matvec(self, x):
+        x = 2 * x
+
+
+def test_code_that_returns_nothing_fails_when_it_is_applied():
+    op = Forgetful(dtype=np.dtype(float), dims=(12,), dimsd=(12,))
+    for x in (np.ones(12), da.ones(12, chunks=5)):
+        with pytest.raises(AttributeError, match="'NoneType' object has no attribute"):
+            op @ x
+
+
+def test_a_warning_names_the_operator_as_its_user_does_and_gives_no_advice_that_is_not_needed():
+    with pytest.warns(PerformanceWarning) as caught:
+        Reader(DIMS).H @ to_dask(rand(DIMS), 3)
+    (message,) = {str(warning.message) for warning in caught}
+    assert message.startswith("Reader.H runs in one task")
+    assert "implicit_compute" not in message
+    assert "Call .compute()" not in message
 
 
 def test_there_is_no_rule_for_all_operators():

@@ -220,6 +220,37 @@ class InOneTask(Faulty):
         return 2 * np.frombuffer(x.tobytes())
 
 
+def test_a_failure_tells_what_was_checked():
+    class Short(pylops.LinearOperator):
+        def _matvec(self, x):
+            return np.convolve(x, [1, 1, 1], "same")
+
+        _rmatvec = _matvec
+
+    pylops_dispatch.register_rule(Short, pylops_dispatch.halo(0))
+    with pytest.raises(AssertionError, match=r"largest error .* at \(\d+,\)") as caught:
+        check_operator(Short(dtype=np.dtype(float), dims=(9,), dimsd=(9,)))
+    notes = "\n".join(caught.value.__notes__)
+    assert "Short on an array of shape (9,) in chunks of ((" in notes
+    assert "in the check 'equals_numpy' of Short" in notes
+
+
+def test_an_operator_of_less_precision_than_what_it_holds():
+    check_operator(pylops.Diagonal(np.linspace(0, 1, 20), dtype="float32"), examples=2)
+
+
+@pytest.mark.parametrize("rtol", [-1, "x", [1e-3]])
+def test_a_tolerance_is_a_number(rtol):
+    op = pylops.Identity(6)
+    for check in (
+        lambda: check_operator(op, rtol=rtol),
+        lambda: operator_tests(lambda: op, rtol=rtol),
+        lambda: testing.assert_close(1.0, 1.0, rtol=rtol),
+    ):
+        with pytest.raises(ValueError, match="rtol must be a number"):
+            check()
+
+
 def test_work_in_one_task_must_be_allowed():
     with pytest.raises(NotDispatchedError):
         check_operator(InOneTask(None))

@@ -15,6 +15,7 @@ from typing import Any
 import pylops
 import scipy.sparse.linalg
 from dask.array.core import Array as DaskArray
+from pylops.signalprocessing import NonStationaryConvolve1D
 
 from pylops_dispatch import (
     construction,
@@ -27,7 +28,7 @@ from pylops_dispatch import (
 )
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.policy import NotDispatchedError
-from pylops_dispatch.rules import RULES, columns, matrix, run_rule
+from pylops_dispatch.rules import RULES, columns, filters, matrix, run_rule
 
 _TESTED = "2.8"
 
@@ -293,6 +294,13 @@ def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     _class_changes.append((owner, name, original, _made[key]))
 
 
+def _change_property(owner: type, name: str, make: Callable[[property], property]) -> None:
+    original = vars(owner)[name]
+    new = _made.setdefault((owner, name, original), make(original))
+    setattr(owner, name, new)
+    _class_changes.append((owner, name, original, new))
+
+
 def _put(owner: type, name: str, new: Any) -> None:
     """Give a class an attribute that it does not have itself."""
     setattr(owner, name, new)
@@ -318,6 +326,7 @@ def _change_classes() -> None:
         cls = getattr(importlib.import_module(module_name), cls_name)
         # the window of each trace is cut at its travel time
         _change(cls, name, functools.partial(solvers.application, inspected=("trav",)))
+    _change_property(NonStationaryConvolve1D, "hsinterp", filters.interpolated)
     for cls, name, make in entry.constructors():
         _change(cls, name, make)
 
@@ -442,7 +451,11 @@ def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
     return _ruled(cls, adjoint, original)
 
 
-def _ruled(cls: type, adjoint: bool, original: Callable[..., Any]) -> Callable[..., Any]:
+def _ruled(cls: type, adjoint: bool, defined: Any) -> Callable[..., Any]:
+    def original(self: Any, x: Any) -> Any:
+        # a class may define it as a static or a partial method
+        return defined.__get__(self, type(self))(x)
+
     def wrapper(self: Any, x: Any) -> Any:
         if isinstance(x, DaskArray):
             return entry.on_dask_array(wrapper, self, x, adjoint)

@@ -595,17 +595,34 @@ def _stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
     if found is None:
         return new
     for name in found.coefficients:
-        if name not in vars(op):
-            raise AttributeError(
-                f"the rule of {type(op).__name__} names the coefficient {name!r}, and the "
-                "operator has no such attribute"
-            )
+        require_attribute(op, name)
         setattr(new, name, Coefficient(name))
     if found.place is not None:
         new._place = found.place
     if found.tile is not None:
         new._tile = found.tile
     return new
+
+
+def require_attribute(op: Any, name: str) -> None:
+    """Raise where an operator has not the attribute that a rule names as a coefficient.
+
+    Raises
+    ------
+    AttributeError
+        Also where it has a property of that name: what it is made of is to be named.
+    """
+    if name in vars(op):
+        return
+    has = "has no such attribute"
+    if hasattr(type(op), name):
+        arrays = [name for name, held in vars(op).items() if hasattr(held, "dtype")]
+        has = "has a property or a slot of that name: name the attribute that holds the array" + (
+            f" ({', '.join(sorted(arrays))})" if arrays else ""
+        )
+    raise AttributeError(
+        f"the rule of {type(op).__name__} names the coefficient {name!r}, and the operator {has}"
+    )
 
 
 class _Placeholder:

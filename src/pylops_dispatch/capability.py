@@ -101,6 +101,9 @@ def _how(op: Any, local: bool) -> str:
         kind = "whole_axis" if whole else "halo" if halos else "alone"
         return f"{kind}: {', '.join(needs) or _MEANINGS[kind]}"
     rule = running.rule_of(op)
+    unused = running.why_unused(op)
+    if unused:
+        return f"{unused}: its own code on lazy arrays, or else one task with the whole vector"
     if rule is None:
         return "no rule: its own code on lazy arrays, or else one task with the whole vector"
     needs += [f"added up along {_axes(added)}"] if added else []

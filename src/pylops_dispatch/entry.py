@@ -54,7 +54,7 @@ from pylops_dispatch.policy import (
 from pylops_dispatch.refilling import run_users_code
 from pylops_dispatch.repeating import repeated
 from pylops_dispatch.rules import RULES
-from pylops_dispatch.rules.running import fails_on_zeros, run_whole
+from pylops_dispatch.rules.running import error_on_zeros, run_whole, why_unused
 from pylops_dispatch.scipy_solvers import scipy_lsqr
 
 
@@ -244,11 +244,19 @@ def _applied(
         except Exception as error:
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
-            swallowed = refused and not isinstance(error, NotDispatchedError)
-            reason = refused[0] if swallowed else str(error) or f"it raised {type(error).__name__}"
+            reason = _reason(error, refused)
     if not reads[0]:
         keep_for(op, _reading_much, reason)
     return _applied_whole(op, x, adjoint, reason)
+
+
+def _reason(error: Exception, refused: list[str]) -> str:
+    """Return why code has no use for a box: what it was refused, or the error that it met."""
+    if refused:
+        return refused[-1 if isinstance(error, NotDispatchedError) else 0]
+    if type(error).__module__.startswith("numba."):
+        return "its Numba code takes NumPy arrays only"
+    return str(error) or f"it raised {type(error).__name__}"
 
 
 _READS = 50  # executions for values that an operator's code reads in a solver: norms, not samples
@@ -256,7 +264,9 @@ _reading_much: dict[str, str] = {}  # operators whose code reads more, and what 
 
 
 def _applied_whole(op: Any, x: DispatchArray, adjoint: bool, reason: str) -> DispatchArray:
-    y = run_whole(None, op, x, adjoint, reason.partition("\n")[0])
+    unused = why_unused(op)
+    reason = reason.partition("\n")[0].rstrip(".")
+    y = run_whole(None, op, x, adjoint, f"{reason}; {unused}" if unused else reason)
     count_applications(op, adjoint)
     return y
 
@@ -287,8 +297,12 @@ def _calls_for_numpy(
     """Whether an operator that raised an error on a box may do better on the whole vector."""
     if _is_known(op):
         return isinstance(error, NotDispatchedError)
+    if isinstance(error, AttributeError) and is_operator(error.obj):
+        return False  # of any vector
     if is_unsuited(error):
-        return True
+        # a mistake of the code itself is one for NumPy vectors, too
+        found = error_on_zeros(op, x, adjoint)
+        return (type(found), str(found)) != (type(error), str(error))
     # a block is a NumPy array, and what PyLops itself refuses it always refuses
     if was_noted(error):
         return False
@@ -296,7 +310,7 @@ def _calls_for_numpy(
     doubtful = isinstance(error, _DOUBTFUL) or type(error) is AssertionError
     if not refused and (not doubtful or _is_raised_by_pylops(error)):
         return False
-    return not fails_on_zeros(op, x, adjoint)
+    return error_on_zeros(op, x, adjoint) is None
 
 
 def _is_raised_by_pylops(error: Exception) -> bool:

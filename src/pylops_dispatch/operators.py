@@ -53,6 +53,23 @@ def is_pylops(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == "pylops"
 
 
+# how users come by operators that PyLops wraps in others
+_WRAPPED = {
+    "_AdjointLinearOperator": ".H",
+    "_TransposedLinearOperator": ".T",
+    "_ConjLinearOperator": ".conj()",
+}
+
+
+def title(op: Any) -> str:
+    """Return what messages call an operator: its class, and what of it is applied."""
+    name = type(op).__name__
+    inner = vars(op).get("A", vars(op).get("Op"))
+    if name in _WRAPPED and is_operator(inner):
+        return title(inner) + _WRAPPED[name]
+    return name
+
+
 def runs_users_code(op: Any) -> bool:
     """Whether an operator, apart from its parts, runs code that is not PyLops's own."""
     cls: Any = type(op)

@@ -209,18 +209,18 @@ def count_read(what: str) -> None:
 
 
 def _refusal(
-    message: str, kind: type[NotDispatchedError] = NotDispatchedError
+    message: str, advice: str = "", kind: type[NotDispatchedError] = NotDispatchedError
 ) -> NotDispatchedError:
-    """Build an error, and note it for the operator that is being applied."""
+    """Build an error, and note it for the operator that is being applied, without the advice."""
     found = _refused.get()
     if found is not None:
         found.append(message)
-    return kind(message)
+    return kind(f"{message}. {advice}" if advice else message)
 
 
 def not_dispatched(what: str, advice: str) -> NotDispatchedError:
     """Build the error for a function that cannot be run lazily."""
-    return _refusal(f"{what} was called on a lazy dask array by {caller()}. {advice}")
+    return _refusal(f"{what} was called on a lazy dask array by {caller()}", advice)
 
 
 def report_implicit_compute(what: str) -> None:
@@ -266,6 +266,6 @@ def _announce(key: str, message: str, category: type[UserWarning]) -> None:
     chosen = action(key)
     if chosen == "raise":
         error = WholeArrayError if category is PerformanceWarning else NotDispatchedError
-        raise _refusal(message, error)
+        raise _refusal(message, kind=error)
     if chosen != "allow":
         warnings.warn(message, category, stacklevel=users_stacklevel())

@@ -64,6 +64,7 @@ from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
 from pylops_dispatch.workers import beside_other_tasks, client_in_use
 
+_CLOSED = "the cluster that this solve runs on is closed"
 _METHODS = ("setup", "step", "run", "finalize", "solve")
 
 
@@ -271,6 +272,10 @@ class Session:
         """Persist in one execution all boxes that are alive and lazy, `wanted` among them."""
         if self.recording:
             raise ValuesNeededError
+        with self._lost_with_cluster():
+            self._persist(wanted)
+
+    def _persist(self, wanted: DispatchArray) -> None:
         executed = self._execute_alive(wanted)
         boxes = self._unread(wanted)
         scalars = [box for box in boxes if not box.ndim and pc.in_memory(box.dask())]
@@ -328,12 +333,28 @@ class Session:
         # one that loses its scheduler connects again, or its futures say that they are cancelled
         return client is not None and client.status in ("closing", "closed")
 
+    @contextmanager
+    def _lost_with_cluster(self) -> Iterator[None]:
+        """Say so where an error in the block comes of a cluster that was closed meanwhile.
+
+        ``Client._gather_remote`` asks a scheduler that a closed client has no more.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.is_cluster_gone():
+                from distributed.comm import CommClosedError
+
+                if not isinstance(error, CommClosedError):
+                    raise CommClosedError(_CLOSED) from error
+            raise
+
     def _check_cluster(self) -> None:
         """Raise if the vectors went with a cluster; dask would look for them in this process."""
         if self.is_cluster_gone():
             from distributed.comm import CommClosedError
 
-            raise CommClosedError("the cluster that this solve runs on is closed")
+            raise CommClosedError(_CLOSED)
         client = client_in_use()
         self._client = None if client is None else weakref.ref(client)
 
@@ -356,14 +377,16 @@ class Session:
 
     def vector(self, box: DispatchArray) -> Any:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
-        self._execute_alive(box)
-        return np.asarray(box.dask().compute())
+        with self._lost_with_cluster():
+            self._execute_alive(box)
+            return np.asarray(box.dask().compute())
 
     def product(self, box: DispatchArray) -> Any:
         """Return a vector that an operator gave as a NumPy array, for code that takes no other."""
-        if any(_is_lazy(piece) for held in self._leaves.values() for piece in held.pieces):
-            self._execute_alive(box)
-        return np.asarray(self._from_memory(box.dask()).compute())
+        with self._lost_with_cluster():
+            if any(_is_lazy(piece) for held in self._leaves.values() for piece in held.pieces):
+                self._execute_alive(box)
+            return np.asarray(self._from_memory(box.dask()).compute())
 
     def values(self, scalars: list[DaskArray]) -> list[Any]:
         """Return the values of 0-d arrays; only futures have to be fetched, all at once."""

@@ -180,6 +180,21 @@ def _tolerance(*dtypes: Any) -> float:
     return max((100 * float(np.finfo(d).eps) for d in inexact), default=0.0)
 
 
+def _require_tolerance(rtol: Any) -> None:
+    if rtol is not None and not (isinstance(rtol, (int, float, np.floating)) and rtol >= 0):
+        raise ValueError(f"rtol must be a number, 0 or more, or None, got {rtol!r}")
+
+
+@contextmanager
+def _told_of(text: str) -> Iterator[None]:
+    """Add to a failure in the block what was being checked."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(text)
+        raise
+
+
 def assert_close(
     actual: Any, expected: Any, *, rtol: float | None = None, scale: float | None = None
 ) -> None:
@@ -200,8 +215,11 @@ def assert_close(
     Raises
     ------
     AssertionError
-        If shapes or values differ.
+        If shapes or values differ; it says where the error is the largest.
+    ValueError
+        If `rtol` is no tolerance.
     """
+    _require_tolerance(rtol)
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"shape {actual.shape} instead of {expected.shape}"
     if expected.dtype.kind not in "fciu":
@@ -213,13 +231,16 @@ def assert_close(
     if expected.size == 0:
         return
     rtol = _tolerance(actual.dtype, expected.dtype) if rtol is None else rtol
+    places = np.argwhere(finite)
     if {actual.dtype.kind, expected.dtype.kind} <= {*"biu"}:  # whose own differences overflow
         actual, expected = actual.astype(np.longdouble), expected.astype(np.longdouble)
     largest = float(np.max(np.abs(expected)))
-    error = float(np.max(np.abs(actual - expected)))
+    errors = np.abs(actual - expected)
+    error = float(np.max(errors))
     size = (largest or 1e-2) if scale is None else max(largest, scale)
     assert error <= rtol * size, (
-        f"largest error {error:.3e}, largest value {largest:.3e}, rtol {rtol:.1e}"
+        f"largest error {error:.3e} at {tuple(map(int, places[np.argmax(errors)]))}, "
+        f"largest value {largest:.3e}, rtol {rtol:.1e}"
     )
 
 
@@ -268,12 +289,12 @@ def _layouts(shape: Shape) -> list[Chunks]:
     return [whole, _uneven(shape, 1), _uneven(shape, 2), *singles]
 
 
-def chunks_of(shape: tuple[int, ...]) -> Any:
+def chunks_of(shape: int | tuple[int, ...]) -> Any:
     """Draw any chunks of an array: whole, single samples or uneven, axis by axis.
 
     Parameters
     ----------
-    shape : tuple of int
+    shape : int or tuple of int
         Shape of the array.
 
     Returns
@@ -295,6 +316,7 @@ def chunks_of(shape: tuple[int, ...]) -> Any:
     ...     assert [sum(axis) for axis in chunks] == [6, 5]
     """
     st = _needed("hypothesis.strategies", "chunks_of")
+    lengths = shape if np.iterable(shape) else (shape,)
 
     def axis(n: int) -> Any:
         if n < 2:
@@ -302,7 +324,7 @@ def chunks_of(shape: tuple[int, ...]) -> Any:
         cuts = st.lists(st.integers(1, n - 1), min_size=1, max_size=3).map(lambda at: _cut(n, at))
         return st.one_of(st.just((n,)), cuts, cuts, st.just(_single(n)))
 
-    return st.tuples(*(axis(int(n)) for n in shape))
+    return st.tuples(*(axis(int(n)) for n in lengths))
 
 
 def _needed(module: str, function: str) -> Any:
@@ -335,13 +357,13 @@ def _inputs(op: Any, adjoint: bool) -> list[Shape]:
     return [flat] if len(dims) < 2 else [dims, flat]
 
 
-def _directions(op: Any, adjoint: bool) -> Iterator[tuple[Callable[[Any], Any], Shape]]:
-    """Yield how to apply the operator, and the shape of what it is applied to."""
+def _directions(op: Any, adjoint: bool) -> Iterator[tuple[Callable[[Any], Any], Shape, bool]]:
+    """Yield how to apply the operator, the shape of what it is applied to, and whether it is .H."""
     for shape in _inputs(op, False):
-        yield (lambda x: op @ x), shape
+        yield (lambda x: op @ x), shape, False
     if adjoint:
         for shape in _inputs(op, True):
-            yield (lambda x: op.H @ x), shape
+            yield (lambda x: op.H @ x), shape, True
 
 
 def _chunked(x: Any, chunks: Any) -> da.Array:
@@ -417,7 +439,15 @@ def assert_dask_equal(
             if chosen is None or (isinstance(chosen, tuple) and len(chosen) != len(shape)):
                 layout = _uneven(shape, 1)
             direction, same = (op.H, reference.H) if backwards else (op, reference)
-            _assert_equal(direction, same, x0, layout, rtol)
+            with _told_of(_described(op, backwards, shape, layout)):
+                _assert_equal(direction, same, x0, layout, rtol)
+
+
+def _described(op: Any, adjoint: bool, shape: Shape, chunks: Any) -> str:
+    """Say what was applied to what."""
+    laid_out = chunks(shape) if callable(chunks) else chunks
+    name = f"{type(op).__name__}{'.H' if adjoint else ''}"
+    return f"of {name} on an array of shape {shape} in chunks of {laid_out}"
 
 
 def _assert_equal(op: Any, reference: Any, x0: Any, chunks: Any, rtol: float | None) -> None:
@@ -514,14 +544,17 @@ def _equal(op: Any, settings: _Settings) -> None:
 
 
 def _linear(op: Any, settings: _Settings) -> None:
-    for apply, shape in _directions(op, settings.adjoint):
+    for apply, shape, backwards in _directions(op, settings.adjoint):
         x0, y0 = _vector(op, shape, 3), _vector(op, shape, 4)
-        x, y = da.from_array(x0, _uneven(shape, 3)), da.from_array(y0, _uneven(shape, 4))
+        layout = _uneven(shape, 3)
+        x, y = da.from_array(x0, layout), da.from_array(y0, _uneven(shape, 4))
         with assert_lazy():
             together, apart = apply(2 * x - 3 * y), 2 * apply(x) - 3 * apply(y)
         together, apart = dask.compute(together, apart, scheduler="synchronous")
-        rtol = settings.rtol or 10 * _tolerance(apart.dtype)
-        assert_close(together, apart, rtol=rtol)
+        # sums of vectors are rounded as these are
+        rtol = settings.rtol or 10 * _tolerance(apart.dtype, x0.dtype)
+        with _told_of(_described(op, backwards, shape, layout)):
+            assert_close(together, apart, rtol=rtol)
 
 
 def _adjoint(op: Any, settings: _Settings) -> None:
@@ -538,19 +571,21 @@ def _adjoint(op: Any, settings: _Settings) -> None:
 
 
 def _layout(op: Any, settings: _Settings) -> None:
-    for apply, shape in _directions(op, settings.adjoint):
+    for apply, shape, backwards in _directions(op, settings.adjoint):
         x0 = _vector(op, shape, 5)
         expected = apply(x0.copy())  # code may write into what it is given
         for chunks in _layouts(shape):
             with assert_lazy():
                 y = apply(da.from_array(x0, chunks))
-            _assert_same(y, expected, settings.rtol)
+            with _told_of(_described(op, backwards, shape, chunks)):
+                _assert_same(y, expected, settings.rtol)
 
 
 def _any_chunks(op: Any, settings: _Settings) -> None:
-    for apply, shape in _directions(op, settings.adjoint):
+    for apply, shape, backwards in _directions(op, settings.adjoint):
         x0 = _vector(op, shape, 6)
-        _for_any_chunks(shape, settings, x0, apply, apply(x0.copy()))
+        with _told_of(_described(op, backwards, shape, "any size")):
+            _for_any_chunks(shape, settings, x0, apply, apply(x0.copy()))
 
 
 def _for_any_chunks(
@@ -602,6 +637,7 @@ _LAWS: dict[str, Callable[[Any, _Settings], None]] = {
 def _run_law(law: str, op: Any, settings: _Settings) -> None:
     with ExitStack() as stack:
         stack.enter_context(set_policy(whole_array="allow" if settings.one_task else "raise"))
+        stack.enter_context(_told_of(f"in the check {law!r} of {type(op).__name__}"))
         _LAWS[law](op, settings)
 
 
@@ -620,7 +656,8 @@ def check_operator(
     is one; the values do not depend on the chunks, be they uneven, single samples, or drawn by
     hypothesis where that is installed; nothing is executed before it is asked for; shape,
     dtype, ``_meta`` and blocks are what the lazy array says; results pickle, have the same name
-    when they are made again, and share no key when they differ; the input does not change.
+    when they are made again, and share no key when they differ; dask arrays that go in do not
+    change, also where code writes into the NumPy arrays that it is given.
 
     Parameters
     ----------
@@ -646,6 +683,8 @@ def check_operator(
         If the operator needs the whole vector in one task, and `one_task` is false.
     TypeError
         If `op` is no operator.
+    ValueError
+        If `rtol` is no tolerance, or `examples` no number of them.
 
     Examples
     --------
@@ -654,6 +693,7 @@ def check_operator(
     >>> check_operator(pylops.Laplacian((5, 6)), examples=2)
     """
     require_operator(op, "op")
+    _require_tolerance(rtol)
     settings = _Settings(adjoint, complexflag, rtol, one_task, require_count(examples, "examples"))
     for law in _LAWS:
         _run_law(law, op, settings)
@@ -691,6 +731,7 @@ def operator_tests(
     pytest = _needed("pytest", "operator_tests")
     if not make or not all(callable(m) and not hasattr(m, "matvec") for m in make):
         raise TypeError("operator_tests needs functions that make operators: lambda: Blur((7, 5))")
+    _require_tolerance(rtol)
     settings = _Settings(adjoint, complexflag, rtol, one_task, require_count(examples, "examples"))
 
     def test(law: str) -> Callable[..., None]:

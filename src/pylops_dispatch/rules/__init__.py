@@ -70,6 +70,8 @@ def register_rule(cls: type, rule: Rule) -> None:
     ------
     TypeError
         If `cls` is not an operator class, or `rule` not a rule.
+    ValueError
+        If `rule` is a sum of terms that have no names.
 
     Examples
     --------
@@ -87,6 +89,8 @@ def register_rule(cls: type, rule: Rule) -> None:
         raise TypeError(f"cls must be a subclass of pylops.LinearOperator, got {cls!r}")
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a Rule, such as halo(1), got {rule!r}")
+    if rule.kind == "parallel_sum" and rule.terms is None and rule.run is None:
+        raise ValueError("parallel_sum() needs the names of the axes of both model and data")
     new = cls not in RULES
     RULES[cls] = rule
     if new and activation.is_enabled():

@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
+from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray, is_lazy, source
@@ -63,6 +64,34 @@ def _chunks(op: Any, half: Shape) -> Any:
     n = chunks[0][0]
     chunks[0] = balanced(n, max(1, min(_BLOCKS, n // (8 * max(half[0], 1)))))
     return tuple(chunks)
+
+
+def interpolated(original: property) -> property:
+    """Wrap ``NonStationaryConvolve1D.hsinterp``, which works out a filter for each sample.
+
+    It fills an array row by row; of a dask array of filters it is made in one lazy task.
+    """
+
+    def hsinterp(self: Any) -> Any:
+        assert original.fget is not None
+        if not is_lazy(self.hs):
+            return original.fget(self)
+        hs, template = source(self.hs).rechunk(-1), duplicate(self)
+        template.hs = None
+        shape = int(self.dims[self.axis]), int(self.hsize)
+        self._hsinterp = da.map_blocks(
+            _interpolated, hs, template, name=f"hsinterp-{tokenize(name_of(self))}",
+            chunks=tuple((n,) for n in shape), dtype=self.dtype, meta=np.empty((0, 0), self.dtype),
+        )  # fmt: skip
+        return self._hsinterp
+
+    return property(hsinterp, original.fset, original.fdel, original.__doc__)
+
+
+def _interpolated(hs: Any, template: Any) -> Any:
+    op = duplicate(template)
+    op.hs = hs
+    return op.hsinterp
 
 
 def _apply(

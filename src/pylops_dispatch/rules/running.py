@@ -25,10 +25,11 @@ from pylops_dispatch.operators import (
     left_as_they_are,
     parts,
     shaped,
+    title,
 )
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.placing import coefficient
-from pylops_dispatch.policy import announce_whole
+from pylops_dispatch.policy import announce_whole, users_stacklevel
 from pylops_dispatch.rules.table import RULES, Rule, Terms
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 from pylops_dispatch.turns import in_turn, turns_of
@@ -50,6 +51,22 @@ def rule_of(op: Any) -> Rule | None:
     if has_new_methods(op):
         return None
     return RULES.get(type(op)) or RULES.get(_defining(op))  # type: ignore[arg-type]
+
+
+def why_unused(op: Any) -> str:
+    """Return why the rule of an operator's class is not for this operator; empty where it is."""
+    cls: Any = type(op)
+    rule = RULES.get(cls)
+    if rule is None:
+        return ""
+    if has_new_methods(op):
+        return f"the rule of {cls.__name__} is for the class's methods, and this object has its own"
+    if rule.depth is not None and tuple(op.dims) != tuple(op.dimsd):
+        return (
+            f"the rule of {cls.__name__}, {rule.kind}, is for operators whose dims and dimsd are "
+            f"the same, and these are {tuple(op.dims)} and {tuple(op.dimsd)}"
+        )
+    return ""
 
 
 def _defining(op: Any) -> type | None:
@@ -323,7 +340,54 @@ def terms_of(rule: Rule, op: Any) -> Terms | None:
             f"model and {' '.join(terms.data)!r} of the data, and the operator has dims "
             f"{tuple(op.dims)} and dimsd {tuple(op.dimsd)}"
         )
+    if terms is not None and not is_pylops(type(op)):
+        _check_coefficients(op, terms)
     return terms
+
+
+def _check_coefficients(op: Any, terms: Terms) -> None:
+    """Raise where a rule names arrays that a user's operator has not, or axes that these have not.
+
+    Raises
+    ------
+    AttributeError
+        If the operator has no such attribute.
+    ValueError
+        If an array is not as long as the axes that it is said to have.
+    """
+    lengths = dict(zip((*terms.model, *terms.data), (*op.dims, *op.dimsd), strict=True))
+    for name, labels in terms.coefficients.items():
+        blocks.require_attribute(op, name)
+        array = vars(op)[name]
+        shape = tuple(getattr(array, "shape", ()))
+        wanted = tuple(lengths.get(label) for label in labels)
+        same = zip(shape, wanted, strict=False)
+        if len(shape) == len(labels) and any(n not in (1, m) for n, m in same if m is not None):
+            raise ValueError(
+                f"the rule of {type(op).__name__} gives {name} the axes {' '.join(labels)!r}, of "
+                f"{wanted} samples, and its shape is {shape}"
+            )
+
+
+def _warn_of_whole_arrays(cls: type, op: Any, rule: Rule) -> None:
+    """Warn where each block of a user's operator meets an array of the model's shape as a whole."""
+    dims = tuple(int(n) for n in op.dims)
+    whole = set(range(len(dims))) if rule.axes is None else {a % len(dims) for a in rule.axes(op)}
+    cut = rule.local or any(n > 1 for axis, n in enumerate(dims) if axis not in whole)
+    for name, value in vars(op).items() if cut else ():
+        array = isinstance(value, (np.ndarray, DaskArray, DispatchArray)) and value.ndim > 0
+        if array and value.shape == dims and name not in rule.coefficients:
+            advice = (
+                f"name it: {rule.kind}(..., coefficients=({name!r},))"
+                if rule.local
+                else "parallel_sum(model=..., data=..., coefficients={...}, whole=...) cuts it"
+            )
+            warnings.warn(
+                f"the rule of {cls.__name__} says nothing of {name}, which has the shape of the "
+                f"model, {dims}: each block meets all of it. Where it belongs to the samples, "
+                f"{advice}",
+                stacklevel=users_stacklevel(),
+            )
 
 
 def run_terms(cls: type, op: Any, box: DispatchArray, adjoint: bool, terms: Terms) -> DispatchArray:
@@ -345,7 +409,7 @@ def run_whole(
     cls: type | None, op: Any, box: DispatchArray, adjoint: bool, reason: str
 ) -> DispatchArray:
     """Run an operator, as `cls` or else itself defines it, in one lazy task, and say so."""
-    announce_whole(type(op).__name__, reason)
+    announce_whole(title(op), reason)
     dtype = _whole_dtype(cls, op, box, adjoint)
     n = op.shape[1 if adjoint else 0]
     return DispatchArray([blocks.apply_whole(cls, op, box.dask(), adjoint, dtype)], (int(n),))
@@ -375,13 +439,13 @@ def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -
     return _found_once((cls, type(op), name_of(op), box.dtype, adjoint), sample)
 
 
-def fails_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> bool:
-    """Whether an operator cannot be applied to a NumPy vector either, as far as can be told."""
+def error_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> Exception | None:
+    """Return why an operator cannot be applied to a NumPy vector either, as far as can be told."""
     try:
         _of_zeros(None, op, box, adjoint)
-    except Exception:
-        return True
-    return False
+    except Exception as error:
+        return error
+    return None
 
 
 def _of_zeros(
@@ -406,7 +470,7 @@ def _of_zeros(
         y = blocks.method_of(cls, copy, adjoint)(np.zeros(box.size, box.dtype))
         if is_lazy(y):  # of a dask array that a function closes over
             y = np.zeros(y.shape, y.dtype)
-        return np.asarray(y).reshape(op.shape[1 if adjoint else 0])
+        return np.asarray(y.reshape(op.shape[1 if adjoint else 0]))  # as ``matvec`` does
 
 
 def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -421,6 +485,8 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     terms = terms_of(rule, op)
     if terms is not None:
         return run_terms(cls, op, box, adjoint, terms)
+    if not is_pylops(cls) and (rule.local or rule.kind == "whole_axis"):
+        _warn_of_whole_arrays(cls, op, rule)
     if rule.kind == "whole_axis":
         return run_along(cls, op, box, adjoint)
     if rule.local or cls in COMBINATIONS:

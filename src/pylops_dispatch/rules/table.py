@@ -107,14 +107,15 @@ def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
     Parameters
     ----------
     coefficients : tuple of str, optional
-        Attributes that hold arrays of the operator's dims to multiply by.
+        Attributes that hold arrays of the operator's dims to multiply by: each block has its own
+        part of them, and all that is not named as a whole.
     note : str, optional
         For the table.
 
     Returns
     -------
     Rule
-        For :func:`register_rule`.
+        For :func:`register_rule`. It is for operators whose `dims` and `dimsd` are the same.
     """
     return Rule("alone", _text(note), lambda op: (0,) * len(op.dims), _names(coefficients))
 
@@ -136,7 +137,8 @@ def halo(
         cover both forward and adjoint, and the samples at the ends that the operator treats
         in another way.
     coefficients : tuple of str, optional
-        Attributes that hold arrays of the operator's dims to multiply by.
+        Attributes that hold arrays of the operator's dims to multiply by: each block has its own
+        part of them, and all that is not named as a whole.
     note : str, optional
         For the table.
     axes : callable, optional
@@ -150,7 +152,7 @@ def halo(
     Returns
     -------
     Rule
-        For :func:`register_rule`.
+        For :func:`register_rule`. It is for operators whose `dims` and `dimsd` are the same.
 
     Raises
     ------
@@ -159,7 +161,7 @@ def halo(
     """
     given = depth
     if not callable(given):
-        each = given if isinstance(given, (tuple, list)) else (given,)
+        each = given if isinstance(given, (tuple, list, np.ndarray)) else (given,)
         sizes = tuple(require_count(n, "depth, in samples,", 0) for n in each)
         one = each is not given
 
@@ -229,7 +231,7 @@ def whole_axis(
     if not callable(given):
         each = given if isinstance(given, (tuple, list)) else (given,)
         for axis in each:
-            if isinstance(axis, bool) or not isinstance(axis, int):
+            if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
                 raise TypeError(
                     "axes must be integers, or a function of the operator that returns them, "
                     f"got {axis!r}"
