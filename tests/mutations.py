@@ -41,6 +41,26 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "norms of LSQR are read between operator and adjoint", "array.py",
+        "current is not None and current.assumes(self)", "False",
+        "tests/test_solvers.py", "of_lsqr",
+    ),
+    Fault(
+        "norms that are taken for positive are not looked at again", "solvers.py",
+        "if not all(comparison.value for comparison, _ in assumed):", "if False:",
+        "tests/test_solvers.py", "lsqr_that",
+    ),
+    Fault(
+        "a step that is taken again counts applications twice", "steps.py",
+        "vars(op).update(counts)  # the step is taken again", "pass",
+        "tests/test_solvers.py", "lsqr_that",
+    ),
+    Fault(
+        "vectors are divided by norms that are zero", "assumptions.py",
+        "x + ~comparison if x is norm else x", "x",
+        "tests/test_solvers.py", "lsqr_that",
+    ),
+    Fault(
         "errors of a client that was closed meanwhile come out", "solvers.py",
         "                if not isinstance(error, CommClosedError):", "                if False:",
         "tests/test_distributed.py", "closed_while",

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import numbers
 import threading
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+import scipy.ndimage
 from pylops.optimization.callback import Callbacks, MetricsCallback
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
@@ -692,7 +694,7 @@ def regularised():
     )
 
 
-BUDGET = {"cg": 1, "fista": 1, "cgls": 2, "lsqr": 3}
+BUDGET = {"cg": 1, "fista": 1, "cgls": 2, "lsqr": 2}
 LONG = [("cg", stencils), ("cgls", stencils), ("lsqr", stencils), ("fista", stencils)]
 LONG += [("cgls", regularised), ("lsqr", regularised), ("fista", regularised)]
 
@@ -740,6 +742,59 @@ def test_executions_of_a_step(solver, make, preallocate):
         return counted.count
 
     assert (executions(9) - executions(4)) / 5 <= BUDGET[solver]
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+def test_a_step_of_lsqr_applies_operator_and_adjoint_in_one_execution(preallocate):
+    """It asks for a norm between the two, which is taken for positive until it is known."""
+    found = []
+
+    def applied(way):
+        def apply(x):
+            if type(x) is np.ndarray and x.any():  # within a task, not to learn the dtype
+                found.append((counted.count, way))
+            return scipy.ndimage.convolve1d(x, [1.0, 3.0, 1.0], mode="constant")
+
+        return apply
+
+    op = pylops.FunctionOperator(applied("forward"), applied("adjoint"), 12)
+    with count_executions() as counted, warnings.catch_warnings(action="ignore"):
+        pylops.lsqr(op, to_dask(rand(12), 5), niter=6, preallocate=preallocate)
+    steps = found[-12:]  # after the setup
+
+    executions = sorted({number for number, _ in steps})
+    assert steps == [(n, way) for n in executions for way in ("forward", "adjoint")]
+    assert np.diff(executions).tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("preallocate", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pylops.Diagonal(np.full(16, 2.0)),
+        lambda: pylops.Diagonal(np.repeat([1.0, 2.0], 8)),
+        lambda: pylops.Roll(16, shift=2),
+    ],
+    ids=["one singular value", "two singular values", "unitary"],
+)
+def test_lsqr_that_has_found_the_solution(make, preallocate):
+    """The norm is zero then: the step that took it for positive is taken again."""
+    y0 = np.where(np.arange(16) % 3, 1.0, -1.0)  # its norm is a whole number
+    found = []
+    for y in (y0, to_dask(y0, 5)):
+        op = make()
+        solver = LSQR(op)
+        with warnings.catch_warnings(action="ignore"):
+            # PyLops divides one by zero; nobody divides zero by zero
+            warnings.filterwarnings("error", message="invalid value")
+            answer = solver.solve(y, niter=6, atol=0, btol=0, conlim=0, preallocate=preallocate)
+        x = answer[0] if y is y0 else answer[0].compute()
+        counts = op.matvec_count, op.rmatvec_count, solver.iiter
+        found.append((x, [float(n) for n in answer[3:8]], list(solver.cost), counts))
+    expected, actual = found
+    for one, other in zip(actual[:3], expected[:3], strict=True):
+        assert_close(one, other, scale=1.0)
+    assert actual[3] == expected[3]
 
 
 @pytest.mark.parametrize(("solver", "make"), LONG[:5])

@@ -18,6 +18,7 @@ from dask.array.core import Array as DaskArray
 from pylops.signalprocessing import NonStationaryConvolve1D
 
 from pylops_dispatch import (
+    assumptions,
     construction,
     entry,
     multiplication,
@@ -296,9 +297,13 @@ def _change(owner: type, name: str, make: Callable[[Any], Any]) -> None:
 
 def _change_property(owner: type, name: str, make: Callable[[property], property]) -> None:
     original = vars(owner)[name]
-    new = _made.setdefault((owner, name, original), make(original))
+    _replace(owner, name, _made.setdefault((owner, name, original), make(original)))
+
+
+def _replace(owner: Any, name: str, new: Any) -> None:
+    """Replace what a class or a module has under a name."""
+    _class_changes.append((owner, name, vars(owner)[name], new))
     setattr(owner, name, new)
-    _class_changes.append((owner, name, original, new))
 
 
 def _put(owner: type, name: str, new: Any) -> None:
@@ -320,6 +325,8 @@ def _change_classes() -> None:
     for cls in RULES:
         change_operator(cls)
     _change_solvers()
+    basic = importlib.import_module("pylops.optimization.cls_basic")
+    _replace(basic, "np", _made.setdefault((basic, "np"), assumptions.NumPyOfSolvers()))
     callback = importlib.import_module("pylops.optimization.callback").MetricsCallback
     _change(callback, "on_step_end", solvers.metrics_of_step)
     for module_name, cls_name, name in _APPLICATION_METHODS:
@@ -374,8 +381,7 @@ def _change_package(package: str) -> None:
                 original = getattr(module, name)
                 kinds = (original, DispatchArray, DaskArray)
                 lazy_too = _made.setdefault((module, name, original), kinds)
-                setattr(module, name, lazy_too)
-                _class_changes.append((module, name, original, lazy_too))
+                _replace(module, name, lazy_too)
         for (module_name, name), methods in packages.METHODS[package].items():
             base = getattr(sys.modules.get(module_name), name, None)
             if base is not None:

@@ -204,7 +204,7 @@ def count_read(what: str) -> None:
     if left is None:
         return
     if not left[0]:
-        raise not_dispatched(what, "Code that reads values one by one runs on a whole vector.")
+        raise not_dispatched(f"{what}, for values one by one,", "Each takes an execution.")
     left[0] -= 1
 
 

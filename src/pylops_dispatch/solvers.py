@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
+from pylops_dispatch.assumptions import WrongAssumptionError, norms_in_question
 from pylops_dispatch.construction import inspect_all, is_array, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
@@ -88,6 +90,10 @@ class Session:
         self._with_norms = False
         self._lineage = Lineage()
         self.before: Before | None = None  # what the step being taken began with
+        # comparisons that are taken for true, and the norms that they are of; see assumptions.py
+        self.assumed: list[tuple[DispatchArray, DispatchArray]] = []
+        self._asked = 0  # how many such comparisons the step has made
+        self._doubts = False
         self._solvers: list[weakref.ref[Any]] = []
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
@@ -275,6 +281,29 @@ class Session:
         with self._lost_with_cluster():
             self._persist(wanted)
 
+    def assumes(self, box: DispatchArray) -> bool:
+        """Whether a comparison is taken for true, for as long as nothing is executed."""
+        if self.before is None or self._doubts or self.recording:
+            return False
+        norms = norms_in_question(sys._getframe(2))  # asked for by ``DispatchArray.__bool__``
+        if self._asked >= len(norms):
+            return False
+        self.assumed.append((box, norms[self._asked]))
+        self._asked += 1
+        return True
+
+    @contextmanager
+    def doubting(self, doubts: bool) -> Iterator[None]:
+        """Take nothing for true in the block, or see at its end that what was taken so is true."""
+        outer = self._doubts, self._asked
+        self._doubts, self._asked = doubts, 0
+        try:
+            yield
+            if self.assumed:
+                self.persist(self.assumed[0][0])
+        finally:
+            (self._doubts, self._asked), self.assumed = outer, []
+
     def _persist(self, wanted: DispatchArray) -> None:
         executed = self._execute_alive(wanted)
         boxes = self._unread(wanted)
@@ -287,6 +316,9 @@ class Session:
             wanted.settle(value)
         if executed and self.before is None:
             self.cut_lineage()
+        assumed, self.assumed = self.assumed, []
+        if not all(comparison.value for comparison, _ in assumed):
+            raise WrongAssumptionError
 
     def _execute_alive(self, wanted: DispatchArray) -> bool:
         """Bring all that is lazy into memory; whether anything was.

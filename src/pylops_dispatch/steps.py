@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.assumptions import WrongAssumptionError
 from pylops_dispatch.notes import note_step
+from pylops_dispatch.operators import counters
 from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
@@ -75,9 +77,18 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if not made and lazy:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
+        op = getattr(self, "Op", None)  # of pyproximal's solvers, not all have one
+        counts = {} if op is None else counters(op)
         try:
-            with undone_if_interrupted(self, args, made) if lazy else nullcontext():
-                result = original(self, *args, **kwargs)
+            for doubts in (False, True):
+                with (
+                    suppress(WrongAssumptionError),
+                    undone_if_interrupted(self, args, made) if lazy else nullcontext(),
+                    session.get().doubting(doubts) if lazy else nullcontext(),
+                ):
+                    result = original(self, *args, **kwargs)
+                    break
+                vars(op).update(counts)  # the step is taken again
         except Exception as error:
             note_step(error, self, steps.number)
             raise

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.assumptions import without_zero
 from pylops_dispatch.functions import indexing, linalg
 from pylops_dispatch.functions.elementwise import elementwise
 from pylops_dispatch.functions.outputs import check_cast, no_output, written
@@ -50,6 +51,7 @@ def call_ufunc(
     if ufunc.signature is not None:
         result = linalg.generalised(ufunc, inputs, settings)
     else:
+        inputs = without_zero(inputs) if ufunc is np.true_divide else inputs
         result = elementwise(ufunc, inputs, settings)
     return _written(ufunc, out, result, where, settings.get("casting", "same_kind"))
 
