@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import pylops
 import pytest
-from pylops.optimization.cls_basic import CGLS
+from pylops.optimization.cls_basic import CGLS, LSQR
 
 import pylops_dispatch
 from pylops_dispatch import blocks, lineage
@@ -351,6 +351,19 @@ def test_a_cluster_that_goes_away_is_told_with_the_step(gone):
     expected = CGLS(op).solve(rand(op.dims).ravel(), niter=3)[0]
     with dask.config.set(scheduler="threads"):
         assert_close(solver.solve(y, niter=3)[0].compute(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_a_step_that_is_taken_again_reads_vectors_that_were_let_go(several_workers):
+    """LSQR has taken a norm for positive that is zero, the solution having been found."""
+    op = pylops.Roll((4, 4), axis=0, shift=2)
+    y0 = np.where(np.arange(16) % 3, 1.0, -1.0)
+    expected = LSQR(op).solve(y0, niter=6, atol=0, btol=0, conlim=0)
+    solver = LSQR(op)
+    x, *rest = solver.solve(da.from_array(y0, chunks=8), niter=6, atol=0, btol=0, conlim=0)
+    assert_close(x.compute(), expected[0])
+    assert rest[:2] == list(expected[1:3])
+    assert_close([float(n) for n in rest[2:7]], [float(n) for n in expected[3:8]])
 
 
 def test_a_client_that_is_closed_while_values_are_fetched_is_told_likewise(monkeypatch):
