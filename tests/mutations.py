@@ -72,7 +72,7 @@ FAULTS = [
     ),
     Fault(
         "rules call methods of classes unbound", "activation.py",
-        "return defined.__get__(self, type(self))(x)", "return defined(self, x)",
+        "defined if isinstance(defined, types.FunctionType) else bound", "defined",
         "tests/test_errors.py", "methods_of_any_kind",
     ),
     Fault(
@@ -97,7 +97,7 @@ FAULTS = [
     ),
     Fault(
         "of arrays that are not small, only some elements make a difference", "naming.py",
-        "checksum(value) if value.nbytes <= _SUMMED else samples(value)", "samples(value)",
+        "checksum(value) if summed else samples(value)", "samples(value)",
         "tests/test_naming.py", "changed_in_place",
     ),
     Fault(

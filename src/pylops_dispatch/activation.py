@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pylops
 import scipy.sparse.linalg
 from dask.array.core import Array as DaskArray
@@ -458,11 +459,15 @@ def _inherited(cls: type, name: str, adjoint: bool) -> Callable[..., Any]:
 
 
 def _ruled(cls: type, adjoint: bool, defined: Any) -> Callable[..., Any]:
-    def original(self: Any, x: Any) -> Any:
-        # a class may define it as a static or a partial method
+    def bound(self: Any, x: Any) -> Any:
         return defined.__get__(self, type(self))(x)
 
+    # a class may define it as a static or a partial method
+    original = defined if isinstance(defined, types.FunctionType) else bound
+
     def wrapper(self: Any, x: Any) -> Any:
+        if type(x) is np.ndarray:
+            return original(self, x)
         if isinstance(x, DaskArray):
             return entry.on_dask_array(wrapper, self, x, adjoint)
         if type(x) is not DispatchArray:
