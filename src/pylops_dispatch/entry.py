@@ -440,7 +440,7 @@ def check_arrays(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``LinearOperator.__init__``, before which operators store their arrays."""
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name, value in vars(self).items():
+        for name, value in self.__dict__.items():
             if is_dask(value):
                 check(value, name)
             if is_lazy(value):  # a box: PyLops's code that makes this operator may apply it

@@ -48,9 +48,13 @@ def _is_operator_class(cls: Any) -> bool:
     return issubclass(cls, LinearOperator)
 
 
-def is_pylops(cls: type) -> bool:
+def _is_pylops(cls: type) -> bool:
     """Whether a class is PyLops's own, not a user's or another package's."""
     return cls.__module__.partition(".")[0] == "pylops"
+
+
+# asked for each operator that is made, and in each application
+is_pylops: Callable[[type], bool] = functools.lru_cache(maxsize=1024)(_is_pylops)
 
 
 # how users come by operators that PyLops wraps in others
