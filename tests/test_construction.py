@@ -207,4 +207,6 @@ def test_filters_in_between_are_dask_arrays():
     with forbid_executions():
         found = op.hsinterp
     assert_same(found, expected)
+    x = da.ones(20, chunks=8)
+    assert (op @ x).name == (make(hs=op.hs) @ x).name  # nothing of it stays in the operator
     del op.hsinterp

@@ -1234,6 +1234,51 @@ def test_an_array_of_the_models_shape_that_a_rule_does_not_name_is_told(rule, ad
         op @ da.ones((4, 6), chunks=3)
 
 
+def test_an_array_that_has_the_models_shape_by_chance_is_no_matter():
+    class Filtered(pylops.LinearOperator):
+        def _matvec(self, x):
+            return np.convolve(x, self.filter, "same")
+
+    pylops_dispatch.register_rule(Filtered, pylops_dispatch.halo(9))
+    op = Filtered(dtype=np.dtype(float), dims=(9,), dimsd=(9,))
+    op.filter = rand(9)
+    with warnings.catch_warnings(action="error"):
+        op @ da.ones(9, chunks=3)
+
+
+class WithBranches(pylops.LinearOperator):
+    """Has another method for arrays that are not NumPy's, or has not."""
+
+    def _matvec(self, x):
+        return 2 * x if type(x) is np.ndarray else self.on_device(x)
+
+    _rmatvec = _matvec
+
+
+def test_an_attribute_that_only_lazy_vectors_lead_to_is_no_mistake():
+    op = WithBranches(dtype=np.dtype(float), dims=(12,), dimsd=(12,))
+    with pytest.warns(PerformanceWarning, match="on_device"):
+        y = op @ to_dask(rand(12), 5)
+    assert_same(y, 2 * rand(12))
+
+
+def test_applications_are_counted_once_where_code_returns_no_lazy_array():
+    class Elements(pylops.LinearOperator):
+        def _matvec(self, x):
+            return np.array([float(value) for value in x])
+
+        _rmatvec = _matvec
+
+    y0 = rand(4)
+    counts = []
+    for y in (y0, to_dask(y0, 2)):
+        op = Elements(dtype=np.dtype(float), dims=(4,), dimsd=(4,))
+        with warnings.catch_warnings(action="ignore"):
+            pylops.cgls(op, y, niter=2, tol=0)
+        counts.append((op.matvec_count, op.rmatvec_count))
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -1327,8 +1372,7 @@ class Mistaken(pylops.LinearOperator):
         return x * self.no_such_weights
 
 
-@pytest.mark.parametrize("n", [12, 100_000], ids=["small", "large"])
-@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize(("n", "adjoint"), [(12, False), (12, True), (100_000, True)])
 def test_mistakes_of_code_come_out_when_it_is_applied(n, adjoint):
     op = Mistaken(dtype=np.dtype(float), dims=(n,), dimsd=(n,))
     direction = op.H if adjoint else op

@@ -185,6 +185,37 @@ def _one_weight_of_many():
     return op, change
 
 
+def _permuted_rows():
+    op = Settings(k=1.0, rows=np.eye(64))
+
+    def change():
+        op.rows[:] = op.rows[::-1].copy()
+
+    return op, change
+
+
+def _masked_array():
+    op = Settings(k=1.0, values=np.ma.masked_array(rand(1000)))
+
+    def change():
+        op.values.mask[7] = True
+
+    op.values[3] = np.ma.masked
+    return op, change
+
+
+def _default_of_a_function():
+    held = rand(3)
+
+    def forward(x, *, weights=held):
+        return np.convolve(x, weights, "same")
+
+    def change():
+        held[1] += 1
+
+    return pylops.FunctionOperator(forward, forward, N), change
+
+
 def _variable_of_a_function():
     k = 1.0
 
@@ -237,6 +268,9 @@ def _set():
         _sparse_matrix,
         _large_sparse_matrix,
         _one_weight_of_many,
+        _permuted_rows,
+        _masked_array,
+        _default_of_a_function,
         _variable_of_a_function,
         _callable_object,
         _operator_behind_a_method,

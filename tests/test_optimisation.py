@@ -11,6 +11,7 @@ from collections import Counter
 
 import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pylops
 import pytest
@@ -479,3 +480,28 @@ def test_tasks_in_tuples_read_a_shuffle_and_another_array():
     nodes = dict(marked.dask)
     read = set().union(*(nodes[key].dependencies for key in flatten(marked.__dask_keys__())))
     assert {name for name, *_ in read} == {f"{x.name}-mark-mark", f"{y.name}-mark"}
+
+
+def test_small_slices_are_taken_by_the_task_that_reads_them():
+    """``rechunk`` makes a task of each part that a block goes into: here as many as 64."""
+    x = to_dask(rand((16, 16)), (2, 16)).persist()
+    tasks, done = executed((x + 1).rechunk((16, 2), threshold=1000) * 2)
+    assert_same(done, (x.compute() + 1) * 2)
+    assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 16
+
+
+def test_large_slices_are_tasks():
+    """The block of a slice that another task takes would wait for that task."""
+    x = da.ones((4, 1 << 17), chunks=(2, 1 << 17)).persist()
+    tasks, done = executed((x + 1).rechunk((4, 1 << 16)) * 2)
+    assert_same(done, (x.compute() + 1) * 2)
+    assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 8
+
+
+def test_slices_on_a_cluster_are_tasks():
+    """Of a block on another worker, only the slice is sent."""
+    x = to_dask(rand((16, 16)), (2, 16)).persist()
+    with distributed.Client(processes=False, dashboard_address=None), straight_tasks():
+        y = (x + 1).rechunk((16, 2), threshold=1000) * 2
+        tasks = dict(y.__dask_optimize__(y.dask, y.__dask_keys__()))
+    assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 8 + 64 + 8

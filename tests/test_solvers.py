@@ -797,6 +797,41 @@ def test_lsqr_that_has_found_the_solution(make, preallocate):
     assert actual[3] == expected[3]
 
 
+def refuses_zeros(x):
+    if type(x) is np.ndarray and not x.any():
+        raise RuntimeError("zeros")
+    return 2 * scipy.ndimage.convolve1d(x, [0.0, 1.0, 0.0], mode="constant")
+
+
+def reads_in_peace(x):
+    try:
+        largest = float(np.abs(x).max())
+    except Exception:
+        largest = 0.0
+    return 2 * x if largest < 1e9 else x
+
+
+def solves_inside(x):
+    found = pylops.ista(pylops.Identity(16), x, niter=2, alpha=1.0, eps=1e-9)[0]
+    return 2 * x + 0 * found
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("adjoint", [refuses_zeros, reads_in_peace, solves_inside])
+def test_code_of_an_operator_does_not_see_what_lsqr_took_for_true(adjoint):
+    """NumPy's LSQR does not apply the adjoint once the norm is zero."""
+    y0 = np.where(np.arange(16) % 3, 1.0, -1.0)
+    found = []
+    for y in (y0, to_dask(y0, 5)):
+        solver = LSQR(pylops.FunctionOperator(lambda x: 2 * x, adjoint, 16, dtype=float))
+        x = solver.setup(y, niter=4)
+        solver.step(x)
+        found.append([np.asarray(getattr(solver, name)) for name in ("alfa", "anorm", "u", "v")])
+    for actual, expected in zip(found[1], found[0], strict=True):
+        assert_close(actual, expected)
+
+
 @pytest.mark.parametrize(("solver", "make"), LONG[:5])
 def test_last_step_costs_what_the_third_costs(solver, make):
     op, _, y = long_problem(make)

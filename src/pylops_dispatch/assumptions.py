@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pylops.optimization.cls_basic import LSQR
@@ -21,31 +21,42 @@ from pylops_dispatch.array import DispatchArray, session
 _STEP = LSQR.step.__code__  # before anything of PyLops's is replaced
 
 
-class WrongAssumptionError(Exception):
-    """A norm that was taken for positive is zero."""
+class Assumption(NamedTuple):
+    """A comparison that is taken for true in a step, and the norm that it is of."""
+
+    comparison: DispatchArray
+    norm: DispatchArray
 
 
-def norms_in_question(frame: FrameType) -> tuple[Any, ...]:
-    """Return the norms that ``LSQR.step`` asks about before it reads any, if `frame` is of it.
+class WrongAssumption(BaseException):
+    """What a step has taken for true is not, or an error came up while it was not known.
+
+    No error of a user's code, which may catch those.
+    """
+
+
+def norm_in_question(frame: FrameType) -> Any:
+    """Return the norm that ``LSQR.step`` asks about before it reads any, if `frame` is of it.
 
     To do without reading the one after it, ``if self.alfa > 0``, would make all numbers of the step
     lazy: a graph that takes longer than a second execution.
     """
     if frame.f_code is not _STEP:
-        return ()
+        return None
     found = frame.f_locals
     solver = found["self"]
     if isinstance(found, dict):
         found.clear()  # before Python 3.13 a copy, which the frame would keep
-    return (solver.beta,)
+    return solver.beta
 
 
 def without_zero(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what is divided, and by what: a norm that is taken for positive is 1 if it is not."""
     current = session.get()
-    for comparison, norm in () if current is None else current.assumed:
-        inputs = tuple(x + ~comparison if x is norm else x for x in inputs)
-    return inputs
+    assumed = None if current is None else current.assumed
+    if assumed is None:
+        return inputs
+    return tuple(x + ~assumed.comparison if x is assumed.norm else x for x in inputs)
 
 
 class _Linalg:

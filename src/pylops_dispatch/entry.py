@@ -27,6 +27,7 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.notes import was_noted
 from pylops_dispatch.operators import (
+    COUNTERS,
     Kept,
     all_parts,
     check_length,
@@ -242,6 +243,8 @@ def _applied(
         except WholeArrayError:  # the same would be said of this operator
             raise
         except Exception as error:
+            for part, held, _ in before:  # which is applied only then
+                vars(part).update((name, held[name]) for name in COUNTERS & held.keys())
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
             reason = _reason(error, refused)
@@ -297,8 +300,8 @@ def _calls_for_numpy(
     """Whether an operator that raised an error on a box may do better on the whole vector."""
     if _is_known(op):
         return isinstance(error, NotDispatchedError)
-    if isinstance(error, AttributeError) and is_operator(error.obj):
-        return False  # of any vector
+    if isinstance(error, AttributeError) and is_operator(error.obj) and _is_raised_by_pylops(error):
+        return False  # ``LinearOperator._rmatvec`` of an operator that has no adjoint
     if is_unsuited(error):
         # a mistake of the code itself is one for NumPy vectors, too
         found = error_on_zeros(op, x, adjoint)

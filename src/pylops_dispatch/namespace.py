@@ -203,7 +203,8 @@ def _to_numpy(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(x, DispatchArray) and x.ndim == 0:
             current = session.get()
             # what ``LSQR.step`` goes on with stays lazy: see assumptions.py
-            return x if current is not None and current.assumed else x.read("to_numpy()")
+            waits = current is not None and current.is_assuming
+            return x if waits else x.read("to_numpy()")
         if isinstance(x, DispatchArray):
             return np.asarray(x)
         if is_dask(x):

@@ -27,7 +27,9 @@ _SMALL = 4096  # bytes: arrays up to this size are named by their contents
 _SUMMED = 1 << 16  # bytes: up to this size, each of their elements makes a difference
 DEPTH = 4  # objects within objects whose attributes are looked at
 
-_DERIVED = frozenset(("_name", "_slice", "_sample"))  # of PyLops: they follow from other settings
+_DERIVED = frozenset(
+    ("_name", "_slice", "_sample", "_hsinterp")
+)  # of PyLops: they follow from other settings
 
 # packages of objects that change as they are used, and what they are used for does not
 _MACHINERY = frozenset(
@@ -241,8 +243,10 @@ def _attributes(value: Any, owner: Any) -> dict[str, Any]:
 
 
 def _closure(function: types.FunctionType) -> dict[str, Any]:
-    """Return the variables of the functions around a function that it uses."""
-    found = {}
+    """Return what a function has: defaults, and the variables of functions around it."""
+    found: dict[str, Any] = dict(function.__kwdefaults__ or {})
+    if function.__defaults__:
+        found["__defaults__"] = function.__defaults__
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             found[name] = cell.cell_contents

@@ -29,8 +29,9 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer
 
 from pylops_dispatch.pieces import largest_block
-from pylops_dispatch.programs import Setting, chained, fused_tasks, straightening
+from pylops_dispatch.programs import Setting, fused_tasks, is_small_slice, joined, straightening
 from pylops_dispatch.shuffles import of_their_own
+from pylops_dispatch.workers import client_in_use
 
 
 def persist(
@@ -174,7 +175,7 @@ def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
         # slices of files are fused into one
         nodes = dict(optimize(graph, keys, **kwargs))
     nodes = {key: straighten(node) for key, node in nodes.items()}
-    return _joined(_without_names(nodes, wanted), wanted)
+    return _joined(_with_slices(_without_names(nodes, wanted), wanted), wanted)
 
 
 def _without_names(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
@@ -267,6 +268,27 @@ class _Input(NamedTuple):
         return found
 
 
+def _with_slices(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
+    """Let tasks take the small slices of blocks that they alone read, as ``rechunk`` cuts them.
+
+    On a cluster a slice is taken where the block is, and sent instead of it.
+    """
+    slices = {key for key, node in nodes.items() if key not in wanted and is_small_slice(node)}
+    if not slices or client_in_use() is not None:
+        return nodes
+    readers = Counter(chain.from_iterable(node.dependencies & slices for node in nodes.values()))
+    taken = {k for k in slices if readers[k] == 1 and slices.isdisjoint(nodes[k].dependencies)}
+    apart = {key for key, node in nodes.items() if node.block_fusion and node.dependencies & taken}
+    taken -= set(chain.from_iterable(nodes[key].dependencies for key in apart))
+    return {
+        key: joined([*(nodes[k] for k in node.dependencies & taken), node])
+        if node.dependencies & taken
+        else node
+        for key, node in nodes.items()
+        if key not in taken
+    }
+
+
 def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
     """Join tasks that can only run one after another: dask does, but for those that read data too.
 
@@ -287,10 +309,10 @@ def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
         if len(others) == 1 and readers[others[0]] == 1 and not apart:
             before[key] = others[0]
     inside = set(before.values())
-    joined = {key: node for key, node in nodes.items() if key not in inside}
+    ready = {key: node for key, node in nodes.items() if key not in inside}
     for last in before.keys() - inside:
         keys = [last]
         while keys[-1] in before:
             keys.append(before[keys[-1]])
-        joined[last] = chained([nodes[key] for key in reversed(keys)])
-    return joined
+        ready[last] = joined([nodes[key] for key in reversed(keys)])
+    return ready

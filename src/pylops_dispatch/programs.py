@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
+from dask.array import chunk
 from dask.core import toposort
 
 Keys = tuple[Any, ...]
@@ -168,16 +168,35 @@ def _run_elementwise(tasks: tuple[Task, ...], known: dict[Any, Any], out: Any = 
     return found
 
 
-def chained(nodes: Sequence[GraphNode]) -> GraphNode:
-    """Return one task for some, of which each reads the one before it."""
-    first, last = nodes[0], nodes[-1]
+def joined(nodes: Sequence[GraphNode]) -> GraphNode:
+    """Return one task for some, each of which is read by one of those after it alone."""
     producer = any(node.data_producer for node in nodes)
     made = {node.key for node in nodes}
     inputs = tuple(frozenset().union(*(node.dependencies for node in nodes)) - made)
-    then = ((node, (before.key,)) for before, node in pairwise(nodes))
-    program = Program(((first, ()), *then), (), frozenset())
+    tasks = tuple((node, tuple(node.dependencies & made)) for node in nodes)
+    program = Program(tasks, (), frozenset())
     values = map(TaskRef, inputs)
-    return Task(last.key, run_program, program, inputs, *values, _data_producer=producer)
+    return Task(nodes[-1].key, run_program, program, inputs, *values, _data_producer=producer)
+
+
+_SLICED = 1 << 16  # samples
+
+
+def is_small_slice(node: GraphNode) -> bool:
+    """Whether a task takes a small part of a block, as ``rechunk`` does.
+
+    Of a large one the block would be kept until the task that reads it runs.
+    """
+    if not isinstance(node, Task) or node.func not in _SLICING or len(node.args) != 2:
+        return False
+    block, index = node.args
+    if not isinstance(block, TaskRef) or not isinstance(index, tuple):
+        return False
+    bounded = all(isinstance(s, slice) and None not in (s.start, s.stop) for s in index)
+    return bounded and math.prod(s.stop - s.start for s in index) <= _SLICED
+
+
+_SLICING = (operator.getitem, chunk.getitem)
 
 
 def fused_tasks(node: Any) -> tuple[list[Any], dict[Any, Any]]:

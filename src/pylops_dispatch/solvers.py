@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import sys
+import traceback
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
-from pylops_dispatch.assumptions import WrongAssumptionError, norms_in_question
+from pylops_dispatch.assumptions import Assumption, WrongAssumption, norm_in_question
 from pylops_dispatch.construction import inspect_all, is_array, named_arguments
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
@@ -90,10 +91,8 @@ class Session:
         self._with_norms = False
         self._lineage = Lineage()
         self.before: Before | None = None  # what the step being taken began with
-        # comparisons that are taken for true, and the norms that they are of; see assumptions.py
-        self.assumed: list[tuple[DispatchArray, DispatchArray]] = []
-        self._asked = 0  # how many such comparisons the step has made
-        self._doubts = False
+        self.assumed: Assumption | None = None  # of the step being taken, until it is known
+        self._asks = False  # whether the step may take something for true
         self._solvers: list[weakref.ref[Any]] = []
         self._solving = 0  # functions that solve, one inside another
         self._visited: dict[int, weakref.ref[Any]] = {}
@@ -283,26 +282,54 @@ class Session:
 
     def assumes(self, box: DispatchArray) -> bool:
         """Whether a comparison is taken for true, for as long as nothing is executed."""
-        if self.before is None or self._doubts or self.recording:
+        if self.before is None or not self._asks or self.recording:
             return False
-        norms = norms_in_question(sys._getframe(2))  # asked for by ``DispatchArray.__bool__``
-        if self._asked >= len(norms):
+        norm = norm_in_question(sys._getframe(2))  # asked for by ``DispatchArray.__bool__``
+        if norm is None:
             return False
-        self.assumed.append((box, norms[self._asked]))
-        self._asked += 1
+        self.assumed, self._asks = Assumption(box, norm), False
         return True
 
+    @property
+    def is_assuming(self) -> bool:
+        """Whether something is taken for true, and not known yet."""
+        return self.assumed is not None and self.assumed.comparison.value is None
+
     @contextmanager
-    def doubting(self, doubts: bool) -> Iterator[None]:
-        """Take nothing for true in the block, or see at its end that what was taken so is true."""
-        outer = self._doubts, self._asked
-        self._doubts, self._asked = doubts, 0
+    def assuming(self, asks: bool) -> Iterator[None]:
+        """Let a step take something for true, or nothing.
+
+        Raises
+        ------
+        WrongAssumption
+            At the end of the block if that was wrong, whatever else was raised: code that runs in
+            the step may have met what is not to be, or have handled an error.
+        """
+        outer, taken, failed = (self.assumed, self._asks), None, False
+        norms = self._norms.copy()
+        self.assumed, self._asks = None, asks
         try:
             yield
-            if self.assumed:
-                self.persist(self.assumed[0][0])
+            if self.assumed is not None and self.is_assuming:
+                self.persist(self.assumed.comparison)
+        except Exception as error:
+            failed = self.is_assuming
+            if not failed:
+                raise
+            # what the step has made is not to be worked out when it is taken again
+            traceback.clear_frames(error.__traceback__)
+            self._norms = norms
         finally:
-            (self._doubts, self._asked), self.assumed = outer, []
+            taken = self.assumed
+            self.assumed, self._asks = outer
+            if taken is not None and taken.comparison.value is not None:
+                self._check(taken)
+        if failed:
+            raise WrongAssumption
+
+    def _check(self, assumed: Assumption) -> None:
+        if not assumed.comparison.value:
+            raise WrongAssumption
 
     def _persist(self, wanted: DispatchArray) -> None:
         executed = self._execute_alive(wanted)
@@ -316,9 +343,8 @@ class Session:
             wanted.settle(value)
         if executed and self.before is None:
             self.cut_lineage()
-        assumed, self.assumed = self.assumed, []
-        if not all(comparison.value for comparison, _ in assumed):
-            raise WrongAssumptionError
+        if self.assumed is not None and not self.is_assuming:
+            self._check(self.assumed)
 
     def _execute_alive(self, wanted: DispatchArray) -> bool:
         """Bring all that is lazy into memory; whether anything was.

@@ -13,9 +13,9 @@ from typing import Any
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import DispatchArray, session
-from pylops_dispatch.assumptions import WrongAssumptionError
+from pylops_dispatch.assumptions import WrongAssumption
 from pylops_dispatch.notes import note_step
-from pylops_dispatch.operators import counters
+from pylops_dispatch.operators import counters, is_operator
 from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
@@ -78,13 +78,13 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
         op = getattr(self, "Op", None)  # of pyproximal's solvers, not all have one
-        counts = {} if op is None else counters(op)
+        counts = counters(op) if lazy and is_operator(op) else {}
         try:
-            for doubts in (False, True):
+            for asks in (True, False):
                 with (
-                    suppress(WrongAssumptionError),
+                    suppress(WrongAssumption) if asks else nullcontext(),
                     undone_if_interrupted(self, args, made) if lazy else nullcontext(),
-                    session.get().doubting(doubts) if lazy else nullcontext(),
+                    session.get().assuming(asks) if lazy else nullcontext(),
                 ):
                     result = original(self, *args, **kwargs)
                     break

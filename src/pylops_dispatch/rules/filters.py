@@ -79,11 +79,11 @@ def interpolated(original: property) -> property:
         hs, template = source(self.hs).rechunk(-1), duplicate(self)
         template.hs = None
         shape = int(self.dims[self.axis]), int(self.hsize)
-        self._hsinterp = da.map_blocks(
+        self._hsinterp = None  # to be deleted; a lazy array would be taken for one of its own
+        return da.map_blocks(
             _interpolated, hs, template, name=f"hsinterp-{tokenize(name_of(self))}",
             chunks=tuple((n,) for n in shape), dtype=self.dtype, meta=np.empty((0, 0), self.dtype),
         )  # fmt: skip
-        return self._hsinterp
 
     return property(hsinterp, original.fset, original.fdel, original.__doc__)
 

@@ -370,8 +370,15 @@ def _check_coefficients(op: Any, terms: Terms) -> None:
 
 
 def _warn_of_whole_arrays(cls: type, op: Any, rule: Rule) -> None:
-    """Warn where each block of a user's operator meets an array of the model's shape as a whole."""
+    """Warn where each block of a user's operator meets an array of the model's shape as a whole.
+
+    Not so where a rule says enough, and the shape may be that of something else.
+    """
+    for name in rule.coefficients:
+        blocks.require_attribute(op, name)
     dims = tuple(int(n) for n in op.dims)
+    if rule.kind != "alone" and len(set(dims)) < 2:  # of a filter, or of a matrix
+        return
     whole = set(range(len(dims))) if rule.axes is None else {a % len(dims) for a in rule.axes(op)}
     cut = rule.local or any(n > 1 for axis, n in enumerate(dims) if axis not in whole)
     for name, value in vars(op).items() if cut else ():
