@@ -77,7 +77,7 @@ FAULTS = [
     ),
     Fault(
         "a step that is taken again counts applications twice", "steps.py",
-        "vars(op).update(counts)  # the step is taken again", "pass",
+        "vars(part).update(counts)", "pass",
         "tests/test_solvers.py", "lsqr_that",
     ),
     Fault(

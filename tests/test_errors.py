@@ -1190,6 +1190,13 @@ def ruled(rule):
             r"Ruled gives weights the axes 'b a', of \(6, 4\) samples, and its shape is \(4, 6\)",
         ),
         (
+            lambda: pylops_dispatch.parallel_sum(
+                model="a b", data="a b", coefficients={"weights": "a"}
+            ),
+            ValueError,
+            r"Ruled gives weights the axes 'a', of \(4,\) samples, and its shape is \(4, 6\)",
+        ),
+        (
             lambda: pylops_dispatch.alone(("doubled",)),
             AttributeError,
             r"property or a slot of that name: name the attribute that holds the array",

@@ -21,6 +21,7 @@ from pylops.optimization.cls_sparsity import FISTA
 
 from pylops_dispatch import PerformanceWarning
 from pylops_dispatch.array import DispatchArray, lift
+from pylops_dispatch.operators import all_parts
 from pylops_dispatch.solvers import Session, in_session
 
 from .catalogue import UserDifference
@@ -774,8 +775,9 @@ def test_a_step_of_lsqr_applies_operator_and_adjoint_in_one_execution(preallocat
         lambda: pylops.Diagonal(np.full(16, 2.0)),
         lambda: pylops.Diagonal(np.repeat([1.0, 2.0], 8)),
         lambda: pylops.Roll(16, shift=2),
+        lambda: pylops.Roll(16, shift=2) @ pylops.Diagonal(np.full(16, 2.0)),
     ],
-    ids=["one singular value", "two singular values", "unitary"],
+    ids=["one singular value", "two singular values", "unitary", "product"],
 )
 def test_lsqr_that_has_found_the_solution(make, preallocate):
     """The norm is zero then: the step that took it for positive is taken again."""
@@ -789,7 +791,8 @@ def test_lsqr_that_has_found_the_solution(make, preallocate):
             warnings.filterwarnings("error", message="invalid value")
             answer = solver.solve(y, niter=6, atol=0, btol=0, conlim=0, preallocate=preallocate)
         x = answer[0] if y is y0 else answer[0].compute()
-        counts = op.matvec_count, op.rmatvec_count, solver.iiter
+        counted = [(part.matvec_count, part.rmatvec_count) for part in all_parts(op)]
+        counts = *counted, solver.iiter
         found.append((x, [float(n) for n in answer[3:8]], list(solver.cost), counts))
     expected, actual = found
     for one, other in zip(actual[:3], expected[:3], strict=True):

@@ -35,6 +35,11 @@ class WrongAssumption(BaseException):
     """
 
 
+def may_assume(solver: Any) -> bool:
+    """Whether steps of a solver may take something for true."""
+    return isinstance(solver, LSQR)
+
+
 def norm_in_question(frame: FrameType) -> Any:
     """Return the norm that ``LSQR.step`` asks about before it reads any, if `frame` is of it.
 

@@ -13,9 +13,9 @@ from typing import Any
 from pylops.optimization.callback import Callbacks
 
 from pylops_dispatch.array import DispatchArray, session
-from pylops_dispatch.assumptions import WrongAssumption
+from pylops_dispatch.assumptions import WrongAssumption, may_assume
 from pylops_dispatch.notes import note_step
-from pylops_dispatch.operators import counters, is_operator
+from pylops_dispatch.operators import all_parts, counters
 from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
@@ -77,8 +77,8 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if not made and lazy:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
-        op = getattr(self, "Op", None)  # of pyproximal's solvers, not all have one
-        counts = counters(op) if lazy and is_operator(op) else {}
+        parts = all_parts(self.Op) if lazy and may_assume(self) else ()
+        counted = [(part, counters(part)) for part in parts]
         try:
             for asks in (True, False):
                 with (
@@ -88,7 +88,8 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
                 ):
                     result = original(self, *args, **kwargs)
                     break
-                vars(op).update(counts)  # the step is taken again
+                for part, counts in counted:  # the step is taken again
+                    vars(part).update(counts)
         except Exception as error:
             note_step(error, self, steps.number)
             raise

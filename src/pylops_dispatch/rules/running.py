@@ -362,7 +362,9 @@ def _check_coefficients(op: Any, terms: Terms) -> None:
         shape = tuple(getattr(array, "shape", ()))
         wanted = tuple(lengths.get(label) for label in labels)
         same = zip(shape, wanted, strict=False)
-        if len(shape) == len(labels) and any(n not in (1, m) for n, m in same if m is not None):
+        wrong = any(n not in (1, m) for n, m in same if m is not None)
+        # one with fewer axes is reshaped
+        if len(shape) > len(labels) or (len(shape) == len(labels) and wrong):
             raise ValueError(
                 f"the rule of {type(op).__name__} gives {name} the axes {' '.join(labels)!r}, of "
                 f"{wanted} samples, and its shape is {shape}"
