@@ -41,6 +41,11 @@ class Fault:
 
 FAULTS = [
     Fault(
+        "numbers are named as they are printed", "functions/elementwise.py",
+        "name_of_number(a) if isinstance(a, np.generic) else a", "a",
+        "tests/test_optimisation.py", "scalars_apart",
+    ),
+    Fault(
         "errors that come of what was taken for true come out", "solvers.py",
         "failed = self.is_assuming", "failed = False",
         "tests/test_solvers.py", "does_not_see",

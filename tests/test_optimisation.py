@@ -300,8 +300,19 @@ def test_an_element_wise_function_has_the_dtype_of_numpy(ufunc, dtype, other, sw
     assert_same(lower(ufunc(*pairs[1])), expected)
 
 
-def test_names_tell_scalars_apart():
+@pytest.mark.parametrize("legacy", [False, "1.25"])
+def test_names_tell_scalars_apart(legacy):
+    """Also where the user lets NumPy print numbers without their types."""
     x = lift(da.ones(4, chunks=2))
+    before = np.get_printoptions()["legacy"]
+    np.set_printoptions(legacy=legacy)
+    try:
+        _tell_scalars_apart(x)
+    finally:
+        np.set_printoptions(legacy=before)
+
+
+def _tell_scalars_apart(x):
     factors = [2, 2.0, True, 1, 1.0, 1 + 0j, np.float32(1), np.float64(1), np.int8(1)]
     names = {lower(x * factor).name for factor in factors}
     assert len(names) == len(factors)

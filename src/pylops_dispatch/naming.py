@@ -19,7 +19,7 @@ from pylops.signalprocessing import fft
 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.operators import COUNTERS, is_operator, is_pylops, runs_users_code
-from pylops_dispatch.pieces import contents, identity, name_of_dtype, samples
+from pylops_dispatch.pieces import contents, identity, name_of_dtype, name_of_number, samples
 from pylops_dispatch.plans import PLANS
 from pylops_dispatch.remembering import checksum
 
@@ -167,7 +167,9 @@ def _token(value: Any, owner: Any, within: Within = _NOTHING) -> Any:
         return repr(value)
     if isinstance(value, np.dtype):
         return name_of_dtype(value)
-    if isinstance(value, (str, int, float, complex, np.generic, slice)):
+    if isinstance(value, np.generic):
+        return name_of_number(value)
+    if isinstance(value, (str, int, float, complex, slice)):
         return repr(value)
     if is_operator(value):
         return "around" if id(value) in within.operators else signature(value, within)

@@ -238,6 +238,14 @@ def contents(array: np.ndarray[Any, Any]) -> str:
     return digest.hexdigest()
 
 
+def name_of_number(value: np.generic) -> tuple[str, str]:
+    """Return a name for one of NumPy's numbers.
+
+    How it is printed is up to the user: ``np.set_printoptions(legacy="1.25")`` leaves out the type.
+    """
+    return name_of_dtype(value.dtype), value.tobytes().hex()
+
+
 @functools.lru_cache(maxsize=1024)
 def name_of_dtype(dtype: np.dtype[Any]) -> str:
     """Return the name of a dtype; NumPy works it out each time."""

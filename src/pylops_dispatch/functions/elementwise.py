@@ -15,7 +15,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
-from pylops_dispatch.pieces import Piece, Zeros
+from pylops_dispatch.pieces import Piece, Zeros, name_of_number
 from pylops_dispatch.policy import not_dispatched
 
 
@@ -194,7 +194,8 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     for part in parts:
         lazy = isinstance(part, DaskArray)
         arguments += [part.name, index if part.ndim else ()] if lazy else [part, None]
-    digest = hashlib.blake2b(repr((ufunc.__name__, arguments)).encode(), digest_size=16)
+    given = [name_of_number(a) if isinstance(a, np.generic) else a for a in arguments]
+    digest = hashlib.blake2b(repr((ufunc.__name__, given)).encode(), digest_size=16)
     name = f"{ufunc.__name__}-{digest.hexdigest()}"
     blocks = {array.name: array.numblocks for array in arrays}
     layer = blockwise(ufunc, name, index, *arguments, numblocks=blocks)
