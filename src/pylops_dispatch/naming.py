@@ -27,9 +27,8 @@ _SMALL = 4096  # bytes: arrays up to this size are named by their contents
 _SUMMED = 1 << 16  # bytes: up to this size, each of their elements makes a difference
 DEPTH = 4  # objects within objects whose attributes are looked at
 
-_DERIVED = frozenset(
-    ("_name", "_slice", "_sample", "_hsinterp")
-)  # of PyLops: they follow from other settings
+# of PyLops: they follow from other settings
+_DERIVED = frozenset(("_name", "_slice", "_sample", "_hsinterp"))
 
 # packages of objects that change as they are used, and what they are used for does not
 _MACHINERY = frozenset(

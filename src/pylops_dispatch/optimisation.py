@@ -280,13 +280,12 @@ def _with_slices(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Gra
     taken = {k for k in slices if readers[k] == 1 and slices.isdisjoint(nodes[k].dependencies)}
     apart = {key for key, node in nodes.items() if node.block_fusion and node.dependencies & taken}
     taken -= set(chain.from_iterable(nodes[key].dependencies for key in apart))
-    return {
-        key: joined([*(nodes[k] for k in node.dependencies & taken), node])
-        if node.dependencies & taken
-        else node
-        for key, node in nodes.items()
-        if key not in taken
-    }
+    found = {}
+    for key, node in nodes.items():
+        if key not in taken:
+            own = node.dependencies & taken
+            found[key] = joined([*map(nodes.__getitem__, own), node]) if own else node
+    return found
 
 
 def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:
