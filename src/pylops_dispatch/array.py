@@ -19,6 +19,7 @@ from dask.base import normalize_token
 
 from pylops_dispatch import memory_layout as layout
 from pylops_dispatch import pieces as pc
+from pylops_dispatch.layers import array_in_full
 from pylops_dispatch.pieces import Piece, Shape, Zeros
 from pylops_dispatch.policy import count_read, not_dispatched, report_implicit_compute
 
@@ -266,6 +267,10 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
             piece = self._pieces[0]
             return pc.realise(piece) if piece.shape == self._shape else pc.ravel(piece)
         return da.concatenate([pc.ravel(piece) for piece in self._pieces])
+
+    def make_in_full(self) -> None:
+        """Have the tasks of all layers made, for others to look at."""
+        self._held = [p if isinstance(p, Zeros) else array_in_full(p) for p in self._pieces]
 
     def as_shape(self, shape: Shape) -> Piece:
         """Return one piece of `shape`, with the chunks of the pieces wherever possible."""
@@ -805,6 +810,7 @@ def lower(box: DispatchArray) -> Any:
     """Take the dask array out of a box; a scalar that has been read comes out as such."""
     if box.ndim == 0 and box.value is not None:
         return box.value
+    box.make_in_full()
     x = box.dask()
     if box.ndim == 1 and not (len(box.pieces) == 1 and x is box.pieces[0]):
         key = id(x)

@@ -22,20 +22,24 @@ from dask._task_spec import (
     cull,
 )
 from dask.array.core import Array as DaskArray
-from dask.array.core import getter, getter_inline, getter_nofancy
 from dask.array.optimization import optimize
 from dask.blockwise import Blockwise, blockwise_token, optimize_blockwise
 from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph, Layer
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
-from pylops_dispatch.pieces import largest_block
-from pylops_dispatch.programs import Setting, fused_tasks, is_small_slice, joined, straightening
+from pylops_dispatch.executions import Executions
+from pylops_dispatch.layers import in_full
+from pylops_dispatch.pieces import array_of, largest_block
+from pylops_dispatch.programs import Setting, is_getter, is_small_slice, joined, straightening
 from pylops_dispatch.shuffles import of_their_own
 from pylops_dispatch.workers import client_in_use
 
 
 def persist(
-    arrays: Sequence[DaskArray], mark: str = "", keep: Collection[str] = ()
+    arrays: Sequence[DaskArray],
+    mark: str = "",
+    keep: Collection[str] = (),
+    executions: Executions | None = None,
 ) -> tuple[DaskArray, ...]:
     """Return arrays in memory, worked out in one execution: ``dask.persist``, for these alone.
 
@@ -51,21 +55,29 @@ def persist(
         still know a task of that name from another execution, where others were fused into it.
     keep : collection of str, optional
         Names of arrays that stay what they are, and all that they are made of.
+    executions : Executions, optional
+        Those of the same solve: a graph that they had is not optimised again.
     """
     with straight_tasks():
         schedule = dask.base.get_scheduler(collections=arrays)
         graph = HighLevelGraph.merge(*(array.dask for array in arrays))
         if hasattr(getattr(schedule, "__self__", schedule), "persist"):  # a cluster's
-            return tuple(dask.persist(*_marked(arrays, graph, mark, keep), optimize_graph=False))
+            marked = _marked(arrays, in_full(graph), mark, keep)
+            return tuple(dask.persist(*marked, optimize_graph=False))
         keys = [list(flatten(array.__dask_keys__())) for array in arrays]
-        nodes = arrays[0].__dask_optimize__(graph, keys)
         wanted = list(chain.from_iterable(keys))
+        optimise = arrays[0].__dask_optimize__
+        if executions is None or optimise is not _optimised:
+            nodes = optimise(in_full(graph), wanted)
+        else:
+            nodes = executions.optimised(graph, wanted, optimise)
         found = schedule(nodes, wanted, **_batches(schedule, arrays, nodes))
     values = dict(zip(wanted, found, strict=True))
     done = []
     for array, own in zip(arrays, keys, strict=True):
-        rebuild, state = array.__dask_postpersist__()
-        done.append(rebuild({key: values[key] for key in own}, *state))
+        layer = MaterializedLayer({key: values[key] for key in own})
+        held = HighLevelGraph({array.name: layer}, {array.name: set()})
+        done.append(array_of(held, array.name, array.chunks, array._meta))
     return tuple(done)
 
 
@@ -161,17 +173,19 @@ _users = 0
 def _optimised(graph: Any, keys: Any, **kwargs: Any) -> dict[Any, Any]:
     """Return what ``dask.array.optimize`` does, found with less work for the blocks of a layer."""
     wanted = set(flatten(keys))
+    if isinstance(graph, HighLevelGraph):
+        graph = in_full(graph)
     straighten = straightening()
     nodes: Mapping[Any, Any] | None = None
     if isinstance(graph, HighLevelGraph):
         graph = optimize_blockwise(graph, keys=list(wanted))
         layers = graph.layers.values()
-        if not any(isinstance(layer, Blockwise) and _is_getter(layer.task) for layer in layers):
+        if not any(isinstance(layer, Blockwise) and is_getter(layer.task) for layer in layers):
             tasks: dict[Any, Any] = {}
             for layer in layers:
                 tasks.update(_tasks_of_blocks(layer, straighten))
             nodes = cull(convert_legacy_graph(tasks), wanted)
-    if nodes is None or any(map(_is_getter, nodes.values())):
+    if nodes is None or any(map(is_getter, nodes.values())):
         # slices of files are fused into one
         nodes = dict(optimize(graph, keys, **kwargs))
     nodes = {key: straighten(node) for key, node in nodes.items()}
@@ -202,15 +216,6 @@ def _without_names(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, G
         for key, node in nodes.items()
         if key not in known or key in wanted
     }
-
-
-def _is_getter(node: Any) -> bool:
-    """Whether a task, or one that is fused into it, reads what is no array (``da.from_array``)."""
-    inner, _ = fused_tasks(node)
-    return getattr(node, "func", None) in _GETTERS or any(map(_is_getter, inner))
-
-
-_GETTERS = (getter, getter_inline, getter_nofancy)
 
 
 def _tasks_of_blocks(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.array import chunk
+from dask.array.core import getter, getter_inline, getter_nofancy
 from dask.core import toposort
 
 Keys = tuple[Any, ...]
@@ -211,3 +212,12 @@ def fused_tasks(node: Any) -> tuple[list[Any], dict[Any, Any]]:
         tasks = [*(part for part, _ in program.tasks), *program.elementwise]
     given = zip(inputs, values, strict=True)
     return tasks, {own: value.key for own, value in given if isinstance(value, (TaskRef, Alias))}
+
+
+def is_getter(node: Any) -> bool:
+    """Whether a task, or one that is fused into it, reads what is no array (``da.from_array``)."""
+    inner, _ = fused_tasks(node)
+    return getattr(node, "func", None) in _GETTERS or any(map(is_getter, inner))
+
+
+_GETTERS = (getter, getter_inline, getter_nofancy)

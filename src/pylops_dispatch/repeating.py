@@ -7,9 +7,10 @@ and of all that follows from it; to rename layers takes a fraction of the time.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,13 +24,22 @@ from pylops import MemoizeOperator
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, session
+from pylops_dispatch.layers import Form, RepeatedLayer
 from pylops_dispatch.naming import signature
 from pylops_dispatch.operators import all_parts, arrays_of, counters, runs_users_code
-from pylops_dispatch.pieces import Piece, Zeros
+from pylops_dispatch.pieces import Piece, Zeros, array_of
 from pylops_dispatch.renaming import name_in, with_names
 from pylops_dispatch.workers import client_in_use
 
 Apply = Callable[[DispatchArray], DispatchArray]
+
+
+def are_repeated() -> bool:
+    """Whether layers are made in a solve that runs in this process: its next step may have them."""
+    current = session.get()
+    if current is None or current.recording:
+        return False
+    return bool(current.repeats and current.runs_here)
 
 
 class ValuesNeededError(Exception):
@@ -59,8 +69,9 @@ class _Made(NamedTuple):
 
     stem: str
     layer: Layer
-    dependencies: set[str]
+    reads: tuple[str, ...]  # names of what it depends on
     inner: frozenset[str]  # other names that its tasks have
+    kind: object  # one of its own
 
 
 @dataclass
@@ -110,12 +121,13 @@ def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> Dispatch
     # operators within it run as it does; on a cluster each application looks where arrays lie
     if current is None or current.applying or not current.repeats or client_in_use() is not None:
         return apply(x)
-    if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in all_parts(op)):
+    as_it_is = _as_it_is(op, current)
+    if as_it_is is None:
         return apply(x)
     current.applying = True
     try:
         # what is equal to an operator, as ``Op.H`` is each time that it is made, is that operator
-        known, place = current.applications, (signature(op), adjoint)
+        known, place = current.applications, (as_it_is, adjoint)
         if place not in known:
             if len(known) >= _KEPT:
                 del known[next(iter(known))]
@@ -136,6 +148,21 @@ def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> Dispatch
         return _renamed(made, op, x)
     finally:
         current.applying = False
+
+
+def _as_it_is(op: Any, current: Any) -> Any:
+    """Return the signature of an operator, None if applications of it are not to be renamed.
+
+    Between two applications in a step of one of PyLops's own solvers, nobody changes it.
+    """
+    looked_at = current.looked_at
+    if looked_at is not None and id(op) in looked_at:
+        return looked_at[id(op)][1]
+    apart = any(runs_users_code(p) or isinstance(p, MemoizeOperator) for p in all_parts(op))
+    found = None if apart else signature(op)
+    if looked_at is not None:
+        looked_at[id(op)] = op, found  # with what has the number, so that it stays
+    return found
 
 
 def _input(x: DispatchArray) -> _Input | None:
@@ -232,18 +259,18 @@ def _output(piece: Piece, inputs: dict[str, DaskArray], made: dict[str, _Made]) 
 
 def _made(name: str, graph: HighLevelGraph, inputs: dict[str, DaskArray]) -> _Made:
     """Return a layer in a form that can be renamed."""
-    layer, dependencies = graph.layers[name], graph.dependencies[name]
+    layer, reads = graph.layers[name], tuple(graph.dependencies[name])
     stem = name.rpartition("-")[0] or name
     if isinstance(layer, Blockwise):
-        return _Made(stem, layer, dependencies, frozenset())
+        return _Made(stem, layer, reads, frozenset(), object())
     keys = set(layer)
-    for read in dependencies:
+    for read in reads:
         if read in inputs:
             keys.update(flatten(inputs[read].__dask_keys__()))
         else:
             keys |= graph.layers[read].get_output_keys()
     nodes = MaterializedLayer(convert_legacy_graph(layer, keys))
-    return _Made(stem, nodes, dependencies, frozenset(map(name_in, nodes)) - {name})
+    return _Made(stem, nodes, reads, frozenset(map(name_in, nodes)) - {name}, object())
 
 
 def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
@@ -260,11 +287,13 @@ def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
             digest = which.copy()
             digest.update(own.encode())
             names[own] = f"{made.stem}-{digest.hexdigest()}"
-    layers = {names[name]: with_names(made.layer, names) for name, made in found.made.items()}
-    dependencies = {
-        names[name]: {names.get(read, read) for read in made.dependencies}
-        for name, made in found.made.items()
-    }
+    layers: dict[str, Layer] = {}
+    dependencies: dict[str, set[str]] = {}
+    for name, made in found.made.items():
+        reads = tuple(names.get(read, read) for read in made.reads)
+        make = functools.partial(_named, made.layer, names)
+        layers[names[name]] = RepeatedLayer(Form(made.kind, reads), make)
+        dependencies[names[name]] = set(reads)
 
     def output(of: _Output) -> Piece:
         if isinstance(of.piece, Zeros):
@@ -280,7 +309,7 @@ def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
             ),
         )
         name = names.get(of.piece.name, of.piece.name)
-        return DaskArray(graph, name, of.piece.chunks, meta=of.piece._meta)
+        return array_of(graph, name, of.piece.chunks, of.piece._meta)
 
     if found.adopted:
         x.adopt([output(of) for of in found.adopted])
@@ -289,6 +318,10 @@ def _renamed(found: Application, op: Any, x: DispatchArray) -> DispatchArray:
         setattr(parts[place], name, getattr(parts[place], name) + number)
     y = [output(of) for of in found.result]
     return DispatchArray(y, (sum(map(pc.size, y)),), found.dtype)
+
+
+def _named(layer: Layer, names: Mapping[str, str], numbers: Sequence[Any]) -> Layer:
+    return with_names(layer, names)
 
 
 def _joined(*mappings: Mapping[str, Any]) -> dict[str, Any]:

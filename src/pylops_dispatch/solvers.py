@@ -39,8 +39,10 @@ from pylops_dispatch.array import (
 )
 from pylops_dispatch.assumptions import Assumption, WrongAssumption, norm_in_question
 from pylops_dispatch.construction import inspect_all, is_array, named_arguments
+from pylops_dispatch.executions import Executions
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
+from pylops_dispatch.layers import array_in_full
 from pylops_dispatch.lineage import Lineage, futures_of
 from pylops_dispatch.notes import note_blocks_elsewhere
 from pylops_dispatch.operators import (
@@ -99,9 +101,13 @@ class Session:
         # data that are read only as the solver is set up: their box, and its lazy pieces by name
         self._data: tuple[DispatchArray, dict[str, DaskArray]] | None = None
         self._client: weakref.ref[Any] | None = None  # of the cluster that has the vectors
+        self.runs_here = client_in_use() is None  # as of the last execution: in this process
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
         self.applications: Known = {}
+        # the operators that were applied in the step being taken, and their signatures
+        self.looked_at: dict[int, tuple[Any, Any]] | None = None
+        self._executions = Executions()
         self.applying = False  # an operator: those within it run as it does
         self.recording = False  # the graph of an application, of what stands for a vector
 
@@ -246,19 +252,33 @@ class Session:
 
     def _from_memory(self, array: DaskArray) -> DaskArray:
         """Return `array` made of those arrays of operators that are in memory already."""
+        if self._reads_memory(array):
+            return array
         sources, between = self._ancestors(array, itself=False)
-        given = [self._source(name) for name in sources]
+        # in the order of the graph: that of a set is another in each step
+        given = [self._source(name) for name in array.dask.layers if name in sources]
         held = [each if pc.in_memory(each) else self._from_memory(each) for each in given]
         changed = (a is not b or pc.in_memory(a) for a, b in zip(held, given, strict=True))
         if not any(changed):
             return array
-        layers = {name: array.dask.layers[name] for name in between}
-        dependencies = {name: array.dask.dependencies[name] for name in between}
+        layers = {name: layer for name, layer in array.dask.layers.items() if name in between}
+        dependencies = {name: array.dask.dependencies[name] for name in layers}
         for source in held:
             layers.update(source.dask.layers)
             dependencies.update(source.dask.dependencies)
         graph = HighLevelGraph(layers, dependencies)
-        return DaskArray(graph, array.name, array.chunks, meta=array._meta)
+        return pc.array_of(graph, array.name, array.chunks, array._meta)
+
+    def _reads_memory(self, array: DaskArray) -> bool:
+        """Whether an array is made of arrays of operators as they are in memory, if of any."""
+        layers = array.dask.layers
+        for name in layers.keys() & (self._leaves.keys() | self._coefficients.keys()):
+            piece = self._leaves[name].pieces[0] if name in self._leaves else None
+            if not isinstance(piece, DaskArray) or not pc.in_memory(piece):
+                return False
+            if piece.dask.layers.get(name) is not layers[name]:
+                return False
+        return True
 
     def _source(self, name: str) -> DaskArray:
         if name not in self._leaves:
@@ -294,6 +314,15 @@ class Session:
     def is_assuming(self) -> bool:
         """Whether something is taken for true, and not known yet."""
         return self.assumed is not None and self.assumed.comparison.value is None
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Look at each operator once in a step, in which only PyLops's own code runs."""
+        outer, self.looked_at = self.looked_at, {}
+        try:
+            yield
+        finally:
+            self.looked_at = outer
 
     @contextmanager
     def assuming(self, asks: bool) -> Iterator[None]:
@@ -415,6 +444,7 @@ class Session:
             raise CommClosedError(_CLOSED)
         client = client_in_use()
         self._client = None if client is None else weakref.ref(client)
+        self.runs_here = client is None
 
     def _leave_owners(self) -> None:
         """Let vectors that are seen through one view only go: the view is what is kept."""
@@ -428,7 +458,8 @@ class Session:
         mark = f"-{uuid.uuid4().hex[:12]}"
         with vectors_together(arrays, self._kernel, mark):
             try:
-                return persist(arrays, mark, self._coefficients.keys() | self._leaves.keys())
+                held = self._coefficients.keys() | self._leaves.keys()
+                return persist(arrays, mark, held, self._executions if self.repeats else None)
             except ValueError as error:
                 note_blocks_elsewhere(error)
                 raise
@@ -437,14 +468,14 @@ class Session:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
         with self._lost_with_cluster():
             self._execute_alive(box)
-            return np.asarray(box.dask().compute())
+            return np.asarray(array_in_full(box.dask()).compute())
 
     def product(self, box: DispatchArray) -> Any:
         """Return a vector that an operator gave as a NumPy array, for code that takes no other."""
         with self._lost_with_cluster():
             if any(_is_lazy(piece) for held in self._leaves.values() for piece in held.pieces):
                 self._execute_alive(box)
-            return np.asarray(self._from_memory(box.dask()).compute())
+            return np.asarray(array_in_full(self._from_memory(box.dask())).compute())
 
     def values(self, scalars: list[DaskArray]) -> list[Any]:
         """Return the values of 0-d arrays; only futures have to be fetched, all at once."""
@@ -485,7 +516,8 @@ class Session:
     def _lazy(self, wanted: DispatchArray) -> dict[str, DaskArray]:
         lazy = {p.name: p for box in self._unread(wanted) for p in box.pieces if self._is_due(p)}
         if self._coefficients or self._leaves:
-            sources = {name for array in lazy.values() for name in self._ancestors(array)[0]}
+            made = [array for array in lazy.values() if not self._reads_memory(array)]
+            sources = {name for array in made for name in self._ancestors(array)[0]}
             needed = {name: self._source(name) for name in sources}
             lazy.update((name, array) for name, array in needed.items() if _is_lazy(array))
         return lazy

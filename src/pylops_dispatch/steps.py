@@ -15,7 +15,7 @@ from pylops.optimization.callback import Callbacks
 from pylops_dispatch.array import DispatchArray, session
 from pylops_dispatch.assumptions import WrongAssumption, may_assume
 from pylops_dispatch.notes import note_step
-from pylops_dispatch.operators import all_parts, counters
+from pylops_dispatch.operators import all_parts, counters, is_pylops
 from pylops_dispatch.undoing import undone_if_interrupted
 
 # what is attached to every solver that runs: the bars of `with progress():`
@@ -84,6 +84,7 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
                 with (
                     suppress(WrongAssumption) if asks else nullcontext(),
                     undone_if_interrupted(self, args, made) if lazy else nullcontext(),
+                    session.get().in_step() if lazy and is_pylops(type(self)) else nullcontext(),
                     session.get().assuming(asks) if lazy else nullcontext(),
                 ):
                     result = original(self, *args, **kwargs)

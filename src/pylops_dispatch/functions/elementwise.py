@@ -10,13 +10,15 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
-from dask.blockwise import blockwise
-from dask.highlevelgraph import HighLevelGraph
+from dask.blockwise import Blockwise, blockwise
+from dask.highlevelgraph import Layer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
-from pylops_dispatch.pieces import Piece, Zeros, name_of_number
+from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
+from pylops_dispatch.pieces import Piece, Zeros, array_of, name_of_number
 from pylops_dispatch.policy import not_dispatched
+from pylops_dispatch.repeating import are_repeated
 
 
 def elementwise(ufunc: Any, inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
@@ -170,6 +172,23 @@ def _dtype(ufunc: np.ufunc, parts: Sequence[Any], settings: dict[str, Any]) -> n
     return dtype
 
 
+def _known_dtype(ufunc: np.ufunc, parts: Sequence[Any]) -> np.dtype[Any]:
+    """Return the dtype of a result; it depends on the values of Python's integers alone."""
+    if any(type(p) is int for p in parts):
+        return _dtype(ufunc, parts, {})
+    kinds = tuple(p.dtype if isinstance(p, DaskArray) else type(p) for p in parts)
+    key = ufunc, kinds
+    if key not in _dtypes:
+        if len(_dtypes) >= _DTYPES:
+            _dtypes.clear()
+        _dtypes[key] = _dtype(ufunc, parts, {})
+    return _dtypes[key]
+
+
+_dtypes: dict[Any, np.dtype[Any]] = {}
+_DTYPES = 4096
+
+
 def _is_plain(parts: Sequence[Any]) -> bool:
     """Whether parts are dask arrays cut alike, and scalars."""
     arrays = [p for p in parts if isinstance(p, DaskArray)]
@@ -189,19 +208,44 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     """
     arrays = [p for p in parts if isinstance(p, DaskArray)]
     lead = max(arrays, key=lambda array: array.ndim)
-    index = tuple(range(lead.ndim))
-    arguments: list[Any] = []
-    for part in parts:
-        lazy = isinstance(part, DaskArray)
-        arguments += [part.name, index if part.ndim else ()] if lazy else [part, None]
-    given = [name_of_number(a) if isinstance(a, np.generic) else a for a in arguments]
-    digest = hashlib.blake2b(repr((ufunc.__name__, given)).encode(), digest_size=16)
+    places = tuple(None if not isinstance(p, DaskArray) else bool(p.ndim) for p in parts)
+    given = [p.name if isinstance(p, DaskArray) else p for p in parts]
+    named = [name_of_number(a) if isinstance(a, np.generic) else a for a in given]
+    digest = hashlib.blake2b(repr((ufunc.__name__, named, places)).encode(), digest_size=16)
     name = f"{ufunc.__name__}-{digest.hexdigest()}"
-    blocks = {array.name: array.numblocks for array in arrays}
-    layer = blockwise(ufunc, name, index, *arguments, numblocks=blocks)
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
-    meta = np.empty((0,) * lead.ndim, _dtype(ufunc, parts, {}))
-    return DaskArray(graph, name, lead.chunks, meta=meta)
+    reads = tuple(array.name for array in arrays)
+    make = functools.partial(_layer, name, ufunc, lead.numblocks, places, reads)
+    numbers = tuple(p for p in parts if not isinstance(p, DaskArray))
+    layer: Layer
+    if are_repeated():
+        layer = RepeatedLayer(Form((ufunc, lead.numblocks, places), reads, numbers), make)
+    else:
+        layer = make(numbers)
+    meta = np.empty((0,) * lead.ndim, _known_dtype(ufunc, parts))
+    return array_of(graph_on(name, layer, arrays), name, lead.chunks, meta)
+
+
+def _layer(
+    name: str,
+    ufunc: np.ufunc,
+    numblocks: tuple[int, ...],
+    places: Sequence[bool | None],
+    reads: Sequence[str],
+    numbers: Sequence[Any],
+) -> Blockwise:
+    """Return the tasks of a ufunc; its operands are arrays of all axes or of none, or numbers."""
+    index = tuple(range(len(numblocks)))
+    left, right = iter(reads), iter(numbers)
+    operands: list[Any] = []
+    blocks: dict[str, tuple[int, ...]] = {}
+    for place in places:
+        if place is None:
+            operands += [next(right), None]
+        else:
+            read = next(left)
+            operands += [read, index if place else ()]
+            blocks[read] = numblocks if place else ()
+    return blockwise(ufunc, name, index, *operands, numblocks=blocks)
 
 
 def _sized(part: Any) -> bool:

@@ -9,18 +9,23 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask._task_spec import Task, TaskRef
 from dask.array.core import Array as DaskArray
+from dask.base import tokenize
+from dask.highlevelgraph import Layer, MaterializedLayer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
+from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
 from pylops_dispatch.memory_layout import strides_of
-from pylops_dispatch.pieces import Piece, Shape, Zeros
+from pylops_dispatch.pieces import Piece, Shape, Zeros, array_of
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import not_dispatched
 from pylops_dispatch.remembering import checksum, remembered
+from pylops_dispatch.repeating import are_repeated
 
 Index = tuple[Any, ...]
 
@@ -203,9 +208,32 @@ def _element(box: DispatchArray, index: int) -> Any:
         if index < pc.size(piece):
             if isinstance(piece, Zeros):
                 return box.dtype.type(0)
-            return DispatchArray(pc.element(piece, index))
+            return DispatchArray(_element_of_block(piece, index))
         index -= pc.size(piece)
     raise AssertionError("the pieces of a vector add up to its size")
+
+
+def _element_of_block(piece: DaskArray, index: int) -> DaskArray:
+    """Return the 0-d array of one element, by its place in the flattening of an array."""
+    block, within = [], []
+    for place, sizes in zip(np.unravel_index(index, piece.shape), piece.chunks, strict=True):
+        ends = np.cumsum(sizes)
+        number = int(np.searchsorted(ends, place, side="right"))
+        block.append(number)
+        within.append(int(place - ends[number] + sizes[number]))
+    name = f"getitem-{tokenize(piece.name, index)}"
+    read = (piece.name, *block)
+
+    def make(places: Sequence[Any]) -> Layer:
+        return MaterializedLayer({(name,): Task((name,), _item, TaskRef(read), *places)})
+
+    form = Form((_item, *block), (piece.name,), tuple(within))
+    layer = RepeatedLayer(form, make) if are_repeated() else make(within)
+    return array_of(graph_on(name, layer, [piece]), name, (), np.empty((), piece.dtype))
+
+
+def _item(block: Any, *index: int) -> Any:
+    return block[index]
 
 
 def _expand(index: Any, ndim: int) -> Index:

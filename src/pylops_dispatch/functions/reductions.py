@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,8 +14,8 @@ import dask.array as da
 import numpy as np
 from dask._task_spec import List, Task, TaskRef
 from dask.array.core import Array as DaskArray
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
+from dask.blockwise import blockwise
+from dask.highlevelgraph import Layer, MaterializedLayer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, session
@@ -22,9 +23,11 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
-from pylops_dispatch.pieces import Zeros, real_dtype
+from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
+from pylops_dispatch.pieces import Zeros, array_of, real_dtype
 from pylops_dispatch.placing import blocks_by_worker, bytes_of_block, runs_here_at_once
 from pylops_dispatch.policy import not_dispatched
+from pylops_dispatch.repeating import are_repeated
 
 _FAN_IN = 32  # numbers that one task adds
 
@@ -150,31 +153,63 @@ def _are_for_blas(a: Any, b: Any) -> bool:
 
 def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskArray) -> DaskArray:
     """Reduce each block to one number by `function`, and add the numbers in a tree."""
-    axes = tuple(range(arrays[0].ndim))
+    numblocks = arrays[0].numblocks
     together = _blocks_together(arrays[0])
-    token = tokenize(function.__name__, [a.name for a in arrays], [len(run) for run in together])
+    reads = tuple(array.name for array in arrays)
+    runs = [len(run) for run in together]
+    digest = hashlib.blake2b(repr((function.__name__, reads, runs)).encode(), digest_size=16)
+    token = digest.hexdigest()
+    sources: Sequence[DaskArray] = arrays
+    if not together:
+        partial = f"{function.__name__.strip('_')}-{token}"
+        make = functools.partial(_layer_of_blocks, partial, function, numblocks, reads)
+        layer = _layer(Form((_by_block, function, numblocks), reads), make)
+        graph = graph_on(partial, layer, arrays)
+        meta = np.empty((0,) * len(numblocks), dtype=dtype)
+        chunks = tuple((1,) * n for n in numblocks)
+        sources = [array_of(graph, partial, chunks, meta)]
+        reads = (partial,)
     name = f"add-{token}"
+    make = functools.partial(_layer_of_sums, name, function, numblocks, together, reads)
+    kind = (_layer_of_sums, function, numblocks, tuple(map(tuple, together)))
+    graph = graph_on(name, _layer(Form(kind, reads), make), sources)
+    return array_of(graph, name, (), np.empty((), dtype))
+
+
+def _layer(form: Form, make: Callable[[Sequence[Any]], Layer]) -> Layer:
+    return RepeatedLayer(form, make) if are_repeated() else make(form.numbers)
+
+
+def _layer_of_blocks(
+    name: str,
+    function: Callable[..., Any],
+    numblocks: tuple[int, ...],
+    reads: Sequence[str],
+    numbers: Sequence[Any],
+) -> Layer:
+    """Return tasks that make a number of each block."""
+    axes = tuple(range(len(numblocks)))
+    operands = (item for read in reads for item in (read, axes))
+    return blockwise(function, name, axes, *operands, numblocks=dict.fromkeys(reads, numblocks))
+
+
+def _layer_of_sums(
+    name: str,
+    function: Callable[..., Any],
+    numblocks: tuple[int, ...],
+    together: Sequence[Sequence[tuple[int, ...]]],
+    reads: Sequence[str],
+    numbers: Sequence[Any],
+) -> Layer:
+    """Return tasks that add up numbers of blocks in a tree."""
     graph: dict[Any, Any] = {}
+    keys: list[Any] = []
+    for indices in together:
+        blocks = [List(*(TaskRef((read, *index)) for read in reads)) for index in indices]
+        keys.append((f"{name}-blocks", len(keys)))
+        graph[keys[-1]] = Task(keys[-1], _sum_of_blocks, function, List(*blocks))
+    keys = keys or [(reads[0], *index) for index in np.ndindex(*numblocks)]
     level = 0
-    if together:
-        keys: list[Any] = []
-        for indices in together:
-            blocks = [List(*(TaskRef((a.name, *index)) for a in arrays)) for index in indices]
-            keys.append((f"{name}-blocks", len(keys)))
-            graph[keys[-1]] = Task(keys[-1], _sum_of_blocks, function, List(*blocks))
-        sources: list[Any] = list(arrays)
-    else:
-        partial = da.blockwise(
-            function,
-            axes,
-            *(item for array in arrays for item in (array, axes)),
-            name=f"{function.__name__.strip('_')}-{token}",
-            adjust_chunks=dict.fromkeys(axes, 1),
-            align_arrays=False,
-            meta=np.empty((0,) * len(axes), dtype=dtype),
-        )
-        keys = [(partial.name, *index) for index in np.ndindex(*partial.numblocks)]
-        sources = [partial]
     while len(keys) > 1 or not level:
         groups = [keys[i : i + _FAN_IN] for i in range(0, len(keys), _FAN_IN)]
         last = len(groups) == 1
@@ -182,8 +217,7 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
         for key, group in zip(keys, groups, strict=True):
             graph[key] = Task(key, _add_blocks, List(*(TaskRef(k) for k in group)))
         level += 1
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=sources)
-    return DaskArray(layers, name, (), dtype=dtype)
+    return MaterializedLayer(graph)
 
 
 # bytes of small blocks that one task reduces in a solve; a cluster needs longer for each task

@@ -93,8 +93,9 @@ def _mask(where: Any) -> Any:
 
 
 def _of_shape(value: Any, shape: tuple[int, ...]) -> Any:
-    wanted = np.broadcast_shapes(np.shape(value), shape)
-    return value if wanted == np.shape(value) else np.broadcast_to(value, wanted)
+    own = np.shape(value) if not isinstance(value, DispatchArray) else value.shape
+    wanted = np.broadcast_shapes(own, shape) if shape else own
+    return value if wanted == own else np.broadcast_to(value, wanted)
 
 
 def _write(ufunc: np.ufunc, target: DispatchArray, value: Any, where: Any, casting: str) -> None:

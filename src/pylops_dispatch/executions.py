@@ -1,0 +1,239 @@
+"""Executions that a solve repeats: their graph is optimised once, and then given other names.
+
+A step of a solver makes the same graph as the one before it, but for the names of arrays, the
+blocks in memory that it starts from, and numbers. To fuse its tasks takes longer than many of
+them run; to rename fused ones takes a fraction of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+
+from pylops_dispatch.layers import RepeatedLayer, in_full
+from pylops_dispatch.pieces import name_of_number
+from pylops_dispatch.programs import is_getter, run_program
+from pylops_dispatch.renaming import name_in
+from pylops_dispatch.structures import UnknownStructureError, structure_of
+
+Optimise = Callable[[HighLevelGraph, Collection[Any]], Mapping[Any, Any]]
+
+_KEPT = 16  # in a solve: a step may have some executions
+_TRIED = 16  # executions in a row, after which a solve has none that are alike
+
+# a key: which of the names it has, and what follows, None where it is the name alone
+_Key = tuple[int, tuple[Any, ...] | None]
+
+
+class _Task(NamedTuple):
+    """A task of an optimised graph, and the keys in it."""
+
+    node: GraphNode
+    key: _Key
+    reads: list[tuple[Any, _Key]]
+
+
+class _Optimised(NamedTuple):
+    """An optimised graph, which fits others of its form."""
+
+    names: list[tuple[int | None, str]]  # the place of the layer that has the name, if one has
+    tasks: list[_Task]
+    blocks: list[tuple[int, int, tuple[Any, ...]]]  # data: place of the layer, and key
+    numbers: list[tuple[int, int, int]]  # name, place of the layer, and place among its numbers
+    same: list[tuple[int, weakref.ref[Layer]]]  # layers that must be these, by their places
+
+
+class Executions:
+    """The graphs of executions of one solve."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, _Optimised | None] = {}
+        self._seen: deque[Any] = deque(maxlen=_KEPT)  # forms that came up once
+        self._vain = 0  # executions in a row whose form was not known
+
+    def optimised(
+        self, graph: HighLevelGraph, wanted: list[Any], optimise: Optimise
+    ) -> Mapping[Any, Any]:
+        """Return the tasks of a graph as they are to run.
+
+        Parameters
+        ----------
+        graph : HighLevelGraph
+            Graph.
+        wanted : list
+            Keys of what is asked for.
+        optimise : callable
+            What makes tasks of a graph, and of keys, that is not known.
+
+        Returns
+        -------
+        mapping
+            Tasks and data by their keys.
+        """
+        if self._vain > _TRIED:
+            return optimise(in_full(graph), wanted)
+        layers = graph.layers
+        form = _form(layers, wanted)
+        if form in self._known:
+            self._vain = 0
+        else:
+            self._vain += 1
+            if form not in self._seen:
+                self._seen.append(form)
+                return optimise(in_full(graph), wanted)
+            if len(self._known) >= _KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[form] = _learn(form, graph, wanted, optimise)
+        known = self._known[form]
+        if known is not None and known.same:
+            held = list(layers.values())
+            if any(layer() is not held[place] for place, layer in known.same):
+                known = self._known[form] = _learn(form, graph, wanted, optimise)
+        return optimise(in_full(graph), wanted) if known is None else _renamed(known, layers)
+
+
+def _is_block(node: Any) -> bool:
+    return type(node) is DataNode or isinstance(node, (np.ndarray, np.generic))
+
+
+def _is_data(name: str, layer: Layer) -> bool:
+    """Whether a layer is of the blocks of one array, all in memory."""
+    if isinstance(layer, RepeatedLayer):
+        return False
+    own = (isinstance(key, tuple) and key[0] == name for key in layer)
+    return all(map(_is_block, layer.values())) and all(own)
+
+
+def _form(layers: Mapping[str, Layer], wanted: list[Any]) -> Any:
+    """Return what tells a graph from those whose tasks differ in more than names and numbers."""
+    places = {name: place for place, name in enumerate(layers)}
+    return (
+        *(_form_of_layer(name, layer, places) for name, layer in layers.items()),
+        *((places[name_in(key)], key[1:]) for key in wanted),
+    )
+
+
+def _form_of_layer(name: str, layer: Layer, places: dict[str, int]) -> Any:
+    if isinstance(layer, RepeatedLayer):
+        form = layer.form
+        return form.kind, tuple(places.get(read, read) for read in form.reads), len(form.numbers)
+    if _is_data(name, layer):
+        return tuple(key[1:] for key in layer)
+    try:
+        return structure_of(layer, places)
+    except UnknownStructureError:
+        return name, id(layer)
+
+
+def _learn(
+    form: Any, graph: HighLevelGraph, wanted: list[Any], optimise: Optimise
+) -> _Optimised | None:
+    """Optimise a graph with references for its numbers, and take it apart.
+
+    Returns
+    -------
+    _Optimised or None
+        None where tasks read files: slices are fused into what they are taken of.
+    """
+    layers: dict[str, Layer] = {}
+    given: dict[str, tuple[int, int]] = {}  # names of numbers: layers and places in them
+    same: list[tuple[int, weakref.ref[Layer]]] = []
+    data: dict[str, int] = {}
+    for place, (name, layer) in enumerate(graph.layers.items()):
+        if isinstance(layer, RepeatedLayer):
+            references = []
+            for i, value in enumerate(layer.form.numbers):
+                number = f"number-{place}-{i}"
+                given[number] = place, i
+                layers[number] = MaterializedLayer({number: DataNode(number, value)})
+                references.append(TaskRef(number))
+            layers[name] = layer.given(references)
+        else:
+            layers[name] = layer
+            if _is_data(name, layer):
+                data[name] = place
+            elif form[place] == (name, id(layer)):
+                same.append((place, weakref.ref(layer)))
+    dependencies = {**{number: set() for number in given}, **graph.dependencies}
+    nodes = optimise(HighLevelGraph(layers, dependencies), wanted)
+    if any(map(is_getter, nodes.values())):
+        return None
+
+    numbered: dict[str, int] = {}
+
+    def named(key: Any) -> _Key:
+        number = numbered.setdefault(name_in(key), len(numbered))
+        return number, key[1:] if isinstance(key, tuple) else None
+
+    tasks, blocks, numbers = [], [], []
+    for key, node in nodes.items():
+        name, own = name_in(key), named(key)
+        if name in given:
+            numbers.append((own[0], *given[name]))
+        elif name in data:
+            blocks.append((data[name], own[0], key[1:]))
+        else:
+            tasks.append(_Task(node, own, [(read, named(read)) for read in node.dependencies]))
+    places = {name: place for place, name in enumerate(graph.layers)}
+    names = [(places.get(name), name) for name in numbered]
+    return _Optimised(names, tasks, blocks, numbers, same)
+
+
+def _renamed(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, GraphNode]:
+    """Return the tasks of an optimised graph with the names, data and numbers of another."""
+    own, held = list(layers), list(layers.values())
+    which = hashlib.blake2b("\n".join(own).encode(), digest_size=16)
+    names = []
+    for place, name in known.names:
+        if place is None:
+            digest = which.copy()
+            digest.update(name.encode())
+            name = f"{name.rpartition('-')[0] or name}-{digest.hexdigest()}"
+        names.append(name if place is None else own[place])
+    nodes: dict[Any, GraphNode] = {}
+    for number, place, i in known.numbers:
+        value = held[place].form.numbers[i]
+        name = names[number] = _name_of(value)
+        nodes[name] = DataNode(name, value)
+    key: Any
+    for place, number, index in known.blocks:
+        key = (names[number], *index)
+        block = held[place][key]
+        nodes[key] = block if isinstance(block, DataNode) else DataNode(key, block)
+    for task in known.tasks:
+        number, rest = task.key
+        key = names[number] if rest is None else (names[number], *rest)
+        reads = {
+            read: names[number] if rest is None else (names[number], *rest)
+            for read, (number, rest) in task.reads
+        }
+        nodes[key] = _with_keys(task.node, key, reads)
+    return nodes
+
+
+def _name_of(number: Any) -> str:
+    named = name_of_number(number) if isinstance(number, np.generic) else number
+    return f"number-{type(number).__name__}-{named}"
+
+
+def _with_keys(node: GraphNode, key: Any, reads: dict[Any, Any]) -> GraphNode:
+    """Return a task with other keys: ``substitute``, in half the time for one that was fused."""
+    if type(node) is not Task or node.func is not run_program or node.kwargs:
+        return node.substitute(reads, key=key)
+    program, inputs, *values = node.args
+    refs = [
+        TaskRef(reads[v.key])
+        if type(v) is TaskRef
+        else v.substitute(reads)
+        if isinstance(v, GraphNode)
+        else v
+        for v in values
+    ]
+    return Task(key, run_program, program, inputs, *refs, _data_producer=node.data_producer)

@@ -1,0 +1,306 @@
+"""A solve optimises the graph of a step once; what comes of it is as if it was done each time."""
+
+import functools
+import pickle
+
+import dask
+import dask.array as da
+import numpy as np
+import pylops
+import pytest
+from dask.callbacks import Callback
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pylops_dispatch
+from pylops_dispatch import executions, optimisation
+from pylops_dispatch.executions import Executions
+from pylops_dispatch.layers import Form, RepeatedLayer, array_in_full
+from pylops_dispatch.solvers import Session
+from pylops_dispatch.structures import UnknownStructureError, structure_of
+
+from .helpers import assert_close, chunks_for, rand
+
+DIMS = (6, 5)
+STEPS = 9
+OPERATORS = {
+    "halo": lambda: pylops.Identity(30) + 0.3 * pylops.Laplacian(DIMS),
+    "stack": lambda: pylops.VStack([pylops.MatrixMult(rand((8, 30), seed=i)) for i in range(3)]),
+    "convolution": lambda: pylops.waveeqprocessing.MDC(rand((5, 4, 3), "complex128"), nt=9, nv=2),
+    "rechunk": lambda: (
+        pylops.signalprocessing.FFT(DIMS, axis=0, real=True, nfft=6) * pylops.Diagonal(rand(DIMS))
+    ),
+    "positions": lambda: pylops.Restriction(DIMS, [0, 2, 5], axis=0) * pylops.Diagonal(rand(DIMS)),
+}
+SOLVERS = {
+    "cg": lambda op, y: pylops.cg(op.H @ op, op.H @ y, niter=STEPS, tol=0),
+    "cgls": lambda op, y: pylops.cgls(op, y, niter=STEPS, damp=0.5, tol=0),
+    "lsqr": lambda op, y: pylops.lsqr(op, y, niter=STEPS, damp=0.5, atol=0, btol=0, conlim=0),
+    "ista": lambda op, y: pylops.ista(op, y, niter=STEPS, alpha=1e-3, eps=0.1, tol=0),
+    "fista": lambda op, y: pylops.fista(op, y, niter=STEPS, alpha=1e-3, eps=0.1, tol=0),
+    "omp": lambda op, y: pylops.omp(op, y, niter_outer=4, niter_inner=5, sigma=0),
+}
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """How executions got their graphs: optimised, learnt, or renamed."""
+    seen = []
+    for name in ("_learn", "_renamed"):
+        original = getattr(executions, name)
+
+        def noting(*args, name=name, original=original):
+            seen.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(executions, name, noting)
+    original = Executions.optimised
+
+    def each(self, graph, wanted, optimise):
+        seen.append("execution")
+        return original(self, graph, wanted, optimise)
+
+    monkeypatch.setattr(Executions, "optimised", each)
+    return seen
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("name", OPERATORS)
+@given(data=st.data())
+def test_steps_give_what_they_give_where_each_graph_is_optimised(name, solver, data):
+    op = OPERATORS[name]()
+    y = rand(op.shape[0], op.dtype, seed=4)
+    y = da.from_array(y, chunks=data.draw(chunks_for(y.shape)))
+    x, *others = SOLVERS[solver](op, y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executions, "_TRIED", -1)
+        expected, *costs = SOLVERS[solver](op, y)
+    np.testing.assert_array_equal(x.compute(), expected.compute())
+    for one, other in zip(others, costs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr", "ista", "fista"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_step_is_optimised_once(name, solver, found):
+    op = OPERATORS[name]()
+    SOLVERS[solver](op, da.from_array(rand(op.shape[0], op.dtype), chunks=7))
+    count = found.count("execution")
+    assert count >= STEPS
+    kinds = 2 if solver == "lsqr" else 1  # executions in a step that are unlike
+    assert found.count("_learn") == kinds
+    assert found.count("_renamed") >= count - 7
+
+
+def test_a_solve_of_executions_that_are_all_unlike_gives_up(found):
+    op = pylops.MatrixMult(rand((12, 6)))
+
+    def grow(x):
+        op.A = np.vstack([op.A, rand((1, 6))])[1:]  # other coefficients in each step
+
+    pylops.cgls(op, da.from_array(rand(12), chunks=5), niter=30, tol=0, callback=grow)
+    assert "execution" in found
+
+
+class Keys(Callback):
+    """The keys of all that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs = []
+
+    def _start(self, dsk):
+        self.runs.append(dict(dsk))
+
+
+def test_tasks_of_two_steps_have_names_of_their_own(found):
+    op = OPERATORS["halo"]()
+    with Keys() as keys:
+        pylops.cgls(op, da.from_array(rand(30), chunks=7), niter=STEPS, tol=0)
+    assert found.count("_renamed") > 3
+    *_, last, final = keys.runs
+    same = {k for k in last.keys() & final.keys() if not hasattr(final[k], "value")}
+    assert not same
+
+
+def test_what_a_step_starts_from_is_its_own(found):
+    """Neither blocks nor numbers of the step whose graph was optimised are in those of others."""
+    op = OPERATORS["stack"]()
+    y = rand(24)
+    _, _, _, _, _, cost = pylops.cgls(op, y, niter=STEPS, damp=0.1, tol=0)
+    given = da.from_array(y, chunks=5)
+    *_, own = pylops.cgls(op, given, niter=STEPS, damp=0.1, tol=0)
+    assert found.count("_renamed") > 3
+    assert_close(own, cost, rtol=1e-9)
+
+
+def test_blocks_of_a_step_are_not_kept():
+    held = {}
+
+    def note(self, graph, wanted, optimise):
+        nodes = original(self, graph, wanted, optimise)
+        held["known"] = [known for known in self._known.values() if known is not None]
+        return nodes
+
+    original = Executions.optimised
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Executions, "optimised", note)
+        pylops.cgls(OPERATORS["halo"](), da.from_array(rand(30), chunks=7), niter=STEPS, tol=0)
+    assert held["known"]
+    for known in held["known"]:
+        values = [getattr(task.node, "value", None) for task in known.tasks]
+        assert not any(isinstance(value, np.ndarray) for value in values)
+
+
+def test_data_under_other_names_are_never_taken_for_those_of_a_step_before():
+    """As a layer has them that dask made of a graph with names of its own."""
+    known = Executions()
+
+    def made(value):
+        block = np.full(3, value)
+        layers = {
+            "held": MaterializedLayer(
+                {("inner", 0): dask._task_spec.DataNode(("inner", 0), block)}
+            ),
+            "y": MaterializedLayer(
+                {
+                    ("y", 0): dask._task_spec.Task(
+                        ("y", 0), np.negative, dask._task_spec.TaskRef(("inner", 0))
+                    )
+                }
+            ),
+        }
+        graph = HighLevelGraph(layers, {"held": set(), "y": {"held"}})
+        nodes = known.optimised(graph, [("y", 0)], optimisation._optimised)
+        (result,) = dask.get(dict(nodes), [("y", 0)])
+        return result
+
+    for value in range(5):
+        np.testing.assert_array_equal(made(value), np.full(3, -value))
+
+
+def test_an_optimisation_that_the_user_sets_is_asked_each_time(found):
+    seen = []
+
+    def optimise(graph, keys, **kwargs):
+        seen.append(1)
+        return da.optimization.optimize(graph, keys, **kwargs)
+
+    with dask.config.set(array_optimize=optimise):
+        pylops.cgls(OPERATORS["halo"](), da.from_array(rand(30), chunks=7), niter=STEPS, tol=0)
+    assert len(seen) >= STEPS
+    assert not found
+
+
+# ---- what is alike -----------------------------------------------------------------------
+
+
+def vector(seed):
+    return da.from_array(rand(24, seed=seed), chunks=6)
+
+
+MADE = {
+    "sum": lambda x: x.sum(),
+    "mean": lambda x: x.mean(),
+    "maximum": lambda x: abs(x).max(),
+    "reshape": lambda x: x.reshape(4, 6),
+    "rechunk": lambda x: x.rechunk(5),
+    "slice": lambda x: x[3:17],
+    "every other": lambda x: x[::2],
+    "reversed": lambda x: x[::-1],
+    "concatenation": lambda x: da.concatenate([x, x]),
+    "roll": lambda x: da.roll(x, 3),
+    "roll further": lambda x: da.roll(x, 4),
+    "times two": lambda x: 2 * x,
+    "times two, a float": lambda x: 2.0 * x,
+    "times NumPy's": lambda x: np.float32(2) * x,
+    "power": lambda x: x**2,
+    "where": lambda x: da.where(x > 0, x, 0.0),
+    "minus zero": lambda x: da.where(x > 0, x, -0.0),
+    "single precision": lambda x: x.astype("float32"),
+    "two axes": lambda x: x.reshape(4, 6).sum(axis=0),
+    "the other axis": lambda x: x.reshape(4, 6).sum(axis=1),
+}
+
+
+def structure(array):
+    """Return what an array is made of, but for the data."""
+    places = {name: place for place, name in enumerate(array.dask.layers)}
+    layers = [
+        layer
+        for layer in array.dask.layers.values()
+        if not all(isinstance(v, (np.ndarray, dask._task_spec.DataNode)) for v in layer.values())
+    ]
+    return tuple(structure_of(layer, places) for layer in layers)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_alike_of_other_data_is_alike(name):
+    first, second = MADE[name](vector(1)), MADE[name](vector(2))
+    assert first.name != second.name
+    assert structure(first) == structure(second)
+    assert hash(structure(first)) == hash(structure(second))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_otherwise_is_not_alike(name):
+    own = structure(MADE[name](vector(1)))
+    others = [structure(make(vector(1))) for other, make in MADE.items() if other != name]
+    assert all(own != other for other in others)
+
+
+def test_functions_that_refer_to_arrays_are_unlike_all_others():
+    weights = rand(6)
+
+    def weighted(block):
+        return block * weights
+
+    y = vector(1).map_blocks(weighted, dtype=float)
+    with pytest.raises(UnknownStructureError):
+        structure(y)
+    with pytest.raises(UnknownStructureError):
+        structure(vector(1).map_blocks(functools.partial(np.multiply, weights), dtype=float))
+
+
+# ---- layers ------------------------------------------------------------------------------
+
+
+def test_an_array_that_leaves_a_solve_has_layers_that_dask_can_fuse():
+    solver = pylops.optimization.cls_basic.CGLS(OPERATORS["halo"]())
+    x = solver.setup(da.from_array(rand(30), chunks=7), niter=4, tol=0)
+    for _ in range(4):
+        x = solver.step(x)
+    held = [value for value in vars(solver).values() if isinstance(value, da.Array)]
+    assert held
+    for array in [x, *held]:
+        kinds = [type(layer) for layer in array.dask.layers.values()]
+        assert RepeatedLayer not in kinds
+
+
+def test_a_layer_is_what_it_will_make():
+    made = []
+
+    def make(numbers):
+        made.append(tuple(numbers))
+        return MaterializedLayer({("y", 0): np.array(numbers)})
+
+    layer = RepeatedLayer(Form("kind", (), (2.0,)), make)
+    assert not made
+    assert not layer.is_materialized()
+    assert set(layer) == layer.get_output_keys() == {("y", 0)}
+    assert len(layer) == 1
+    assert layer.is_materialized()
+    assert made == [(2.0,)]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(layer))["y", 0], [2.0])
+    graph = HighLevelGraph({"y": layer}, {"y": set()})
+    array = array_in_full(da.Array(graph, "y", ((1,),), dtype=float))
+    assert type(array.dask.layers["y"]) is MaterializedLayer
+    np.testing.assert_array_equal(array.compute(), [2.0])
+
+
+def test_a_plan_makes_each_graph_anew(found):
+    op = OPERATORS["halo"]()
+    pylops_dispatch.plan(pylops.cgls, op, da.ones(30, chunks=7), niter=STEPS, tol=0)
+    assert not found
+    assert Session.repeats
