@@ -32,6 +32,11 @@ _CLOSED = (type, types.ModuleType, np.ndarray, DaskArray, DispatchArray)
 _CONTAINERS = (dict, list, set, deque, bytearray, array.array)
 
 
+def _is_atom(value: Any) -> bool:
+    """Whether a value has nothing that may change: objects of classes made of these may."""
+    return isinstance(value, _ATOMS) and not getattr(value, "__dict__", None)
+
+
 # ---- what is within ----------------------------------------------------------------------
 
 
@@ -54,7 +59,7 @@ def all_within(value: Any, functions: bool = False) -> Iterator[Any]:
     waiting = [value]
     while waiting:
         held = waiting.pop()
-        if not isinstance(held, _ATOMS) and id(held) not in seen:
+        if not _is_atom(held) and id(held) not in seen:
             seen[id(held)] = held
             yield held
             waiting.extend(_held_by(held, functions))
@@ -172,7 +177,7 @@ class _Copying:
         return new
 
     def _of(self, value: Any, level: int) -> Any:
-        if isinstance(value, _ATOMS):
+        if _is_atom(value):
             return value
         if id(value) not in self._known:
             self._known[id(value)] = value, self._made(value, level)

@@ -109,35 +109,64 @@ def created_arrays() -> Iterator[dict[str, DaskArray]]:
             DaskArray.__new__ = original  # type: ignore[method-assign]
 
 
-def _executed(arrays: Sequence[DaskArray], sources: Collection[str]) -> dict[Any, Any]:
+def _executed(arrays: Sequence[DaskArray], data: Mapping[str, Any]) -> dict[Any, Any]:
     """Return the graph that ``persist`` hands to a scheduler; ``dask.optimize`` stops short.
 
-    On a cluster the blocks of `sources` are futures, which are no part of the graph.
+    On a cluster the blocks of `data` are futures, which are no part of the graph.
     """
     nodes: dict[Any, Any] = {}
-    data: dict[Any, Any] = {}
+    blocks: dict[Any, Any] = {}
     if client_in_use() is not None:
-        arrays = [_of_futures(array, sources, data) for array in arrays]
+        arrays = [_of_futures(array, data, blocks) for array in arrays]
 
     def note(graph: Any, keys: Any, **kwargs: Any) -> list[Any]:
         nodes.update(graph.__dask_graph__() if hasattr(graph, "__dask_graph__") else graph)
         return [None] * len(keys)
 
     dask.persist(*arrays, scheduler=note)
-    if not data:
+    if not blocks:
         return nodes
     read = {key for node in convert_legacy_graph(nodes).values() for key in node.dependencies}
-    return {**{key: data[key] for key in read & data.keys()}, **nodes}
+    return {**{key: blocks[key] for key in read & blocks.keys()}, **nodes}
 
 
-def _of_futures(array: DaskArray, sources: Collection[str], data: dict[Any, Any]) -> DaskArray:
-    """Return an array with futures for blocks that are data, which are noted in `data`."""
+def _of_futures(
+    array: DaskArray, data: Mapping[str, Any], blocks: dict[Any, Any]
+) -> DaskArray:
+    """Return an array with futures for blocks that are data, which are noted in `blocks`."""
     layers = dict(array.dask.layers)
-    for name in layers.keys() & set(sources):
-        data.update(layers[name])
+    for name in layers.keys() & data.keys():
+        blocks.update(data[name])
         layers[name] = MaterializedLayer({key: TaskRef(key) for key in layers[name]})
     graph = HighLevelGraph(layers, array.dask.dependencies)
     return DaskArray(graph, array.name, array.chunks, meta=array._meta)
+
+
+def _futures(arrays: Sequence[DaskArray], known: Mapping[str, DaskArray]) -> dict[str, Any]:
+    """Return stand-ins for blocks on a cluster, in the layers that they make up, by their names."""
+    client = client_in_use()
+    if client is None:
+        return {}
+    graphs = (array.dask.layers for array in arrays)
+    layers = {name: layer for held in graphs for name, layer in held.items() if _is_there(layer)}
+    if not layers:
+        return {}
+    sizes = client.nbytes(summary=False)
+    return {
+        name: stand_in(known[name], name).dask.layers[name]
+        if name in known
+        else {key: DataNode(key, _nothing(sizes.get(key, 0))) for key in layer}
+        for name, layer in layers.items()
+    }
+
+
+def _is_there(layer: Mapping[Any, Any]) -> bool:
+    return hasattr(next(iter(layer.values()), None), "add_done_callback")
+
+
+def _nothing(nbytes: int) -> np.ndarray[Any, Any]:
+    """Return an array that takes no memory, and is said to have so many bytes."""
+    return np.broadcast_to(np.zeros((), "u1"), nbytes)
 
 
 class _Block(NamedTuple):
@@ -155,7 +184,12 @@ class OptimisedGraph:
         sources: Collection[str],
     ) -> None:
         self._arrays = arrays
-        nodes = _executed(results, sources)
+        data = _futures(results, arrays)
+        self._held = {*sources, *data}
+        """Names of arrays whose blocks are there already."""
+        data.update((name, arrays[name].dask.layers[name]) for name in sources if name in arrays)
+        sources = self._held
+        nodes = _executed(results, data)
         priority = order(nodes)
         names = {key: node.target for key, node in nodes.items() if isinstance(node, Alias)}
 
@@ -284,6 +318,7 @@ class OptimisedGraph:
             there if it is but one, else where most of its inputs are.
         """
         lying = {} if lying is None else lying
+        sources = {*sources, *self._held}
         several = number_of_workers() > 1
         places: dict[Any, set[Any]] = {}
         moved: Counter[str] = Counter()

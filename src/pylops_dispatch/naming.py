@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import enum
 import functools
 import hashlib
 import threading
@@ -168,14 +170,33 @@ def _token(value: Any, owner: Any, within: Within = _NOTHING) -> Any:
         return name_of_dtype(value)
     if isinstance(value, np.generic):
         return name_of_number(value)
-    if isinstance(value, (str, int, float, complex, slice)):
-        return repr(value)
+    if isinstance(value, slice):
+        return "slice", *(_token(v, owner, within) for v in (value.start, value.stop, value.step))
+    if isinstance(value, enum.Enum):
+        return _kind(type(value)).name, value.name
     if is_operator(value):
         return "around" if id(value) in within.operators else signature(value, within)
     if isinstance(value, types.MethodType):
         return _token_of_method(value, owner, within)
     if isinstance(value, DaskArray):
         return value.name
+    if isinstance(value, _BUILT_IN):
+        token = _token_of_built_in(value, owner, within)
+        return token if type(value) in _EXACTLY else _token_of_more(value, token, owner, within)
+    return _token_of_object(value, owner, within)
+
+
+# what classes of users may be made of, and have attributes besides
+_BUILT_IN = (
+    str, int, float, complex, np.ndarray, functools.partial, tuple, list, deque, dict, array.array,
+)  # fmt: skip
+_EXACTLY = frozenset(_BUILT_IN)
+
+
+def _token_of_built_in(value: Any, owner: Any, within: Within) -> Any:
+    for plain in (str, int, float, complex):
+        if isinstance(value, plain):
+            return plain.__repr__(value)  # what a class says of its objects may be the same for all
     if isinstance(value, np.ndarray):
         if value.nbytes <= _SMALL:
             return contents(value)
@@ -184,15 +205,28 @@ def _token(value: Any, owner: Any, within: Within = _NOTHING) -> Any:
     if isinstance(value, functools.partial):
         given = value.func, value.args, value.keywords
         return tuple(_token(v, owner, within) for v in given)
-    if isinstance(value, (tuple, list, deque)):
-        if all(type(v) in _PLAIN for v in value):
-            return tuple(map(repr, value))
-        # stacks may have the same operator many times
-        known = {id(v): _token(v, owner, within) for v in {id(v): v for v in value}.values()}
-        return tuple(known[id(v)] for v in value)
     if isinstance(value, dict):
-        return tuple((repr(k), _token(v, owner, within)) for k, v in value.items())
-    return _token_of_object(value, owner, within)
+        items = dict.items(value)
+        return tuple((_token(k, owner, within), _token(v, owner, within)) for k, v in items)
+    if isinstance(value, array.array):
+        return value.typecode, hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+    if all(type(v) in _PLAIN for v in value):
+        return tuple(map(repr, value))
+    # stacks may have the same operator many times
+    known = {id(v): _token(v, owner, within) for v in {id(v): v for v in value}.values()}
+    return tuple(known[id(v)] for v in value)
+
+
+def _token_of_more(value: Any, token: Any, owner: Any, within: Within) -> Any:
+    """Return a name for an object of a class that adds something to one of Python's or NumPy's."""
+    if id(value) in within.objects:
+        return "around"
+    inner, held = within.object(value), vars(value) if hasattr(value, "__dict__") else {}
+    if len(within.objects) >= DEPTH or held is value:  # keys that are attributes
+        held = {}
+    made = getattr(value, "default_factory", None)  # of what is missing
+    tokens = tuple((key, _token(v, owner, inner)) for key, v in dict.items({**held}))
+    return _kind(type(value)).name, token, tokens, _token(made, owner, inner)
 
 
 def _token_of_method(method: types.MethodType, owner: Any, within: Within) -> Any:
@@ -244,10 +278,11 @@ def _attributes(value: Any, owner: Any) -> dict[str, Any]:
 
 
 def _closure(function: types.FunctionType) -> dict[str, Any]:
-    """Return what a function has: defaults, and the variables of functions around it."""
+    """Return what a function has: defaults, attributes, and variables of functions around it."""
     found: dict[str, Any] = dict(function.__kwdefaults__ or {})
     if function.__defaults__:
         found["__defaults__"] = function.__defaults__
+    found.update(vars(function))
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             found[name] = cell.cell_contents

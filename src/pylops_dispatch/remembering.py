@@ -91,7 +91,9 @@ def checksum(array: np.ndarray[Any, Any]) -> Any:
         return contents(array)
     flat = array.reshape(-1).view(np.uint8)
     whole = flat.size // 8 * 8
-    words = flat[:whole].view(np.int64)
+    words = flat[:whole].view(np.uint64)
+    # each bit makes a difference to lower ones: two signs that change add up to nothing otherwise
+    words = words ^ (words >> np.uint64(32))
     width = math.isqrt(words.size)
     square = words[: width * width].reshape(width, width)
     digest = hashlib.blake2b(flat[8 * width * width :].tobytes(), digest_size=16)
@@ -104,4 +106,4 @@ def checksum(array: np.ndarray[Any, Any]) -> Any:
 @functools.lru_cache(maxsize=32)
 def _weights(length: int) -> np.ndarray[Any, Any]:
     """Return odd integers without a pattern: products with them lose nothing when they overflow."""
-    return np.random.default_rng(length).integers(1, 1 << 62, length) | 1
+    return np.random.default_rng(length).integers(1, 1 << 62, length, dtype=np.uint64) | np.uint64(1)

@@ -150,18 +150,24 @@ def repeated(op: Any, x: DispatchArray, adjoint: bool, apply: Apply) -> Dispatch
         current.applying = False
 
 
-def _as_it_is(op: Any, current: Any) -> Any:
-    """Return the signature of an operator, None if applications of it are not to be renamed.
+@dataclass
+class LookedAt:
+    """An operator, and what it was found to be; nothing changes it but a user's code."""
 
-    Between two applications in a step of one of PyLops's own solvers, nobody changes it.
-    """
-    looked_at = current.looked_at
-    if looked_at is not None and id(op) in looked_at:
-        return looked_at[id(op)][1]
-    apart = any(runs_users_code(p) or isinstance(p, MemoizeOperator) for p in all_parts(op))
-    found = None if apart else signature(op)
+    op: Any
+    signature: Any = None  # once it is known; None again where there is a user's code in it
+
+
+def _as_it_is(op: Any, current: Any) -> Any:
+    """Return the signature of an operator, None if applications of it are not to be renamed."""
+    looked_at = current.looked_at if current.looked_at and current.looked_at.op is op else None
+    if looked_at is not None and looked_at.signature is not None:
+        return looked_at.signature
+    if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in all_parts(op)):
+        return None
+    found = signature(op)
     if looked_at is not None:
-        looked_at[id(op)] = op, found  # with what has the number, so that it stays
+        looked_at.signature = found
     return found
 
 
@@ -193,7 +199,9 @@ def _record(
     held = _in_memory(arrays, current)
     if not all(array is None or pc.in_memory(array) for array in held):
         return None
-    before, counted = signature(op), [(part, counters(part)) for part in all_parts(op)]
+    before = signature(op)
+    # each once, in the last of its places: a tree may have an operator in several
+    counted = list({id(p): (place, p, counters(p)) for place, p in enumerate(all_parts(op))}.values())
     names = [f"input-{number}" for number in given.same]
     pieces = [
         piece if isinstance(piece, Zeros) else _stand_in(name, piece)
@@ -210,11 +218,11 @@ def _record(
         current.recording = False
         increments = [
             (place, name, number - old.get(name, 0))
-            for place, (part, old) in enumerate(counted)
+            for place, part, old in counted
             for name, number in counters(part).items()
             if number != old.get(name, 0)
         ]
-        for part, old in counted:
+        for _, part, old in counted:
             vars(part).update(old)
     if y is stand_in or not y.is_plain_vector or signature(op) != before:
         return None

@@ -63,7 +63,7 @@ from pylops_dispatch.placing import (
 )
 from pylops_dispatch.policy import few_reads, not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
-from pylops_dispatch.repeating import Known, ValuesNeededError
+from pylops_dispatch.repeating import Known, LookedAt, ValuesNeededError
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
 from pylops_dispatch.steps import followed
 from pylops_dispatch.undoing import Before, read_whole
@@ -105,8 +105,7 @@ class Session:
         self._shown: list[tuple[Any, str, Any, Any]] = []  # object, attribute, as seen, boxes
         self._outside = _Shown()
         self.applications: Known = {}
-        # the operators that were applied in the step being taken, and their signatures
-        self.looked_at: dict[int, tuple[Any, Any]] | None = None
+        self.looked_at: LookedAt | None = None  # the operator that a step being taken is of
         self._executions = Executions()
         self.applying = False  # an operator: those within it run as it does
         self.recording = False  # the graph of an application, of what stands for a vector
@@ -316,9 +315,9 @@ class Session:
         return self.assumed is not None and self.assumed.comparison.value is None
 
     @contextmanager
-    def in_step(self) -> Iterator[None]:
-        """Look at each operator once in a step, in which only PyLops's own code runs."""
-        outer, self.looked_at = self.looked_at, {}
+    def in_step(self, op: Any) -> Iterator[None]:
+        """Look at an operator once in a step of one of PyLops's solvers, which applies it."""
+        outer, self.looked_at = self.looked_at, LookedAt(op)
         try:
             yield
         finally:

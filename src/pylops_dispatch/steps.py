@@ -77,6 +77,7 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if not made and lazy:
             steps.complete = args[:length]
         steps.number = self.iiter + 1
+        own = lazy and is_pylops(type(self))
         parts = all_parts(self.Op) if lazy and may_assume(self) else ()
         counted = [(part, counters(part)) for part in parts]
         try:
@@ -84,7 +85,7 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
                 with (
                     suppress(WrongAssumption) if asks else nullcontext(),
                     undone_if_interrupted(self, args, made) if lazy else nullcontext(),
-                    session.get().in_step() if lazy and is_pylops(type(self)) else nullcontext(),
+                    session.get().in_step(self.Op) if own else nullcontext(),
                     session.get().assuming(asks) if lazy else nullcontext(),
                 ):
                     result = original(self, *args, **kwargs)
