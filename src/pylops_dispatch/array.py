@@ -88,6 +88,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         "_conjugated",
         "_dtype",
         "_held",
+        "_in_parts",
         "_recall",
         "_shape",
         "_strides",
@@ -111,6 +112,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._version = 0
         self._view: _View | None = None
         self._recall: Callable[[], list[Piece]] | None = None
+        self._in_parts = False  # whether that puts parts together
         self._conjugated: Names | None = None
         # of a mask that was narrowed through itself: which elements of which mask it holds
         self.chosen: Any = None
@@ -123,7 +125,7 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def _pieces(self) -> list[Piece]:
         if self._recall is not None:
-            recall, self._recall = self._recall, None
+            recall, self._recall, self._in_parts = self._recall, None, False
             self._held = recall()
         view = self._view
         if view is not None and view.root._version != view.version:
@@ -164,9 +166,25 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
         return self.viewing(of, read, refuse, None)
 
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it is no view, once it has left an owner that nothing else refers to."""
+        self.leave_owner()
+        return self._view is None
+
+    @property
+    def parts(self) -> Any:
+        """What was written into it in parts that are not put together yet, None if nothing was."""
+        return self._recall if self._in_parts else None
+
+    def hold_parts(self, parts: Callable[[], list[Piece]]) -> None:
+        """Hold what was written in parts, which a call puts together."""
+        self._written([])
+        self._recall, self._in_parts = parts, True
+
     def _written(self, pieces: list[Piece], value: Any = None) -> None:
         self._held, self._value, self._conjugated, self.chosen = pieces, value, None, None
-        self._recall = None
+        self._recall, self._in_parts = None, False
         self._version += 1
         view = self._view
         if view is not None:
@@ -607,16 +625,16 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def replace(self, pieces: list[Piece]) -> None:
         """Hold the same values in another form, in memory for example."""
-        self._held, self._recall = pieces, None
+        self._held, self._recall, self._in_parts = pieces, None, False
 
     def let_go(self, recall: Callable[[], list[Piece]]) -> None:
         """Hold nothing but a function that returns the pieces, should anybody ask for them."""
-        self._held, self._recall = [], recall
+        self._held, self._recall, self._in_parts = [], recall, False
 
     @property
     def is_let_go(self) -> bool:
         """Whether the pieces are to be recalled first."""
-        return self._recall is not None
+        return self._recall is not None and not self._in_parts
 
     def fill(self, value: Any) -> None:
         """Write `value` everywhere."""

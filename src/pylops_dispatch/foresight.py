@@ -130,9 +130,7 @@ def _executed(arrays: Sequence[DaskArray], data: Mapping[str, Any]) -> dict[Any,
     return {**{key: blocks[key] for key in read & blocks.keys()}, **nodes}
 
 
-def _of_futures(
-    array: DaskArray, data: Mapping[str, Any], blocks: dict[Any, Any]
-) -> DaskArray:
+def _of_futures(array: DaskArray, data: Mapping[str, Any], blocks: dict[Any, Any]) -> DaskArray:
     """Return an array with futures for blocks that are data, which are noted in `blocks`."""
     layers = dict(array.dask.layers)
     for name in layers.keys() & data.keys():

@@ -201,7 +201,9 @@ def _record(
         return None
     before = signature(op)
     # each once, in the last of its places: a tree may have an operator in several
-    counted = list({id(p): (place, p, counters(p)) for place, p in enumerate(all_parts(op))}.values())
+    counted = list(
+        {id(p): (place, p, counters(p)) for place, p in enumerate(all_parts(op))}.values()
+    )
     names = [f"input-{number}" for number in given.same]
     pieces = [
         piece if isinstance(piece, Zeros) else _stand_in(name, piece)

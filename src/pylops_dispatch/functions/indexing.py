@@ -16,6 +16,7 @@ from dask.highlevelgraph import Layer, MaterializedLayer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
+from pylops_dispatch.functions.parts import Parts
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
@@ -157,6 +158,9 @@ def _broadcast_positions(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, .
 def _taken(box: DispatchArray, index: Any) -> Any:
     if index is Ellipsis:
         return box.copy()
+    found = _part(box, index) if box.parts is not None else None
+    if found is not None:
+        return found
     if box.ndim == 1:
         if isinstance(index, slice):
             found = _range(index, box.size)
@@ -404,6 +408,8 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
     if found is not None:
         _write_range(box, *found, value)
         return
+    if _write_part(box, index, value):
+        return
     where = _in_range(_expand(index, box.ndim), box.shape)
     lazy = [axis for axis, i in enumerate(where) if _is_lazy_positions(i)]
     others = (axis for axis in range(box.ndim) if axis not in lazy)
@@ -422,6 +428,53 @@ def _put_at(box: DispatchArray, index: Any, value: Any) -> None:
         where = tuple(i for i in where if i is not None)
     piece = box.as_shape(box.shape)
     box.rebind([write(piece, where, value, box.dtype, first)])
+
+
+def _span_of(index: Any, shape: Shape) -> tuple[int, int, int] | None:
+    """Return axis, start and stop of a part that is whole along all other axes, else None."""
+    if not _is_basic(index) or index is None or (isinstance(index, tuple) and None in index):
+        return None
+    where = _expand(index, len(shape))
+    cut = [a for a, (i, n) in enumerate(zip(where, shape, strict=True)) if not _is_whole(i, n)]
+    if len(cut) != 1:
+        return None
+    (axis,) = cut
+    entry, n = where[axis], shape[axis]
+    if _is_int(entry):
+        start = int(entry) % n if -n <= entry < n else n
+        return (axis, start, start + 1) if start < n else None
+    found = _range(entry, n)
+    return None if found is None or found[0] >= found[1] else (axis, *found)
+
+
+def _part(box: DispatchArray, index: Any) -> DispatchArray | None:
+    """Return a part of what was written in parts, without putting them together."""
+    parts, span = box.parts, _span_of(index, box.shape)
+    if parts is None or span is None or span[0] != parts.axis:
+        return None
+    found: DispatchArray | None = parts.read(*span[1:])
+    return found if found is None else found.reshape(_shape_of(index, box.shape)).copy()
+
+
+def _shape_of(index: Any, shape: Shape) -> Shape:
+    return np.broadcast_to(np.empty((), bool), shape)[index].shape
+
+
+def _write_part(box: DispatchArray, index: Any, value: Any) -> bool:
+    """Write a part of an array along one axis; whether the part lies apart from others."""
+    span = _span_of(index, box.shape) if box.ndim > 1 and box.is_its_own else None
+    if span is None:
+        return False
+    axis, start, stop = span
+    parts = box.parts
+    if parts is None or parts.axis != axis:
+        parts = Parts(box.as_shape(box.shape), axis)
+    source = _broadcast(value, _shape_of(index, box.shape))
+    whole = source.reshape((*box.shape[:axis], stop - start, *box.shape[axis + 1 :])).copy()
+    if not parts.write(start, stop, whole if whole.dtype == box.dtype else whole.astype(box.dtype)):
+        return False
+    box.hold_parts(parts)
+    return True
 
 
 def _put_at_lazy(box: DispatchArray, positions: DaskArray, axis: int, value: Any) -> None:
