@@ -1400,6 +1400,40 @@ def test_code_that_returns_nothing_fails_when_it_is_applied():
             op @ x
 
 
+def adds_complex_to_real(x):
+    y = np.zeros_like(x)
+    y += 1j * x
+    return y
+
+
+def adds_complex_to_a_buffer(x):
+    y = np.zeros(12)
+    y += 1j * x
+    return y
+
+
+def multiplies_other_lengths(x):
+    return np.einsum("ij,kj->ik", x.reshape(3, 4), np.ones((2, 3))).ravel()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (adds_complex_to_real, TypeError),
+        (adds_complex_to_a_buffer, TypeError),
+        (multiplies_other_lengths, ValueError),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+def test_what_numpy_refuses_of_any_values_is_refused_when_it_is_applied(code, kind):
+    op = pylops.FunctionOperator(code, code, 12)
+    for x in (np.ones(12), da.ones(12, chunks=5)):
+        for direction in (op, op.H):
+            with pytest.raises(kind) as caught:
+                direction @ x
+            assert not isinstance(caught.value, NotDispatchedError)
+
+
 def test_a_warning_names_the_operator_as_its_user_does_and_gives_no_advice_that_is_not_needed():
     with pytest.warns(PerformanceWarning) as caught:
         Reader(DIMS).H @ to_dask(rand(DIMS), 3)

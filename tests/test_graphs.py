@@ -154,6 +154,18 @@ def test_a_checksum_changes_with_elements_that_are_moved(size, dtype, by):
     assert checksum(np.roll(array, by)) != checksum(array)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+@pytest.mark.parametrize("places", [slice(None), np.ix_([2, 9], [1, 30]), np.s_[:, 5], np.s_[3]])
+def test_a_checksum_changes_with_signs(dtype, places):
+    """Each changes the last bit of a word, of which an even number would cancel out."""
+    array = rand((32, 32), dtype)
+    changed = array.copy()
+    changed[places] *= -1
+    assert checksum(changed) != checksum(array)
+    if array.dtype.kind == "c":
+        assert checksum(array.conj()) != checksum(array)
+
+
 def test_a_sum_along_a_cut_axis_and_its_adjoint_keep_the_chunks():
     op = pylops.CausalIntegration((12, 6), axis=0)
     x = da.ones((12, 6), chunks=(4, 3))

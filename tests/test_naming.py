@@ -1,9 +1,12 @@
 """Names of results: what differs has another name, and the same in another process has the same."""
 
+import array
+import enum
 import gc
 import subprocess
 import sys
 import types
+from collections import defaultdict
 from fractions import Fraction
 
 import dask
@@ -252,6 +255,60 @@ def _operator_behind_a_method():
     return pylops.FunctionOperator(inner.matvec, inner.matvec, N), change
 
 
+class Adding(dict):
+    """A dictionary that has a number for each key."""
+
+    number = 1.0
+
+    def __missing__(self, key):
+        return self.number
+
+
+class Named(str):
+    """A string with a number."""
+
+
+def _attribute_of_a_dictionary():
+    op = Settings(k=1.0, numbers=Adding())
+    op.factor = lambda: op.numbers["any"]
+
+    def change():
+        op.numbers.number = 2.0
+
+    return op, change
+
+
+def _attribute_of_a_string():
+    op = Settings(k=1.0, name_of_it=Named("x"))
+    op.name_of_it.k = 1.0
+
+    def change():
+        op.name_of_it.k = 2.0
+
+    return op, change
+
+
+def _attribute_of_a_function():
+    def forward(x):
+        return np.convolve(x, [forward.k])
+
+    forward.k = 1.0
+
+    def change():
+        forward.k = 2.0
+
+    return pylops.FunctionOperator(forward, forward, N), change
+
+
+def _array_of_python():
+    op = Settings(k=1.0, numbers=array.array("d", [1.0, 2.0]))
+
+    def change():
+        op.numbers[1] = 3.0
+
+    return op, change
+
+
 def _set():
     op = Settings(k=1.0, chosen={1, 2})
 
@@ -274,6 +331,10 @@ def _set():
         _variable_of_a_function,
         _callable_object,
         _operator_behind_a_method,
+        _attribute_of_a_dictionary,
+        _attribute_of_a_string,
+        _attribute_of_a_function,
+        _array_of_python,
         _set,
     ],
 )
@@ -296,3 +357,43 @@ def test_functions_set_on_the_object_are_told_apart():
         results.append(op @ x)
     first, second = dask.compute(*results, scheduler="synchronous")
     assert not np.allclose(first, second)
+
+
+class Quiet(float):
+    """A number that does not say which."""
+
+    def __repr__(self):
+        return "Quiet"
+
+
+class Key:
+    """Each is another, and they look alike."""
+
+    def __repr__(self):
+        return "Key"
+
+
+class Colour(enum.Enum):
+    RED = 1.0
+    BLUE = 2.0
+
+
+ALIKE = {
+    "defaults of dictionaries": (defaultdict(lambda: 1.0), defaultdict(lambda: 2.0)),
+    "numbers that look alike": (Quiet(1.0), Quiet(2.0)),
+    "keys that look alike": ({Key(): 1.0}, {Key(): 1.0}),
+    "members of an enumeration": (Colour.RED, Colour.BLUE),
+    "slices of numbers of other types": (slice(np.float32(0.5)), slice(np.float64(0.5))),
+    "keys of other types": ({np.float32(0.5): 1}, {np.float64(0.5): 1}),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_settings_that_look_alike_are_told_apart(name):
+    x, legacy = lazy(), np.get_printoptions()["legacy"]
+    np.set_printoptions(legacy="1.25")  # NumPy's numbers are printed without their types
+    try:
+        results = [Settings(k=1.0, held=held) @ x for held in ALIKE[name]]
+    finally:
+        np.set_printoptions(legacy=legacy)
+    assert results[0].name != results[1].name

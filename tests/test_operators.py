@@ -163,6 +163,15 @@ def test_tasks_are_as_many_for_two_columns_as_for_thirty(make, as_coefficient, d
     assert len(sizes) == 1
 
 
+def test_one_column_runs_on_the_blocks_of_a_vector():
+    op = pylops.FirstDerivative(24)
+    for turned in (op, op.H, 2 * op, pylops.VStack([op, op])):
+        x0 = rand((turned.shape[1], 1))
+        y = turned @ to_dask(x0, (6, 1))
+        assert_same(y, turned @ x0)
+        assert y.numblocks == ((turned @ to_dask(x0.ravel(), 6)).npartitions, 1)
+
+
 @pytest.mark.parametrize("chunks", [(7, 2), (20, 3), (6, 1)])
 def test_equal_columns_stay_equal_to_the_bit(chunks):
     matrix = rand((20, 20))

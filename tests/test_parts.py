@@ -1,4 +1,4 @@
-"""Code that writes one part of an array after another makes graphs that grow with the parts only."""
+"""Code that writes an array part by part makes graphs that grow with the parts only."""
 
 import dask.array as da
 import numpy as np

@@ -314,6 +314,22 @@ def test_what_operators_hold_moves_once(cluster, placed):
     assert planned.moved_bytes == sent
 
 
+@pytest.mark.parametrize("cut", [CUT, (12, 48, 16)])
+@pytest.mark.parametrize("of", [lambda a: a, lambda a: a + 1, lambda a: a.reshape(DIMS)])
+def test_operators_that_hold_arrays_on_the_cluster(cluster, cut, of):
+    held = da.from_array(1 + rand(DIMS) ** 2, chunks=cut).persist()
+    distributed.wait(held)
+    op, x = pylops.Diagonal(of(held)), on_workers()
+    lazy = op @ x
+    planned, solved = plan(op, x), plan(pylops.cgls, op, x, niter=2, tol=0)
+    tasks_run(cluster, begin=True)
+    distributed.wait(lazy.persist())
+    assert planned.tasks == tasks_run(cluster)
+    with pylops_dispatch.ledger() as log:
+        distributed.wait(pylops.cgls(op, x, niter=2, tol=0)[0])
+    assert solved.tasks == log.tasks
+
+
 def test_moves_are_told_by_their_kind():
     assert set(plan(OPERATORS["halo"](), in_memory()).moved) == {"halo"}
     assert set(plan(OPERATORS["rechunk"](), in_memory()).moved) == {"rechunk"}

@@ -12,7 +12,7 @@ from pylops.optimization.cls_basic import CGLS
 
 import pylops_dispatch
 from pylops_dispatch import repeating
-from pylops_dispatch.operators import counters
+from pylops_dispatch.operators import all_parts, counters
 from pylops_dispatch.solvers import Session, _sessions
 
 from .helpers import assert_close, chunks_for, rand
@@ -22,6 +22,10 @@ DIMS = (6, 5)
 
 def kernel():
     return rand((5, 4, 3), "complex128")
+
+
+def shared(op):
+    return pylops.VStack([op, pylops.Diagonal(rand(30)), op.H * (2 * op)])
 
 
 OPERATORS = {
@@ -39,6 +43,7 @@ OPERATORS = {
     "convolution": lambda: pylops.waveeqprocessing.MDC(kernel(), nt=9, nv=2),
     "positions": lambda: pylops.Restriction(DIMS, [0, 2, 5], axis=0) * pylops.Diagonal(rand(DIMS)),
     "adjoint": lambda: pylops.CausalIntegration(DIMS, axis=0).H,
+    "the same in two places": lambda: shared(pylops.MatrixMult(rand((30, 30)))),
     "interpolation": lambda: pylops.signalprocessing.Interp(30, np.linspace(0, 28, 12))[0],
 }
 
@@ -80,6 +85,17 @@ def test_graphs_are_made_once_and_applications_counted_as_for_numpy(name, rename
     steps(own, y, 4)
     assert len(renamed) == 8  # all but the first of each direction
     assert counters(op) == counters(own)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_parts_are_counted_as_where_each_graph_is_made_anew(name, monkeypatch):
+    found = []
+    for repeats in (True, False):
+        monkeypatch.setattr(Session, "repeats", repeats)
+        op = OPERATORS[name]()
+        steps(op, da.from_array(rand(op.shape[0], op.dtype), chunks=7), 4)
+        found.append(list(map(counters, all_parts(op))))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import cloudpickle
+import dask.array as da
 import numpy as np
 import pylops
 import pytest
@@ -12,6 +13,8 @@ from pylops.signalprocessing import DCT, FFT, FFT2D, FFTND
 from pylops.utils import deps
 
 import pylops_dispatch
+from pylops_dispatch.policy import WholeArrayError
+from pylops_dispatch.rules import running
 
 from .catalogue import adjoint
 from .helpers import assert_same, forbid_executions, rand, random_chunks, to_dask
@@ -62,6 +65,72 @@ def test_a_transform_equals_numpy(make, settings):
             y = op @ x if direction == "forward" else adjoint(op, x)
         expected = op @ x0 if direction == "forward" else adjoint(op, x0)
         assert_same(y, expected)
+
+
+ALONG_ALL_AXES = {
+    "FFT2D": lambda **settings: FFT2D((8, 9), axes=(1, 0), nffts=(10, 8), **settings),
+    "FFTND": lambda **settings: FFTND((6, 7, 5), axes=(2, 0, 1), nffts=(4, 7, 6), **settings),
+}
+
+
+@pytest.mark.parametrize("name", ALONG_ALL_AXES)
+@pytest.mark.parametrize("engine", ["numpy", "scipy"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_a_transform_along_all_axes_runs_along_one_after_another(
+    name, engine, dtype, flags, monkeypatch
+):
+    """No task has the whole array."""
+    if flags.get("real") and dtype.startswith("complex"):
+        pytest.skip("the real ones are of real numbers")
+    monkeypatch.setattr(running, "_ONE_TASK", 0)
+    op = ALONG_ALL_AXES[name](engine=engine, dtype=dtype, **flags)
+    for turned, given in ((op, dtype), (op.H, op.dtype)):
+        dims = turned.dims
+        x0 = rand(dims, given)
+        with forbid_executions(), warnings.catch_warnings():
+            warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
+            y = turned @ to_dask(x0, 3)
+        assert_same(y, turned @ x0)
+        assert min(count_blocks(y).values()) > 1
+
+
+def count_blocks(y):
+    """Return how many blocks each layer of a graph has."""
+    return {name: len(layer) for name, layer in y.dask.layers.items()}
+
+
+def test_a_cosine_transform_along_all_axes_runs_along_one_after_another(monkeypatch):
+    monkeypatch.setattr(running, "_ONE_TASK", 0)
+    op = DCT((6, 7, 5), type=3)
+    for turned in (op, op.H):
+        x0 = rand((6, 7, 5))
+        y = turned @ to_dask(x0, 3)
+        assert_same(y, turned @ x0)
+        assert min(count_blocks(y).values()) > 1
+
+
+@pytest.mark.parametrize("chunks", [(250, 400), (100, 400), (1000, 200)])
+def test_the_other_axis_is_cut_where_all_blocks_lie_along_the_one_that_is_transformed(chunks):
+    op = FFT((1000, 400), axis=0, dtype="float64")
+    y = op @ da.ones((1000, 400), chunks=chunks)
+    (blocks,) = (n for name, n in count_blocks(y).items() if name.startswith("FFT"))
+    assert blocks == max(1000 // chunks[0], 400 // chunks[1])
+    assert_same(y, op @ np.ones((1000, 400)))
+
+
+def test_what_can_only_run_on_the_whole_says_so():
+    op = pylops.signalprocessing.DWT2D((512, 512), level=2)
+    x = da.ones((512, 512), chunks=128)
+    with pytest.warns(pylops_dispatch.PerformanceWarning, match="DWT2D runs in one task"):
+        op @ x
+    with pylops_dispatch.set_policy(whole_array="raise"):
+        with pytest.raises(WholeArrayError):
+            op @ x
+        op @ x.rechunk(-1)  # as it is in one block already
+        pylops.signalprocessing.DWT2D((64, 64)) @ da.ones((64, 64), chunks=16)  # small
+        pylops.signalprocessing.DWT((512, 512), axis=0) @ x
 
 
 def test_axes_that_are_not_transformed_keep_their_chunks():

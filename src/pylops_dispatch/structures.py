@@ -12,7 +12,6 @@ from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_g
 from dask.blockwise import Blockwise
 from dask.highlevelgraph import Layer
 from dask.utils import methodcaller
-from toolz.functoolz import Compose
 
 from pylops_dispatch.pieces import name_of_number
 from pylops_dispatch.renaming import name_in
@@ -156,8 +155,8 @@ def _function(function: Any, names: dict[str, int]) -> Any:
         for cell in function.__closure__ or ():
             _value(cell.cell_contents, names)
         return function
-    if isinstance(function, Compose):
-        return Compose, tuple(_function(f, names) for f in (function.first, *function.funcs))
+    if type(function).__name__ == "Compose":  # of toolz, as dask has it in its reductions
+        return "Compose", tuple(_function(f, names) for f in (function.first, *function.funcs))
     if isinstance(function, _FUNCTIONS):
         return function
     raise UnknownStructureError

@@ -54,6 +54,8 @@ def _check_lengths(letters: list[str], arrays: Any) -> None:
             raise ValueError(f"einsum: '{names}' is not for an array of {array.ndim} axes")
         for name, n in zip(names, array.shape, strict=True):
             if lengths.setdefault(name, n) != n:
+                if 1 not in (lengths[name], n):
+                    raise ValueError(f"einsum: axis {name} is {lengths[name]} and {n} long")
                 raise not_dispatched(
                     f"np.einsum where {name} is {lengths[name]} and {n}", "Repeat."
                 )

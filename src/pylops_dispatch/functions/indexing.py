@@ -158,9 +158,9 @@ def _broadcast_positions(arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, .
 def _taken(box: DispatchArray, index: Any) -> Any:
     if index is Ellipsis:
         return box.copy()
-    found = _part(box, index) if box.parts is not None else None
-    if found is not None:
-        return found
+    part = _part(box, index) if box.parts is not None else None
+    if part is not None:
+        return part
     if box.ndim == 1:
         if isinstance(index, slice):
             found = _range(index, box.size)

@@ -90,22 +90,31 @@ def _put_together(under: Piece, axis: int, parts: Sequence[tuple[int, int, Piece
         arrays.append(array)
 
     name = f"put-together-{tokenize([a.name for a in arrays], [p[:2] for p in placed], chunks)}"
-    ends = np.cumsum(along)
+    spans = []  # of the blocks along the axis: what is written there, and where
+    for last, length in zip(np.cumsum(along).tolist(), along, strict=True):
+        first = last - length
+        inside = [part for part in placed if part[0] < last and part[1] > first]
+        places = [
+            (max(a - first, 0), min(b, last) - first, max(first - a, 0)) for a, b, _ in inside
+        ]
+        spans.append(([array for *_, array in inside], places))
     graph: dict[Any, Any] = {}
     for block in np.ndindex(*numblocks):
-        first, last = int(ends[block[axis]] - along[block[axis]]), int(ends[block[axis]])
-        inside = [(a, b, array) for a, b, array in placed if a < last and b > first]
-        places = [
-            (max(a, first) - first, min(b, last) - first, max(first - a, 0)) for a, b, _ in inside
-        ]
+        written, places = spans[block[axis]]
         index = (*block[:axis], 0, *block[axis + 1 :])
+        there = TaskRef((under.name, *block)) if isinstance(under, DaskArray) else None
         shape = tuple(sizes[i] for sizes, i in zip(chunks, block, strict=True))
         key = (name, *block)
         graph[key] = Task(
-            key, _block_of_parts, TaskRef((under.name, *block)) if isinstance(under, DaskArray) else None,
-            List(*(TaskRef((array.name, *index)) for *_, array in inside)),
-            places, axis, shape, under.dtype,
-        )  # fmt: skip
+            key,
+            _block_of_parts,
+            there,
+            List(*(TaskRef((array.name, *index)) for array in written)),
+            places,
+            axis,
+            shape,
+            under.dtype,
+        )
     layer = MaterializedLayer(graph)
     return array_of(
         graph_on(name, layer, arrays), name, chunks, np.empty((0,) * len(chunks), under.dtype)

@@ -49,6 +49,8 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             count_applications(self, adjoint, X.shape[1])
             return matrix.run_columns(self, X, adjoint)
         held = sum(lazy.nbytes for _, _, lazy in lazy_arrays(self))
+        if X.shape[1] == 1 and rule_of(self) is not None:
+            return original(self, X)  # a vector, whose blocks run in parallel
         if (
             max(X.shape[0] * X.itemsize, held) > _BYTES
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change

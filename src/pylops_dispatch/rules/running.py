@@ -303,10 +303,39 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
     dtype = _result_dtype(cls, op, box, adjoint, sample)
 
+    whole = {axis % len(dims) for axis in axes}
+    free = [axis for axis in range(len(dims)) if axis not in whole]
+
     def apply(x: DaskArray) -> DaskArray:
+        if x.nbytes > _ONE_TASK and x.npartitions > math.prod(x.numblocks[a] for a in free) == 1:
+            longest = max(free, key=lambda axis: x.shape[axis], default=None)
+            factors = rule.factors(op) if rule.factors is not None else []
+            if longest is not None and x.shape[longest] > 1:
+                length = -(-x.shape[longest] // x.npartitions)
+                x = x.rechunk({**dict.fromkeys(whole, -1), longest: length})
+            elif len(factors) > 1:
+                return _one_after_another(factors, x, adjoint).astype(dtype)
+            else:
+                announce_whole(title(op), "it works along all axes of the data, which are cut")
         return blocks.apply_along(cls, op, x, dims, dimsd, axes, adjoint, dtype, rule.fit)
 
     return shaped(op, box, adjoint, dtype, apply)
+
+
+_ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
+
+
+def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> DaskArray:
+    """Apply operators that each work along one axis, in parallel over the others."""
+    cut = x.numblocks
+    for factor in factors[::-1] if adjoint else factors:
+        (axis,) = np.atleast_1d(factor.axes)
+        longest = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
+        x = x.rechunk({a: -1 if a == axis else n for a, n in enumerate(longest)})
+        box = DispatchArray([x], (x.size,))
+        y = factor.rmatvec(box) if adjoint else factor.matvec(box)
+        x = y.as_shape(tuple(factor.dims if adjoint else factor.dimsd))
+    return x
 
 
 def _sampled_dtype(
@@ -438,7 +467,9 @@ def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -
     def sample() -> np.dtype[Any]:
         try:
             found = _of_zeros(cls, op, box, adjoint)
-        except Exception as error:  # whatever a user's code says of zeros, it says of data
+        except Exception as error:
+            if isinstance(error, TypeError) and type(error).__module__.startswith("numpy."):
+                raise  # NumPy refuses dtypes, whatever the values are
             logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
             found = None
         # LinearOperator(shape=...) has no dtype

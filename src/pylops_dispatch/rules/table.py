@@ -74,6 +74,9 @@ class Rule:
         own code.
     inverse : callable, optional
         ``inverse(op, box)`` returns a box, in place of the class's own method ``inverse``.
+    factors : callable, optional
+        ``factors(op)`` returns operators along one of the axes each, which applied one after
+        another do what the operator does: there is no other axis to be parallel over.
     """
 
     kind: Kind
@@ -88,6 +91,7 @@ class Rule:
     terms: Callable[[Any], Terms | None] | None = field(default=None, repr=False)
     run: Run | None = field(default=None, repr=False)
     inverse: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
+    factors: Callable[[Any], list[Any]] | None = field(default=None, repr=False)
 
     @property
     def local(self) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,11 +47,53 @@ def _cosine_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
     return found if x.kind == "c" else real_dtype(found)
 
 
-for _cls in (fft._FFT_numpy, fft2d._FFT2D_numpy, fftnd._FFTND_numpy):
-    RULES[_cls] = whole_axis(_axes, dtype=_numpy_dtype)
-for _cls in (fft._FFT_scipy, fft2d._FFT2D_scipy, fftnd._FFTND_scipy):
-    RULES[_cls] = whole_axis(_axes, dtype=_scipy_dtype)
-for _cls in (fft._FFT_mklfft, fft2d._FFT2D_mklfft, fftnd._FFTND_mklfft):
-    RULES[_cls] = whole_axis(_axes, dtype=_scipy_dtype)
+def _fourier_factors(cls: type) -> Callable[[Any], list[Any]]:
+    """Return what makes Fourier transforms along one axis each, of a class for any axes.
+
+    The last axis goes first, as in ``numpy.fft.rfftn``: of real numbers it has half the spectrum.
+    """
+
+    def factors(op: Any) -> list[Any]:
+        found: list[Any] = []
+        dims = tuple(op.dims)
+        for place in reversed(range(len(op.axes))):
+            real = op.real and not found
+            with warnings.catch_warnings(action="ignore"):  # those that the operator gave
+                factor = cls(
+                    dims, axes=(int(op.axes[place]),), nffts=(int(op.nffts[place]),),
+                    norm=_NORMS[op.norm.name], real=real,
+                    ifftshift_before=(bool(op.ifftshift_before[place]),),
+                    fftshift_after=(bool(op.fftshift_after[place]),),
+                    dtype=op.cdtype if found else op.rdtype, **op._kwargs_fft,
+                )  # fmt: skip
+            found.append(factor)
+            dims = tuple(factor.dimsd)
+        if hasattr(op, "_scale"):  # FFT2D of SciPy has the root of what FFTND has
+            found[0]._scale = op._scale / math.prod(factor._scale for factor in found[1:])
+        return found
+
+    return factors
+
+
+_NORMS = {"ORTHO": "ortho", "NONE": "none", "ONE_OVER_N": "1/n"}
+
+
+def _cosine_factors(op: Any) -> list[Any]:
+    return [
+        sp.DCT(tuple(op.dims), type=op.type, axes=axis, dtype=op.dtype, workers=op.workers)
+        for axis in _axes(op)
+    ]
+
+
+RULES[fft._FFT_numpy] = whole_axis(_axes, dtype=_numpy_dtype)
+RULES[fft._FFT_scipy] = RULES[fft._FFT_mklfft] = whole_axis(_axes, dtype=_scipy_dtype)
+for _classes, _dtype in (
+    ((fft2d._FFT2D_numpy, fftnd._FFTND_numpy), _numpy_dtype),
+    ((fft2d._FFT2D_scipy, fftnd._FFTND_scipy), _scipy_dtype),
+    ((fft2d._FFT2D_mklfft, fftnd._FFTND_mklfft), _scipy_dtype),
+):
+    for _cls in _classes:
+        _rule = whole_axis(_axes, dtype=_dtype)
+        RULES[_cls] = replace(_rule, factors=_fourier_factors(_classes[-1]))
 RULES[fft._FFT_fftw] = whole_axis(_axes, "each thread has plans of its own", _numpy_dtype)
-RULES[sp.DCT] = whole_axis(_axes, dtype=_cosine_dtype)
+RULES[sp.DCT] = replace(whole_axis(_axes, dtype=_cosine_dtype), factors=_cosine_factors)
