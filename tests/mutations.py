@@ -83,8 +83,7 @@ FAULTS = [
     ),
     Fault(
         "an operator that code changes in a step looked at once", "repeating.py",
-        "current.looked_at if current.looked_at and current.looked_at.op is op else None",
-        "current.looked_at",
+        "if looked_at is not None and looked_at.op is not op:", "if False:",
         "tests/test_writing.py", "filled_anew",
     ),
     Fault(
@@ -131,13 +130,17 @@ FAULTS = [
     ),
     Fault(
         "parts that lie across others kept beside them", "functions/parts.py",
-        "if (start, stop) not in self._written and self._covered[start:stop].any():", "if False:",
-        "tests/test_parts.py", "as_in_numpy",
+        "            del self._written[first, last]\n", "",
+        "tests/test_parts.py", "last_one_counts",
     ),
     Fault(
         "parts read of what lay under them", "functions/parts.py",
-        "if self._covered[start:stop].any():\n            return None",
-        "if False:\n            return None",
+        "if not self._covered[start:stop].any():", "if True:",
+        "tests/test_parts.py", "as_in_numpy or overlap",
+    ),
+    Fault(
+        "blocks that are written in part taken for zeros", "functions/parts.py",
+        "and sum(b - a for a, b, _ in places) < along[block[axis]]:", "and not places:",
         "tests/test_parts.py", "as_in_numpy",
     ),
     Fault(

@@ -1417,21 +1417,24 @@ def multiplies_other_lengths(x):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "kind", "in_one_task"),
     [
-        (adds_complex_to_real, TypeError),
-        (adds_complex_to_a_buffer, TypeError),
-        (multiplies_other_lengths, ValueError),
+        (adds_complex_to_real, TypeError, False),
+        (adds_complex_to_a_buffer, TypeError, True),
+        (multiplies_other_lengths, ValueError, False),
     ],
 )
-@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
-def test_what_numpy_refuses_of_any_values_is_refused_when_it_is_applied(code, kind):
+def test_what_numpy_refuses_of_any_values_is_refused_when_it_is_applied(code, kind, in_one_task):
     op = pylops.FunctionOperator(code, code, 12)
     for x in (np.ones(12), da.ones(12, chunks=5)):
         for direction in (op, op.H):
-            with pytest.raises(kind) as caught:
+            with (
+                warnings.catch_warnings(record=True, action="always") as told,
+                pytest.raises(kind) as caught,
+            ):
                 direction @ x
             assert not isinstance(caught.value, NotDispatchedError)
+            assert bool(told) is (in_one_task and not isinstance(x, np.ndarray))
 
 
 def test_a_warning_names_the_operator_as_its_user_does_and_gives_no_advice_that_is_not_needed():

@@ -67,6 +67,17 @@ def test_what_is_written_and_read_is_as_in_numpy(writes, into_zeros, dtype, chun
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("second", [(0, 5), (4, 8), (1, 9), (3, 6), (3, 7), (6, 9), (0, 3)])
+def test_of_parts_that_meet_the_last_one_counts(second):
+    y0 = np.zeros((9, 4))
+    y = np.zeros_like(lift(da.zeros((9, 4), chunks=(4, 2))))
+    for array in (y, y0):
+        array[3:7] = 1
+        array[slice(*second)] += 2
+        array[3:7] *= 3
+    assert_close(y.compute(), y0)
+
+
 class RowByRow(pylops.LinearOperator):
     """Adds each row to the one before it, as code for NumPy does."""
 
@@ -88,6 +99,34 @@ class RowByRow(pylops.LinearOperator):
         for i in range(len(x)):
             y[i, :] = x[i] + (x[i - 1] if i else 0)
         return y.ravel()
+
+
+class OverlapAdd(pylops.LinearOperator):
+    """Adds windows that overlap, each twice as large."""
+
+    def __init__(self, dims, length):
+        super().__init__(dtype=np.dtype(float), dims=dims, dimsd=dims)
+        self.length = length
+
+    def _matvec(self, x):
+        x = x.reshape(self.dims)
+        y = np.zeros_like(x)
+        for start in range(0, len(x), self.length // 2):
+            y[start : start + self.length] += 2 * x[start : start + self.length]
+        return y.ravel()
+
+    _rmatvec = _matvec
+
+
+def test_windows_that_overlap_make_a_graph_that_grows_with_them_only():
+    sizes = []
+    for n in (80, 160):
+        op, x = OverlapAdd((n, 8), 8), rand((n, 8))
+        y = op @ da.from_array(x, chunks=(n // 4, 4))
+        assert_close(y.compute(), op @ x)
+        sizes.append(len(dict(y.__dask_graph__())))
+    assert sizes[0] < 20 * 40
+    assert sizes[1] < 2.3 * sizes[0]
 
 
 @pytest.mark.parametrize("adjoint", [False, True])

@@ -75,15 +75,20 @@ ALONG_ALL_AXES = {
 
 @pytest.mark.parametrize("name", ALONG_ALL_AXES)
 @pytest.mark.parametrize("engine", ["numpy", "scipy"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "flags"),
+    [
+        pytest.param(dtype, flags, id=f"{dtype}-{flags}")
+        for dtype in DTYPES
+        for flags in FLAGS
+        if not (flags.get("real") and dtype.startswith("complex"))
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_transform_along_all_axes_runs_along_one_after_another(
     name, engine, dtype, flags, monkeypatch
 ):
     """No task has the whole array."""
-    if flags.get("real") and dtype.startswith("complex"):
-        pytest.skip("the real ones are of real numbers")
     monkeypatch.setattr(running, "_ONE_TASK", 0)
     op = ALONG_ALL_AXES[name](engine=engine, dtype=dtype, **flags)
     for turned, given in ((op, dtype), (op.H, op.dtype)):
@@ -111,12 +116,12 @@ def test_a_cosine_transform_along_all_axes_runs_along_one_after_another(monkeypa
         assert min(count_blocks(y).values()) > 1
 
 
-@pytest.mark.parametrize("chunks", [(250, 400), (100, 400), (1000, 200)])
+@pytest.mark.parametrize("chunks", [(250, 400), (50, 400), (1000, 200)])
 def test_the_other_axis_is_cut_where_all_blocks_lie_along_the_one_that_is_transformed(chunks):
     op = FFT((1000, 400), axis=0, dtype="float64")
     y = op @ da.ones((1000, 400), chunks=chunks)
     (blocks,) = (n for name, n in count_blocks(y).items() if name.startswith("FFT"))
-    assert blocks == max(1000 // chunks[0], 400 // chunks[1])
+    assert blocks == 2  # of three megabytes
     assert_same(y, op @ np.ones((1000, 400)))
 
 

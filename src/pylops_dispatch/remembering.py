@@ -106,6 +106,5 @@ def checksum(array: np.ndarray[Any, Any]) -> Any:
 @functools.lru_cache(maxsize=32)
 def _weights(length: int) -> np.ndarray[Any, Any]:
     """Return odd integers without a pattern: products with them lose nothing when they overflow."""
-    return np.random.default_rng(length).integers(1, 1 << 62, length, dtype=np.uint64) | np.uint64(
-        1
-    )
+    numbers = np.random.default_rng(length).integers(1, 1 << 62, length, dtype=np.uint64)
+    return numbers | np.uint64(1)

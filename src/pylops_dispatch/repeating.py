@@ -155,12 +155,14 @@ class LookedAt:
     """An operator, and what it was found to be; nothing changes it but a user's code."""
 
     op: Any
-    signature: Any = None  # once it is known; None again where there is a user's code in it
+    signature: Any = None  # once it is known, and never where there is a user's code in it
 
 
 def _as_it_is(op: Any, current: Any) -> Any:
     """Return the signature of an operator, None if applications of it are not to be renamed."""
-    looked_at = current.looked_at if current.looked_at and current.looked_at.op is op else None
+    looked_at = current.looked_at
+    if looked_at is not None and looked_at.op is not op:
+        looked_at = None
     if looked_at is not None and looked_at.signature is not None:
         return looked_at.signature
     if any(runs_users_code(part) or isinstance(part, MemoizeOperator) for part in all_parts(op)):

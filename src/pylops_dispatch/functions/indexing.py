@@ -452,8 +452,8 @@ def _part(box: DispatchArray, index: Any) -> DispatchArray | None:
     parts, span = box.parts, _span_of(index, box.shape)
     if parts is None or span is None or span[0] != parts.axis:
         return None
-    found: DispatchArray | None = parts.read(*span[1:])
-    return found if found is None else found.reshape(_shape_of(index, box.shape)).copy()
+    found: DispatchArray = parts.read(*span[1:])
+    return found.reshape(_shape_of(index, box.shape)).copy()
 
 
 def _shape_of(index: Any, shape: Shape) -> Shape:
@@ -461,7 +461,7 @@ def _shape_of(index: Any, shape: Shape) -> Shape:
 
 
 def _write_part(box: DispatchArray, index: Any, value: Any) -> bool:
-    """Write a part of an array along one axis; whether the part lies apart from others."""
+    """Write a part of an array along one axis; whether it is one."""
     span = _span_of(index, box.shape) if box.ndim > 1 and box.is_its_own else None
     if span is None:
         return False
@@ -471,8 +471,7 @@ def _write_part(box: DispatchArray, index: Any, value: Any) -> bool:
         parts = Parts(box.as_shape(box.shape), axis)
     source = _broadcast(value, _shape_of(index, box.shape))
     whole = source.reshape((*box.shape[:axis], stop - start, *box.shape[axis + 1 :])).copy()
-    if not parts.write(start, stop, whole if whole.dtype == box.dtype else whole.astype(box.dtype)):
-        return False
+    parts.write(start, stop, whole if whole.dtype == box.dtype else whole.astype(box.dtype))
     box.hold_parts(parts)
     return True
 

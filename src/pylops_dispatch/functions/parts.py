@@ -17,7 +17,7 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.highlevelgraph import MaterializedLayer
 
-from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.layers import graph_on
 from pylops_dispatch.pieces import Piece, Shape, Zeros, array_of, realise
 
@@ -39,28 +39,50 @@ class Parts:
     def __init__(self, under: Piece, axis: int) -> None:
         self.under = under
         self.axis = axis
-        self._written: dict[tuple[int, int], DispatchArray] = {}
+        self._written: dict[tuple[int, int], DispatchArray] = {}  # none of them meets another
         self._covered = np.zeros(under.shape[axis], bool)
 
-    def write(self, start: int, stop: int, value: DispatchArray) -> bool:
-        """Keep a part that has all axes; whether it lies apart from others, or is one of them."""
-        if (start, stop) not in self._written and self._covered[start:stop].any():
-            return False
+    def write(self, start: int, stop: int, value: DispatchArray) -> None:
+        """Keep a part that has all axes, and of others what it does not cover."""
+        for (first, last), held in self._meeting(start, stop):
+            del self._written[first, last]
+            if first < start:
+                self._written[first, start] = self._cut(held, 0, start - first)
+            if last > stop:
+                self._written[stop, last] = self._cut(held, stop - first, last - first)
         self._written[start, stop] = value
         self._covered[start:stop] = True
-        return True
 
-    def read(self, start: int, stop: int) -> DispatchArray | None:
-        """Return a part that was written, or one that was not written to at all."""
+    def read(self, start: int, stop: int) -> DispatchArray:
+        """Return what there is from one place to another."""
         if (start, stop) in self._written:
             return self._written[start, stop].copy()
-        if self._covered[start:stop].any():
-            return None
-        shape = list(self.under.shape)
-        shape[self.axis] = stop - start
-        if isinstance(self.under, Zeros):
-            return DispatchArray(Zeros(tuple(shape), self.under.dtype))
-        return DispatchArray(self.under[(slice(None),) * self.axis + (slice(start, stop),)])
+        found, here = [], start
+        for (first, last), held in sorted(self._meeting(start, stop), key=lambda part: part[0]):
+            if first > here:
+                found.append(self._cut(self.under, here, first))
+            found.append(self._cut(held, max(start - first, 0), min(stop, last) - first))
+            here = last
+        if here < stop:
+            found.append(self._cut(self.under, here, stop))
+        joined: Any = found[0] if len(found) == 1 else np.concatenate(found, axis=self.axis)
+        return as_box(joined)
+
+    def _meeting(self, start: int, stop: int) -> list[tuple[tuple[int, int], DispatchArray]]:
+        if not self._covered[start:stop].any():
+            return []
+        return [part for part in self._written.items() if part[0][0] < stop and part[0][1] > start]
+
+    def _cut(self, held: DispatchArray | Piece, start: int, stop: int) -> DispatchArray:
+        piece = held.as_shape(held.shape) if isinstance(held, DispatchArray) else held
+        shape = list(piece.shape)
+        if isinstance(piece, Zeros):
+            shape[self.axis] = stop - start
+            return DispatchArray(Zeros(tuple(shape), piece.dtype))
+        whole = (start, stop) == (0, shape[self.axis])
+        return DispatchArray(
+            piece if whole else piece[(slice(None),) * self.axis + (slice(start, stop),)]
+        )
 
     def __call__(self) -> list[Piece]:
         """Return the array with all that was written."""
@@ -102,7 +124,9 @@ def _put_together(under: Piece, axis: int, parts: Sequence[tuple[int, int, Piece
     for block in np.ndindex(*numblocks):
         written, places = spans[block[axis]]
         index = (*block[:axis], 0, *block[axis + 1 :])
-        there = TaskRef((under.name, *block)) if isinstance(under, DaskArray) else None
+        there = None
+        if isinstance(under, DaskArray) and sum(b - a for a, b, _ in places) < along[block[axis]]:
+            there = TaskRef((under.name, *block))  # some of it is not written anew
         shape = tuple(sizes[i] for sizes, i in zip(chunks, block, strict=True))
         key = (name, *block)
         graph[key] = Task(

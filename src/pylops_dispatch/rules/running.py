@@ -311,7 +311,8 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
             longest = max(free, key=lambda axis: x.shape[axis], default=None)
             factors = rule.factors(op) if rule.factors is not None else []
             if longest is not None and x.shape[longest] > 1:
-                length = -(-x.shape[longest] // x.npartitions)
+                count = min(x.npartitions, max(2, x.nbytes // _BLOCK))
+                length = -(-x.shape[longest] // count)
                 x = x.rechunk({**dict.fromkeys(whole, -1), longest: length})
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
@@ -323,6 +324,7 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
 
 _ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
+_BLOCK = 1 << 24  # bytes of a block that is cut for others to run beside it
 
 
 def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> DaskArray:
@@ -330,8 +332,8 @@ def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> D
     cut = x.numblocks
     for factor in factors[::-1] if adjoint else factors:
         (axis,) = np.atleast_1d(factor.axes)
-        longest = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
-        x = x.rechunk({a: -1 if a == axis else n for a, n in enumerate(longest)})
+        lengths = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
+        x = x.rechunk({a: -1 if a == axis else n for a, n in enumerate(lengths)})
         box = DispatchArray([x], (x.size,))
         y = factor.rmatvec(box) if adjoint else factor.matvec(box)
         x = y.as_shape(tuple(factor.dims if adjoint else factor.dimsd))

@@ -85,6 +85,8 @@ def _cosine_factors(op: Any) -> list[Any]:
     ]
 
 
+_ALL_AXES = "along one axis after another where all axes are cut and transformed"
+
 RULES[fft._FFT_numpy] = whole_axis(_axes, dtype=_numpy_dtype)
 RULES[fft._FFT_scipy] = RULES[fft._FFT_mklfft] = whole_axis(_axes, dtype=_scipy_dtype)
 for _classes, _dtype in (
@@ -93,7 +95,7 @@ for _classes, _dtype in (
     ((fft2d._FFT2D_mklfft, fftnd._FFTND_mklfft), _scipy_dtype),
 ):
     for _cls in _classes:
-        _rule = whole_axis(_axes, dtype=_dtype)
+        _rule = whole_axis(_axes, _ALL_AXES, _dtype)
         RULES[_cls] = replace(_rule, factors=_fourier_factors(_classes[-1]))
 RULES[fft._FFT_fftw] = whole_axis(_axes, "each thread has plans of its own", _numpy_dtype)
-RULES[sp.DCT] = replace(whole_axis(_axes, dtype=_cosine_dtype), factors=_cosine_factors)
+RULES[sp.DCT] = replace(whole_axis(_axes, _ALL_AXES, _cosine_dtype), factors=_cosine_factors)
