@@ -311,8 +311,8 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
             longest = max(free, key=lambda axis: x.shape[axis], default=None)
             factors = rule.factors(op) if rule.factors is not None else []
             if longest is not None and x.shape[longest] > 1:
-                count = min(x.npartitions, max(2, x.nbytes // _BLOCK))
-                length = -(-x.shape[longest] // count)
+                # of less, what moves takes longer than what runs at once gains
+                length = -(-x.shape[longest] // min(x.npartitions, 1 + x.nbytes // _BLOCK))
                 x = x.rechunk({**dict.fromkeys(whole, -1), longest: length})
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
