@@ -139,6 +139,8 @@ def test_what_can_only_run_on_the_whole_says_so():
     x = da.ones((512, 512), chunks=128)
     with pytest.warns(pylops_dispatch.PerformanceWarning, match="DWT2D runs in one task"):
         op @ x
+    with pytest.warns(pylops_dispatch.PerformanceWarning, match="^FFT runs in one task"):
+        FFT(512 * 512) @ x.ravel()
     with pylops_dispatch.set_policy(whole_array="raise"):
         with pytest.raises(WholeArrayError):
             op @ x

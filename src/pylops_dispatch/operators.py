@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,12 @@ def title(op: Any) -> str:
     inner = vars(op).get("A", vars(op).get("Op"))
     if name in _WRAPPED and is_operator(inner):
         return title(inner) + _WRAPPED[name]
-    return name
+    found = _ENGINES.fullmatch(name) if is_pylops(type(op)) else None
+    return name if found is None else found["public"]
+
+
+# PyLops has a class for each engine of a transform: ``_FFT2D_numpy`` is what ``FFT2D`` makes
+_ENGINES = re.compile(r"_(?P<public>\w+)_(numpy|scipy|fftw|mklfft)")
 
 
 def runs_users_code(op: Any) -> bool:

@@ -136,6 +136,9 @@ def _accumulated(
 
 
 def _lazily(func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    if func is np.arange and holds((args, kwargs), is_dask):
+        # older ones of dask compute them
+        raise not_dispatched("np.arange of lazy ends", "Its length must be known.")
     error: Exception | None = None
     for target in _implementations(func):
         try:

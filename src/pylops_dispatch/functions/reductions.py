@@ -49,6 +49,8 @@ def _reduction(func: Any, reduce_piece: Any, merge: np.ufunc) -> None:
         kwargs: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         if keepdims is not np._NoValue and keepdims:
             kwargs["keepdims"] = True
+        if np.ndim(initial):
+            raise TypeError(f"the initial value of {name} is a number, not an array")
         if where is not True and where is not np._NoValue:
             box = _chosen(box, where, merge, initial)
         if not box.size and merge.identity is None:
