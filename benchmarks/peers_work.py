@@ -81,8 +81,10 @@ def poststack(peer: Peer, scale: float) -> Run:
     system = pylops.VStack([modelling, common.SMOOTHNESS * laplacian_of(dims)])
     # the zeros below the data come from an operator too, so that the data keep their chunks
     extend = pylops.VStack([pylops.Identity(dims), pylops.Zero(dims)])
-    chunks = pylops_dispatch.suggest_chunks(system, dims)
-    data = peer.array(common.numbers(*dims), tuple(sizes[0] for sizes in chunks))
+    chunks = dims
+    if pylops_dispatch.is_enabled():  # NumPy PyLops has no chunks
+        chunks = tuple(sizes[0] for sizes in pylops_dispatch.suggest_chunks(system, dims))
+    data = peer.array(common.numbers(*dims), chunks)
 
     def run() -> Any:
         steps = common.STEPS["poststack"]
