@@ -34,12 +34,12 @@ from pylops_dispatch.workers import client_in_use
 Apply = Callable[[DispatchArray], DispatchArray]
 
 
-def are_repeated() -> bool:
-    """Whether layers are made in a solve that runs in this process: its next step may have them."""
+def layer_of(form: Form, make: Callable[[Sequence[Any]], Layer]) -> Layer:
+    """Return a layer, in a solve in this process as one that the next step may have again."""
     current = session.get()
-    if current is None or current.recording:
-        return False
-    return bool(current.repeats and current.runs_here)
+    if current is None or current.recording or not (current.repeats and current.runs_here):
+        return make(form.numbers)
+    return RepeatedLayer(form, make)
 
 
 class ValuesNeededError(Exception):

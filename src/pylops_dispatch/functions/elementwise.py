@@ -11,14 +11,13 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 from dask.blockwise import Blockwise, blockwise
-from dask.highlevelgraph import Layer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask
-from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
+from pylops_dispatch.layers import Form, graph_on
 from pylops_dispatch.pieces import Piece, Zeros, array_of, name_of_number
 from pylops_dispatch.policy import not_dispatched
-from pylops_dispatch.repeating import are_repeated
+from pylops_dispatch.repeating import layer_of
 
 
 def elementwise(ufunc: Any, inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Any:
@@ -216,11 +215,7 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     reads = tuple(array.name for array in arrays)
     make = functools.partial(_layer, name, ufunc, lead.numblocks, places, reads)
     numbers = tuple(p for p in parts if not isinstance(p, DaskArray))
-    layer: Layer
-    if are_repeated():
-        layer = RepeatedLayer(Form((ufunc, lead.numblocks, places), reads, numbers), make)
-    else:
-        layer = make(numbers)
+    layer = layer_of(Form((ufunc, lead.numblocks, places), reads, numbers), make)
     meta = np.empty((0,) * lead.ndim, _known_dtype(ufunc, parts))
     return array_of(graph_on(name, layer, arrays), name, lead.chunks, meta)
 

@@ -20,13 +20,13 @@ from pylops_dispatch.functions.parts import Parts
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.functions.selecting import Selection, put, select
-from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
+from pylops_dispatch.layers import Form, graph_on
 from pylops_dispatch.memory_layout import strides_of
 from pylops_dispatch.pieces import Piece, Shape, Zeros, array_of
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.policy import not_dispatched
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.repeating import are_repeated
+from pylops_dispatch.repeating import layer_of
 
 Index = tuple[Any, ...]
 
@@ -231,8 +231,7 @@ def _element_of_block(piece: DaskArray, index: int) -> DaskArray:
     def make(places: Sequence[Any]) -> Layer:
         return MaterializedLayer({(name,): Task((name,), _item, TaskRef(read), *places)})
 
-    form = Form((_item, *block), (piece.name,), tuple(within))
-    layer = RepeatedLayer(form, make) if are_repeated() else make(within)
+    layer = layer_of(Form((_item, *block), (piece.name,), tuple(within)), make)
     return array_of(graph_on(name, layer, [piece]), name, (), np.empty((), piece.dtype))
 
 

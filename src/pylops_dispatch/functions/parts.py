@@ -56,7 +56,7 @@ class Parts:
     def read(self, start: int, stop: int) -> DispatchArray:
         """Return what there is from one place to another."""
         if (start, stop) in self._written:
-            return self._written[start, stop].copy()
+            return self._written[start, stop]
         found, here = [], start
         for (first, last), held in sorted(self._meeting(start, stop), key=lambda part: part[0]):
             if first > here:

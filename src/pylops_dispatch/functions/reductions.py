@@ -23,11 +23,11 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.functions.elementwise import partition
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
-from pylops_dispatch.layers import Form, RepeatedLayer, graph_on
+from pylops_dispatch.layers import Form, graph_on
 from pylops_dispatch.pieces import Zeros, array_of, real_dtype
 from pylops_dispatch.placing import blocks_by_worker, bytes_of_block, runs_here_at_once
 from pylops_dispatch.policy import not_dispatched
-from pylops_dispatch.repeating import are_repeated
+from pylops_dispatch.repeating import layer_of
 
 _FAN_IN = 32  # numbers that one task adds
 
@@ -165,7 +165,7 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     if not together:
         partial = f"{function.__name__.strip('_')}-{token}"
         make = functools.partial(_layer_of_blocks, partial, function, numblocks, reads)
-        layer = _layer(Form((_by_block, function, numblocks), reads), make)
+        layer = layer_of(Form((_by_block, function, numblocks), reads), make)
         graph = graph_on(partial, layer, arrays)
         meta = np.empty((0,) * len(numblocks), dtype=dtype)
         chunks = tuple((1,) * n for n in numblocks)
@@ -174,12 +174,8 @@ def _by_block(function: Callable[..., Any], dtype: np.dtype[Any], *arrays: DaskA
     name = f"add-{token}"
     make = functools.partial(_layer_of_sums, name, function, numblocks, together, reads)
     kind = (_layer_of_sums, function, numblocks, tuple(map(tuple, together)))
-    graph = graph_on(name, _layer(Form(kind, reads), make), sources)
+    graph = graph_on(name, layer_of(Form(kind, reads), make), sources)
     return array_of(graph, name, (), np.empty((), dtype))
-
-
-def _layer(form: Form, make: Callable[[Sequence[Any]], Layer]) -> Layer:
-    return RepeatedLayer(form, make) if are_repeated() else make(form.numbers)
 
 
 def _layer_of_blocks(
