@@ -299,6 +299,41 @@ FAULTS = [
         "tests/test_placing.py", "pickled_while",
     ),
     Fault(
+        "blocks are sent to where a face of a neighbour is", "scheduling.py",
+        "if any(map(_is_ours, found)):", "if False:",
+        "tests/test_planning.py", "cut_along_two_axes",
+    ),
+    Fault(
+        "other people's graphs are told where to run", "scheduling.py",
+        "if any(map(_is_ours, found)):", "if True:",
+        "tests/test_planning.py", "graphs_of_others",
+    ),
+    Fault(
+        "faces are taken for whole blocks", "scheduling.py",
+        "return max(known) / _THIN", "return max(known)",
+        "tests/test_planning.py", "cut_along_two_axes",
+    ),
+    Fault(
+        "one worker gets all pairs of blocks", "scheduling.py",
+        "homes, loads = _homes(new, there, threads, evenly=True)", "pass",
+        "tests/test_planning.py", "most_of_each_pair",
+    ),
+    Fault(
+        "a plan has all pairs of blocks on one worker", "foresight.py",
+        "found = other if are_even(other.loads, _threads()) else found", "pass",
+        "tests/test_planning.py", "most_of_each_pair",
+    ),
+    Fault(
+        "work stays on the one worker that has the data", "scheduling.py",
+        "if (lie_evenly and alone) or _is_slice(task):", "if alone or _is_slice(task):",
+        "tests/test_planning.py", "graphs_of_others",
+    ),
+    Fault(
+        "parts of a block are taken on another worker", "scheduling.py",
+        "if (lie_evenly and alone) or _is_slice(task):", "if lie_evenly and alone:",
+        "tests/test_planning.py", "cut_along_two_axes and transforms",
+    ),
+    Fault(
         "products are worked out on any worker", "scheduling.py",
         "            if home is not None:", "            if False:",
         "tests/test_placing.py", "products_are_worked_out",
@@ -490,7 +525,7 @@ FAULTS = [
     ),
     Fault(
         "plans that do not ask where blocks lie", "planning.py",
-        "where_blocks_lie({held.name: x})", "{}",
+        "where_blocks_lie({**{a.name: a for a in arrays_of(Op)}, held.name: x})", "{}",
         "tests/test_planning.py", "operators_hold_moves_once",
     ),
     Fault(

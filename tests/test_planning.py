@@ -180,6 +180,129 @@ def cluster():
         yield client
 
 
+CUT_TWICE = ((17, 15, 22, 10), (20, 28), (16,))
+
+WHERE_MOST_LIES = {
+    "stencil": lambda: pylops.Laplacian(DIMS, axes=(0, 1)),
+    "stencils": lambda: pylops.Gradient(DIMS),
+    "product of stencils": lambda: pylops.Gradient(DIMS).H @ pylops.Gradient(DIMS),
+    "convolution": lambda: pylops.signalprocessing.Convolve2D(DIMS, rand((3, 5)), (1, 2), (0, 1)),
+    "transform": lambda: pylops.signalprocessing.FFT(DIMS, axis=1, engine="scipy"),
+    "transforms": lambda: pylops.signalprocessing.FFT2D(DIMS, axes=(0, 1)),
+    "some columns": lambda: pylops.Restriction(DIMS, np.arange(0, 48, 3), axis=1),
+    "stack": lambda: pylops.VStack([pylops.Laplacian(DIMS, axes=(0, 1)), pylops.Identity(DIMS)]),
+}
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in turn", "in runs"])
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", WHERE_MOST_LIES)
+def test_blocks_cut_along_two_axes_stay_where_they_are(cluster, name, adjoint, beside):
+    op = WHERE_MOST_LIES[name]()
+    x = lying(cluster, rand(DIMS), CUT_TWICE, beside)
+    if adjoint:
+        x, op = (op @ x).persist(), op.H
+        distributed.wait(x)
+    lazy = op @ x  # what is sent once is there from here on
+    planned = plan(op, x)
+    cluster.run(received)
+    y = lazy.persist()
+    distributed.wait(y)
+    sent = sum(cluster.run(received).values())
+    # each transfer brings some bytes more than the samples
+    assert sent == pytest.approx(planned.moved_bytes, rel=0.25, abs=4096)
+
+
+def lying(client, values, chunks, beside=True):
+    """Return an array of which a worker has blocks that lie beside each other, or none that do."""
+    x = da.from_array(values, chunks=chunks)
+    places, workers = list(np.ndindex(*x.numblocks)), sorted(client.nthreads())
+
+    def worker(number, place):
+        return workers[number * len(workers) // len(places) if beside else sum(place) % 2]
+
+    blocks = {
+        ("lying", *place): client.submit(
+            np.copy,
+            values[tuple(map(slice, *edges(x.chunks, place)))],
+            key=("lying", *place),
+            workers=[worker(number, place)],
+        )
+        for number, place in enumerate(places)
+    }
+    distributed.wait(list(blocks.values()))
+    return da.Array(blocks, "lying", x.chunks, dtype=values.dtype)
+
+
+def edges(chunks, place):
+    """Return where a block begins along each axis, and where it ends."""
+    begins = [sum(axis[:i]) for axis, i in zip(chunks, place, strict=True)]
+    return begins, [low + axis[i] for low, axis, i in zip(begins, chunks, place, strict=True)]
+
+
+class Asked(SchedulerPlugin):
+    """Where the tasks of the last graph are asked for."""
+
+    name = "asked"
+
+    def update_graph(self, scheduler, *, tasks, **kwargs):
+        new = [task for task in map(scheduler.tasks.get, tasks) if not task.who_has]
+        self.homes = [
+            task.worker_restrictions for task in new if not str(task.key[0]).startswith("halo")
+        ]
+
+
+def homes_of_last_graph(dask_scheduler):
+    return dask_scheduler.plugins["asked"].homes
+
+
+def test_work_goes_to_all_workers_though_one_has_most_of_each_pair(cluster):
+    """The larger of two blocks that are joined lies on the same worker each time."""
+    values = rand((64, 40))
+    x = da.from_array(values, chunks=(16, (12, 28)))
+    first, second = sorted(cluster.nthreads())
+    blocks = {
+        ("pairs", i, j): cluster.submit(
+            np.copy, np.asarray(x.blocks[i, j]), key=("pairs", i, j), workers=[(first, second)[j]]
+        )
+        for i in range(4)
+        for j in range(2)
+    }
+    distributed.wait(list(blocks.values()))
+    x = da.Array(blocks, "pairs", x.chunks, dtype=float)
+    op = pylops.signalprocessing.FFT((64, 40), axis=1)
+    planned = plan(op, x)
+    cluster.run(received)
+    y = (op @ x).persist()
+    distributed.wait(y)
+    held = {w: sum(key[0] == y.name for key in keys) for w, keys in cluster.has_what().items()}
+    assert set(held.values()) == {4}
+    assert sum(cluster.run(received).values()) == pytest.approx(planned.moved_bytes, rel=0.25)
+
+
+def test_graphs_of_others_and_data_on_one_worker_are_left_to_the_scheduler(cluster):
+    x = lying(cluster, rand(DIMS), CUT_TWICE)
+    lazy = OPERATORS["tree"]() @ x
+    cluster.register_plugin(Asked())  # which is asked after what the application has registered
+    distributed.wait(lazy.persist())
+    assert any(cluster.run_on_scheduler(homes_of_last_graph))
+    distributed.wait((x[1:] - x[:-1]).persist())
+    assert not any(cluster.run_on_scheduler(homes_of_last_graph))
+    worker = min(cluster.nthreads())
+    y = da.Array(
+        {
+            ("alone", i): cluster.submit(np.ones, 50, key=("alone", i), workers=[worker])
+            for i in range(4)
+        },
+        "alone",
+        ((50,) * 4,),
+        dtype=float,
+    )
+    distributed.wait(list(dict(y.dask).values()))
+    distributed.wait((pylops.Diagonal(rand(200)) @ y).persist())
+    assert not any(cluster.run_on_scheduler(homes_of_last_graph))
+
+
 class Ran(SchedulerPlugin):
     """Keys of tasks that the workers have run."""
 

@@ -22,12 +22,13 @@ from dask.order import order
 
 from pylops_dispatch.array import found
 from pylops_dispatch.blocks import samples_of_neighbours
+from pylops_dispatch.homes import are_even, home_of_task
 from pylops_dispatch.operators import arrays_of, left_as_they_are
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import home_of_coefficient, nothing_sent
 from pylops_dispatch.policy import set_policy
-from pylops_dispatch.workers import client_in_use, number_of_workers
+from pylops_dispatch.workers import client_in_use, number_of_workers, threads_by_worker
 
 # what moves data, by how the names of dask's and our own tasks begin
 _KINDS = {
@@ -170,6 +171,20 @@ def _nothing(nbytes: int) -> np.ndarray[Any, Any]:
 class _Block(NamedTuple):
     shape: Shape
     itemsize: int
+
+
+class _Transfers(NamedTuple):
+    """Where the tasks of a graph run, and what is sent for them."""
+
+    places: dict[Any, set[Any]]  # by keys
+    lying: dict[Any, frozenset[Any]]  # coefficients that are sent, by their keys
+    moved: Counter[str]  # bytes by kind
+    loads: Counter[Any]  # bytes of results by worker; empty where these are not known
+
+
+def _threads() -> dict[str, int]:
+    client = client_in_use()
+    return {} if client is None else threads_by_worker(client, math.inf)
 
 
 class OptimisedGraph:
@@ -317,9 +332,28 @@ class OptimisedGraph:
         """
         lying = {} if lying is None else lying
         sources = {*sources, *self._held}
-        several = number_of_workers() > 1
-        places: dict[Any, set[Any]] = {}
-        moved: Counter[str] = Counter()
+        found = self._transfers(sources, lying, home, evenly=False)
+        if found.loads and not are_even(found.loads, _threads()):
+            other = self._transfers(sources, lying, home, evenly=True)
+            found = other if are_even(other.loads, _threads()) else found
+        lying.update(found.lying)
+        lying.update((key, frozenset(found.places[self._meant(key)])) for key in self._wanted)
+        return {kind: n for kind, n in found.moved.items() if n}
+
+    def _transfers(
+        self,
+        sources: Collection[str],
+        lying: Mapping[Any, frozenset[Any]],
+        home: Callable[[Any], Sequence[Any]] | None,
+        evenly: bool,
+    ) -> _Transfers:
+        """Return what tasks take from elsewhere, where each runs with most of what it reads."""
+        threads = _threads()
+        several = len(threads) > 1
+        read = self._needed & {key for key in self._inputs if _is_block_of(key, sources)}
+        known = several and bool(lying) and read <= lying.keys()
+        found = _Transfers({}, {}, Counter(), Counter())
+        places, moved = found.places, found.moved
         for key, inputs in self._inputs.items():
             own = key[1:] if isinstance(key, tuple) else ()
             if key in lying or _is_block_of(key, sources):
@@ -330,7 +364,7 @@ class OptimisedGraph:
                 moved["coefficients"] += 2 * self._sizes[key]
                 worker = home_of_coefficient(self._arrays[key[0]], key)
                 places[key] = set() if worker is None else {worker}
-                lying[key] = frozenset(places[key])
+                found.lying[key] = frozenset(places[key])
                 continue
             halo = self._halo(key)
             here: Counter[Any] = Counter()
@@ -343,9 +377,14 @@ class OptimisedGraph:
                     # a block of data that was fused with what reads it, or is to stay there
                     places[key] = set(asked) if len(asked) == 1 else {own}
                 continue
-            chosen = max(here, key=lambda place: (here[place], place == own))
             if len(asked) == 1:
                 (chosen,) = asked
+            elif known:
+                chosen = home_of_task(here, self._sizes[key], found.loads, threads, evenly)
+            else:
+                chosen = max(here, key=lambda place: (here[place], place == own))
+            if known:
+                found.loads[chosen] += self._sizes[key]
             for dependency in inputs:
                 if dependency in halo:
                     if chosen not in places.get(dependency, ()):
@@ -360,8 +399,7 @@ class OptimisedGraph:
                     kind = "coefficients" if held else _kind(dependency, key)
                     moved[kind] += self._sizes[dependency]
             places[key] = {chosen}
-        lying.update((key, frozenset(places[self._meant(key)])) for key in self._wanted)
-        return {kind: n for kind, n in moved.items() if n}
+        return found
 
     def _is_placed(self, key: Any) -> bool:
         return getattr(self._nodes[key], "on_cluster", False)

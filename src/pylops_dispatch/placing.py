@@ -258,9 +258,11 @@ def applied(op: Any) -> Iterator[Mapping[str, Any]]:
         What was sent at the end of the context, after the graph had been made with the arrays
         themselves in it: it is to be made again.
     """
-    if client_in_use() is None:
+    client = client_in_use()
+    if client is None:
         yield {}
         return
+    _tell_scheduler(client)
     while isinstance(op, _TURNED):  # op.H is made anew each time
         op = op.A
     known = _read.get(pc.identity(op))

@@ -16,7 +16,7 @@ from dask.utils import format_bytes
 from pylops_dispatch.arguments import require_dask, require_direction
 from pylops_dispatch.array import check
 from pylops_dispatch.foresight import foreseen, stand_in
-from pylops_dispatch.operators import dims_of, parts
+from pylops_dispatch.operators import arrays_of, dims_of, parts
 from pylops_dispatch.pieces import Chunks, largest_block
 from pylops_dispatch.placing import where_blocks_lie
 from pylops_dispatch.policy import PerformanceWarning
@@ -204,7 +204,8 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)
     fallbacks = fallbacks_of(caught)
-    moved = graph.moved({held.name}, where_blocks_lie({held.name: x}))
+    lying = where_blocks_lie({**{a.name: a for a in arrays_of(Op)}, held.name: x})
+    moved = graph.moved({held.name}, lying)
     peak = graph.peak(threads, {held.name: int(held.nbytes)})
     return Plan(
         operator=public_name(Op),
