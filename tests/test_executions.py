@@ -1,7 +1,9 @@
 """A solve optimises the graph of a step once; what comes of it is as if it was done each time."""
 
 import functools
+import gc
 import pickle
+import weakref
 
 import dask
 import dask.array as da
@@ -260,6 +262,75 @@ def test_functions_that_refer_to_arrays_are_unlike_all_others():
         structure(y)
     with pytest.raises(UnknownStructureError):
         structure(vector(1).map_blocks(functools.partial(np.multiply, weights), dtype=float))
+
+
+def kept_in(place):
+    """A function that refers to an array, and the array."""
+    weights = rand(6)
+
+    def weighted(block, given=None, *, named=None):
+        return block
+
+    if place == "default":
+        weighted.__defaults__ = (weights,)
+    elif place == "keyword":
+        weighted.__kwdefaults__ = {"named": weights}
+    elif place == "attribute":
+        weighted.weights = weights
+    else:
+        weighted = weights.dot
+    return weighted
+
+
+@pytest.mark.parametrize("place", ["default", "keyword", "attribute", "owner"])
+def test_a_function_keeps_no_array_for_longer_than_the_array_is_there(place):
+    with pytest.raises(UnknownStructureError):
+        structure(da.blockwise(kept_in(place), "i", vector(1), "i", dtype=float))
+
+
+def test_executions_that_are_all_unlike_keep_no_functions():
+    known = Executions()
+    kept = []
+    for n in range(1, 41):
+
+        def negative(block, n=n):
+            return -block
+
+        y = da.from_array(np.ones(n), chunks=1).map_blocks(negative, dtype=float)
+        known.optimised(y.dask, [(y.name, i) for i in range(n)], optimisation._optimised)
+        kept.append(weakref.ref(negative))
+        del negative, y
+    gc.collect()
+    assert not any(reference() for reference in kept[-20:])
+    assert not any(reference() for reference in kept)
+
+
+def functions_that_hold_themselves():
+    assigned = False
+    if assigned:
+        weight = 2.0
+    endless = [1.0]
+    endless.append(endless)
+
+    def halved(block):
+        parts = block[: len(block) // 2], block[len(block) // 2 :]
+        return np.concatenate(list(map(halved, parts))) if len(block) > 2 else block * 1.0
+
+    return {
+        "calls itself": halved,
+        "a variable without a value": lambda block: block * weight if assigned else block * 1.0,
+        "a list in itself": lambda block: block * endless[0],
+    }
+
+
+@pytest.mark.parametrize("name", functions_that_hold_themselves())
+def test_functions_that_hold_themselves_or_nothing_are_run(name):
+    op, y = OPERATORS["halo"](), rand(30)
+    made = da.from_array(y, chunks=7).map_blocks(
+        functions_that_hold_themselves()[name], dtype=float
+    )
+    got = pylops.cgls(op, made, niter=STEPS, tol=0)[0]
+    assert_close(got, pylops.cgls(op, y, niter=STEPS, tol=0)[0], rtol=1e-9)
 
 
 # ---- layers ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -814,13 +814,30 @@ def _whole_block(
 ) -> Any:
     op = _put_together(template, large, arrays)
     # what was announced holds, whatever the operator makes of the values
-    with noted(op, "_rmatvec" if adjoint else "_matvec", x), in_turn(turns):
+    with (
+        noted(op, "_rmatvec" if adjoint else "_matvec", x),
+        in_turn(turns),
+        in_its_own_state(op) as op,
+    ):
         # as LinearOperator.matvec, which refuses a result of another size
         op, x = as_foreign_code_takes(op, x, x)
         y = method_of(cls, op, adjoint)(x).reshape(op.shape[1 if adjoint else 0])
         _check_dtype(op, x, y, dtype)
         y = y.astype(dtype, copy=False)
         return out_of_own_memory(y, op) if turns else y
+
+
+@contextmanager
+def in_its_own_state(op: Any) -> Iterator[Any]:
+    """Let a user's code change a copy of the operator that a task has: it may run again.
+
+    What an operator works out when it is first applied, and keeps, is there the next time.
+    """
+    new = with_own_settings(op)
+    yield new
+    for old, part in zip(all_parts(op), all_parts(new), strict=True) if new is not op else ():
+        held = vars(old)
+        held.update((name, v) for name, v in vars(part).items() if held.get(name) is None)
 
 
 def _check_dtype(op: Any, x: Any, y: Any, announced: np.dtype[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import copy
 import functools
+import random
 import sys
 import types
 from collections import deque
@@ -29,6 +30,8 @@ from pylops_dispatch.pieces import share_identity
 
 _ATOMS = (str, bytes, int, float, complex, type(None), np.generic, np.dtype)
 _CLOSED = (type, types.ModuleType, np.ndarray, DaskArray, DispatchArray)
+# what is drawn from them changes them, and they hold all that they are
+_GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 _CONTAINERS = (dict, list, set, deque, bytearray, array.array)
 
 
@@ -252,6 +255,8 @@ class _Copying:
         new.cell_contents = held if reported else self._of(held, level)
 
     def _object(self, value: Any, level: int) -> Any:
+        if isinstance(value, _GENERATORS):
+            return copy.deepcopy(value)
         kept = is_operator(value) or isinstance(value, _CONTAINERS)
         if not kept and (not hasattr(value, "__dict__") or self._is_deep(level)):
             return value

@@ -19,6 +19,8 @@ from pylops_dispatch.array import (
     DispatchArray,
     as_box,
     check,
+    holds,
+    is_box,
     is_dask,
     is_lazy,
     lift,
@@ -33,6 +35,7 @@ from pylops_dispatch.operators import (
     check_length,
     count_applications,
     counters,
+    has_changed,
     has_new_methods,
     is_operator,
     is_pylops,
@@ -239,7 +242,8 @@ def _applied(
                 return y
             # the code did without something that it would have got of a NumPy array
             reason = refused[0]
-            _put_back(before)
+            if any(holds(value, is_box) for kept in before for value in vars(kept.op).values()):
+                _put_back(before)  # also what it has made of the vector so
         except WholeArrayError:  # the same would be said of this operator
             raise
         except Exception as error:
@@ -248,9 +252,16 @@ def _applied(
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
             reason = _reason(error, refused)
-    if not reads[0]:
+    if not reads[0] and not any(map(has_changed, before)):
         keep_for(op, _reading_much, reason)
-    return _applied_whole(op, x, adjoint, reason)
+    after = _attributes(op)
+    _put_back(before)  # what the task begins with
+    try:
+        return _applied_whole(op, x, adjoint, reason)
+    finally:
+        counts = counters(op)
+        _put_back(after)
+        vars(op).update(counts)
 
 
 def _reason(error: Exception, refused: list[str]) -> str:

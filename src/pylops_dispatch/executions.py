@@ -85,6 +85,10 @@ class Executions:
             self._vain = 0
         else:
             self._vain += 1
+            if self._vain > _TRIED:  # what came up is of no use any more
+                self._known.clear()
+                self._seen.clear()
+                return optimise(in_full(graph), wanted)
             if form not in self._seen:
                 self._seen.append(form)
                 return optimise(in_full(graph), wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import random
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -284,17 +285,34 @@ def left_as_they_are(values: Any) -> Iterator[None]:
 
 
 class Kept(NamedTuple):
-    """What an operator holds at some time: attributes, and the items of those that have some."""
+    """What an operator holds at some time: attributes, and what those hold that change in place."""
 
     op: Any
     attributes: dict[str, Any]
     items: list[tuple[Any, Any]]
 
 
+def _refill(value: Any, items: Any) -> None:
+    value.clear()
+    value.extend(items) if isinstance(value, list) else value.update(items)
+
+
+# what changes in place, how to know what it holds, and how to put that back
+_STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    **dict.fromkeys((list, dict, set), (copy.copy, _refill)),
+    np.random.Generator: (
+        lambda generator: generator.bit_generator.state,
+        lambda generator, state: setattr(generator.bit_generator, "state", state),
+    ),
+    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
+    random.Random: (random.Random.getstate, random.Random.setstate),
+}
+
+
 def kept_of(op: Any) -> Kept:
     """Return what an operator holds, so that it may be put back."""
     held = dict(vars(op))
-    items = [(v, copy.copy(v)) for v in held.values() if type(v) in (list, dict, set)]
+    items = [(v, _STATES[type(v)][0](v)) for v in held.values() if type(v) in _STATES]
     return Kept(op, held, items)
 
 
@@ -302,11 +320,36 @@ def put_back(kept: Kept) -> None:
     """Give an operator the attributes that it had, and no others; lists and such, their items."""
     op, held, items = kept
     for value, before in items:
-        value.clear()
-        value.extend(before) if isinstance(value, list) else value.update(before)
+        _STATES[type(value)][1](value, before)
     for name in set(vars(op)) - set(held) - _FOLLOWING:
         vars(op).pop(name, None)
     vars(op).update(held)
+
+
+def has_changed(kept: Kept) -> bool:
+    """Whether an operator holds something else than it did, in place of it or in addition to that.
+
+    What it had not worked out then does not count, nor do PyLops's counters.
+    """
+    op, held, items = kept
+    now = vars(op)
+    names = [name for name, value in held.items() if value is not None and name not in COUNTERS]
+    plain = [name for name in names if type(held[name]) in _PLAIN - {np.ndarray}]
+    return (
+        any(now.get(name) is not held[name] for name in names if name not in plain)
+        or any(name not in now or now[name] != held[name] for name in plain)
+        or any(_differ(_STATES[type(value)][0](value), before) for value, before in items)
+    )
+
+
+def _differ(new: Any, old: Any) -> bool:
+    if isinstance(old, list):
+        return len(new) != len(old) or any(a is not b for a, b in zip(new, old, strict=True))
+    return (
+        new.keys() != old.keys()
+        if isinstance(old, dict) and "bit_generator" not in old
+        else bool(repr(new) != repr(old))
+    )
 
 
 def count_applications(op: Any, adjoint: bool, number: int = 1) -> None:

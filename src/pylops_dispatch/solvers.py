@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import dask
 import dask.array as da
@@ -70,7 +70,15 @@ from pylops_dispatch.undoing import Before, read_whole
 from pylops_dispatch.workers import beside_other_tasks, client_in_use
 
 _CLOSED = "the cluster that this solve runs on is closed"
+_KEPT = 4  # steps
 _METHODS = ("setup", "step", "run", "finalize", "solve")
+
+
+class _Found(NamedTuple):
+    """An array of an operator that a solve did not know when it began."""
+
+    array: weakref.ref[DaskArray]
+    last: int  # step that read it
 
 
 class Session:
@@ -87,6 +95,8 @@ class Session:
         self._coefficients: dict[str, DaskArray] = {}  # lazy arrays of operators, by name
         self._kernel = 0  # bytes of the largest block of an operator's dask array
         self._leaves: dict[str, DispatchArray] = {}  # those of them that were needed so far
+        self._found: dict[str, _Found] = {}  # those that came up in the solve
+        self._step = 0
         self._norms: dict[str, DispatchArray] = {}
         self._last: set[str] = set()  # what the last execution brought into memory
         self._missed = False  # whether a norm of that was asked for since
@@ -225,7 +235,17 @@ class Session:
             if array.name not in self._coefficients and self._ancestors(array)[0]:
                 return array
             self._leaves[array.name] = DispatchArray(array)
+        if array.name not in self._coefficients:
+            self._found[array.name] = _Found(weakref.ref(array), self._step)
         return self._source(array.name)
+
+    def _let_go_of_replaced(self) -> None:
+        """Free arrays that operators were given in the solve, and have read no more for a while."""
+        self._step += 1
+        for name, (array, last) in list(self._found.items()):
+            if array() is None and self._step - last > _KEPT:
+                del self._found[name]
+                self._leaves.pop(name, None)
 
     def needed(self, array: DaskArray) -> DaskArray | None:
         """Return what an operator's dask array was read from, None if it was not needed so far."""
@@ -491,6 +511,7 @@ class Session:
 
     def cut_lineage(self) -> None:
         """Let vectors forget how they came about, if it is time for that."""
+        self._let_go_of_replaced()
         for array in copied_again():
             self.keep_until_cut(array)
         boxes = [box for box in list(self._boxes.values()) if not box.is_let_go]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,29 @@ def structure_of(layer: Layer, places: Mapping[str, int]) -> Any:
     UnknownStructureError
         If tasks have functions or objects that may differ though they look alike.
     """
-    names = dict(places)  # and those that the tasks of the layer have among themselves
+    names = _Names(places)  # and those that the tasks of the layer have among themselves
     if isinstance(layer, Blockwise):
         return _of_blocks(layer, names)
     names.update((name, len(names)) for name in map(name_in, layer) if name not in names)
     nodes = convert_legacy_graph(layer, _Keys(names)) if layer.has_legacy_tasks else layer
     return tuple((_key(key, names), _node(node, names)) for key, node in nodes.items())
+
+
+class _Names(dict[str, int]):
+    """Numbers that stand for names, and what is being looked at, which may hold itself."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        super().__init__(places)
+        self._within: set[int] = set()
+
+    @contextmanager
+    def inside(self, value: Any) -> Iterator[None]:
+        """Look at what a value holds."""
+        if id(value) in self._within:
+            raise UnknownStructureError
+        self._within.add(id(value))
+        yield
+        self._within.remove(id(value))
 
 
 class _Keys:
@@ -60,7 +78,7 @@ class _Keys:
         return isinstance(name, str) and name in self._names
 
 
-def _of_blocks(layer: Blockwise, names: dict[str, int]) -> Any:
+def _of_blocks(layer: Blockwise, names: _Names) -> Any:
     if layer.io_deps or layer.output_blocks or layer.annotations:
         raise UnknownStructureError
     reads = tuple(
@@ -77,19 +95,19 @@ def _of_blocks(layer: Blockwise, names: dict[str, int]) -> Any:
     )  # fmt: skip
 
 
-def _blockwise_argument(value: Any, names: dict[str, int]) -> Any:
+def _blockwise_argument(value: Any, names: _Names) -> Any:
     # what stands for an input is numbered by its place
     return value.key if isinstance(value, TaskRef) else _value(value, names)
 
 
-def _key(key: Any, names: dict[str, int]) -> Any:
+def _key(key: Any, names: _Names) -> Any:
     number = names.get(name_in(key))
     if number is None:
         raise UnknownStructureError
     return (number, *key[1:]) if isinstance(key, tuple) else number
 
 
-def _node(node: Any, names: dict[str, int]) -> Any:
+def _node(node: Any, names: _Names) -> Any:
     if not isinstance(node, GraphNode):
         raise UnknownStructureError
     if isinstance(node, DataNode):
@@ -105,11 +123,11 @@ def _node(node: Any, names: dict[str, int]) -> Any:
     )
 
 
-def _items(given: Mapping[str, Any], names: dict[str, int]) -> Any:
+def _items(given: Mapping[str, Any], names: _Names) -> Any:
     return tuple((key, _value(value, names)) for key, value in given.items())
 
 
-def _value(value: Any, names: dict[str, int]) -> Any:
+def _value(value: Any, names: _Names) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return kind, repr(value) if kind in (float, complex) else value
@@ -117,10 +135,14 @@ def _value(value: Any, names: dict[str, int]) -> Any:
         return TaskRef, _key(value.key, names)
     if isinstance(value, GraphNode):
         return _node(value, names)
-    if kind in (tuple, list):
+    if kind is tuple:
         return kind, tuple(_value(v, names) for v in value)
+    if kind is list:
+        with names.inside(value):
+            return kind, tuple(_value(v, names) for v in value)
     if kind is dict:
-        return kind, tuple((_value(k, names), _value(v, names)) for k, v in value.items())
+        with names.inside(value):
+            return kind, tuple((_value(k, names), _value(v, names)) for k, v in value.items())
     if kind is slice:
         return kind, tuple(_value(v, names) for v in (value.start, value.stop, value.step))
     if isinstance(value, np.generic):
@@ -137,9 +159,10 @@ _PLAIN = frozenset((str, bytes, int, float, complex, bool, type(None)))
 _FUNCTIONS = (
     types.BuiltinFunctionType, types.MethodDescriptorType, np.ufunc, type, type(np.sum),
 )  # fmt: skip
+_OWNERS = (types.ModuleType, types.NoneType, type, np.ufunc)
 
 
-def _function(function: Any, names: dict[str, int]) -> Any:
+def _function(function: Any, names: _Names) -> Any:
     if isinstance(function, functools.partial):
         given = tuple(_value(v, names) for v in function.args)
         return (
@@ -152,11 +175,24 @@ def _function(function: Any, names: dict[str, int]) -> Any:
         return methodcaller, function.method
     if isinstance(function, types.FunctionType):
         # the same one each time; what it refers to is kept with it
-        for cell in function.__closure__ or ():
-            _value(cell.cell_contents, names)
+        with names.inside(function):
+            for value in _kept_with(function):
+                _value(value, names)
         return function
     if type(function).__name__ == "Compose":  # of toolz, as dask has it in its reductions
         return "Compose", tuple(_function(f, names) for f in (function.first, *function.funcs))
-    if isinstance(function, _FUNCTIONS):
+    owner = getattr(function, "__self__", None)  # an array, say, of ``array.dot``
+    if isinstance(function, _FUNCTIONS) and isinstance(owner, _OWNERS):
         return function
     raise UnknownStructureError
+
+
+def _kept_with(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError as error:  # a variable that has not been assigned
+            raise UnknownStructureError from error
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from vars(function).values()

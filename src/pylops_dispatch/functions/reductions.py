@@ -121,11 +121,13 @@ def _block_dot(a: Any, b: Any) -> Any:
     if _are_for_blas(a, b):
         with _one_thread_for(a):
             return np.dot(a.ravel("K"), b.ravel("K")).reshape((1,) * a.ndim)
+    a, b = np.ma.filled(a, 0), np.ma.filled(b, 0)  # ``einsum`` takes what masks hide
     axes = list(range(a.ndim))
     return np.einsum(a, axes, b, axes, []).reshape((1,) * a.ndim)
 
 
 def _block_square_norm(a: Any) -> Any:
+    a = np.ma.filled(a, 0)
     if a.dtype.kind != "c":
         return _block_dot(a, a)
     if _are_for_blas(a, a):

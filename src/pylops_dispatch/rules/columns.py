@@ -15,13 +15,22 @@ from pylops_dispatch.blocks import (
     as_foreign_code_takes,
     embed,
     filled,
+    in_its_own_state,
     single,
     taken_apart,
     whole_arguments,
 )
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
-from pylops_dispatch.operators import count_applications, counters, lazy_arrays
+from pylops_dispatch.operators import (
+    all_parts,
+    count_applications,
+    counters,
+    has_changed,
+    kept_of,
+    lazy_arrays,
+    put_back,
+)
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rules import matrix
@@ -56,9 +65,14 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
         ):
             return original(self, X)
+        before = [kept_of(part) for part in all_parts(self)]
+        dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
+        if any(map(has_changed, before)):  # each column is one of another operator
+            for kept in before:
+                put_back(kept)
+            return original(self, X)
         count_applications(self, adjoint, X.shape[1])
         template, whole = taken_apart(self)
-        dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
         array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
         rows = self.shape[1 if adjoint else 0]
         key = tokenize(name_of(self), adjoint, array.name)
@@ -91,7 +105,11 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
 
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
-    with noted(op, "_rmatmat" if adjoint else "_matmat", block), in_turn(turns):
+    with (
+        noted(op, "_rmatmat" if adjoint else "_matmat", block),
+        in_turn(turns),
+        in_its_own_state(op) as op,
+    ):
         op, block = as_foreign_code_takes(op, block, block)
         y = op._rmatmat(block) if adjoint else op._matmat(block)
         return out_of_own_memory(y, op) if turns else y
