@@ -73,7 +73,7 @@ FAULTS = [
     ),
     Fault(
         "functions alike whatever they refer to", "structures.py",
-        "            _value(cell.cell_contents, names)\n", "            pass\n",
+        "                _value(value, names)\n", "            pass\n",
         "tests/test_executions.py", "refer_to_arrays",
     ),
     Fault(
@@ -297,6 +297,26 @@ FAULTS = [
         "        frame = frame.f_back\n    return None",
         "        frame = frame.f_back\n    return client_in_use()",
         "tests/test_placing.py", "pickled_while",
+    ),
+    Fault(
+        "small operators are one task each", "rules/stacks.py",
+        "if count <= _FEW or bounds is None", "if True",
+        "tests/test_stacks.py", "many_small or groups_begin",
+    ),
+    Fault(
+        "groups begin anywhere", "rules/stacks.py",
+        "np.searchsorted(bounds, blocks_begin[:-1]).tolist()", "0",
+        "tests/test_stacks.py", "groups_begin",
+    ),
+    Fault(
+        "groups of operators that a user has changed since", "rules/stacks.py",
+        "if known is None or known[0] != token:", "if known is None:",
+        "tests/test_stacks.py", "operators_as_they_are",
+    ),
+    Fault(
+        "large operators in groups", "rules/stacks.py",
+        "if moved > count * _SMALL or not", "if not",
+        "tests/test_stacks.py", "large_operators",
     ),
     Fault(
         "tasks change the operator that they share", "blocks.py",

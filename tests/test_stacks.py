@@ -236,3 +236,100 @@ def test_a_pool_of_threads_gives_the_dtypes_that_it_gives_numpy_arrays(cls, mode
             found = direction @ da.from_array(x, chunks=3)
         assert_same(found, expected)
     op.close()
+
+
+# ---- many small operators ------------------------------------------------------------------
+
+SMALL = {
+    "shifts": lambda i: pylops.signalprocessing.Shift(DIMS, 0.1 * i, axis=1),
+    "blocks of shifts": lambda i: pylops.HStack(
+        [pylops.signalprocessing.Shift(DIMS, 0.1 * i + j, axis=0) for j in range(2)]
+    ),
+    "matrices of many sizes": lambda i: pylops.MatrixMult(rand((N + i % 3, N + i % 2), seed=i)),
+    "trees": lambda i: pylops.Laplacian(DIMS) * pylops.Diagonal(rand(N, seed=i)),
+}
+
+
+def many(stack, name, count=24):
+    def make(i):
+        op = SMALL[name](i)
+        if stack is pylops.BlockDiag:
+            return op
+        return op.H * op  # all of the same size
+
+    if name == "matrices of many sizes" and stack is not pylops.BlockDiag:
+        return stack([pylops.MatrixMult(rand((N, N), seed=i)) for i in range(count)])
+    return stack([make(i) for i in range(count)])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("stack", STACKS)
+@given(data=st.data())
+def test_many_small_operators_equal_numpy_for_any_chunks(stack, name, data):
+    op = many(STACKS[stack], name)
+    for applied in (op, op.H):
+        n = applied.shape[1]
+        x = rand(n, op.dtype, seed=9)
+        with forbid_executions():
+            y = applied @ da.from_array(x, chunks=(data.draw(chunks_for((n,)))))
+        assert_same(y, applied @ x)
+
+
+@pytest.mark.parametrize("dims_of_sources", [(40, 4, 5), (40, 2, 10)], ids=str)
+def test_many_small_operators_are_a_task_for_each_group(dims_of_sources):
+    op = pylops.BlockDiag([SMALL["shifts"](i) for i in range(40)])
+    op.dims = op.dimsd = dims_of_sources
+    x = rand(dims_of_sources)
+    for chunks, groups in (((20, 4, 5), 14), ((40, 3, 3), 14), ((1, 4, 5), 40), ((13, 4, 2), 16)):
+        y = op @ da.from_array(x, chunks=chunks)
+        assert_same(y, op @ x)
+        tasks = [k for k in graph_of(y) if isinstance(k, tuple) and "matvec" in k[0]]
+        assert len(tasks) == groups
+        assert y.numblocks == (groups, 1, 1)
+
+
+def test_groups_begin_where_blocks_do():
+    op = pylops.BlockDiag([SMALL["shifts"](i) for i in range(100)])
+    y = op @ da.ones((100, *DIMS), chunks=(50, *DIMS))
+    assert 50 in np.cumsum(y.chunks[0])
+    assert len(graph_of(y)) <= 4 * y.npartitions + 2  # and those of the data
+
+
+def test_large_operators_are_one_task_each():
+    dims = (300, 400)
+    op = pylops.BlockDiag([pylops.FirstDerivative(dims) for _ in range(20)])
+    y = op @ da.ones((20, *dims), chunks=(10, *dims))
+    assert y.npartitions == 20
+
+
+def test_operators_of_groups_are_counted():
+    def counted(x):
+        parts = [SMALL["shifts"](i) for i in range(40)]
+        op = pylops.BlockDiag(parts)
+        op.H @ (op @ x)
+        return [(part.matvec_count, part.rmatvec_count) for part in parts]
+
+    assert counted(da.ones(40 * N, chunks=200)) == counted(np.ones(40 * N))
+
+
+def test_groups_are_those_of_the_operators_as_they_are():
+    parts = [pylops.Diagonal(rand(N, seed=i)) for i in range(40)]
+    op = pylops.BlockDiag(parts)
+    x = rand(40 * N)
+    lazy = da.from_array(x, chunks=300)
+    assert_same(op @ lazy, op @ x)
+    parts[7].diag[3] = 100.0
+    assert_same(op @ lazy, op @ x)
+    op.ops[9] = pylops.Identity(N)
+    assert_same(op @ lazy, op @ x)
+
+
+def test_operators_that_hold_lazy_arrays_or_run_the_users_code_are_no_group():
+    lazy = [pylops.Diagonal(da.from_array(rand(N, seed=i), chunks=7)) for i in range(20)]
+    users = [pylops.FunctionOperator(lambda x: 2 * x, N, N, dtype="float64") for _ in range(20)]
+    for parts in (lazy, users):
+        op = pylops.BlockDiag(parts)
+        x = rand(20 * N)
+        with forbid_executions():
+            y = op @ da.from_array(x, chunks=100)
+        assert_same(y, op @ x)

@@ -22,10 +22,20 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import count_applications, duplicate, lazy_arrays, parts
+from pylops_dispatch.operators import (
+    all_parts,
+    count_applications,
+    duplicate,
+    is_pylops,
+    lazy_arrays,
+    parts,
+    runs_users_code,
+)
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.placing import something_waits
+from pylops_dispatch.plans import has_plans
 from pylops_dispatch.programs import Setting
 from pylops_dispatch.rules.running import COMBINATIONS
 from pylops_dispatch.rules.table import RULES
@@ -43,19 +53,33 @@ class _Read(NamedTuple):
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run the operators of a stack apart; dask's scheduler takes the place of the pool.
 
-    Operators that read one block each are one task each. For others PyLops's serial code runs
+    Operators that read one block each are one task each, and many small ones that lie one after
+    another are one task. For others PyLops's serial code runs
     on the box: ``inoutengine`` would make NumPy buffers (``VStack._matvec_serial``), and a
     SciPy operator's own ``matvec`` asks for a NumPy array, so that a copy of the stack is run
     without either.
     """
     if _pool_keeps_dtypes(op, box, adjoint):
         return _as_in_a_pool(op, box, adjoint)
+    edges = _edges_of_groups(op, box, adjoint)
+    if edges:
+        for part in op.ops:
+            count_applications(part, adjoint)
+        token = tokenize(name_of(op), edges)
+        groups = _grouped(cls, op, edges, token)
+        reads = _reads(groups, box, adjoint)
+        if None in reads:
+            starts = [start for start, _ in _ranges(groups, box, adjoint)]
+            reads = _reads(groups, _cut_for_groups(box, starts), adjoint)
+        return DispatchArray(_one_task_each(cls, groups, reads, adjoint, token))
     if _are_one_task_each(op, box):
         if all(isinstance(piece, Zeros) for piece in box.pieces):
             return DispatchArray(Zeros((int(op.shape[1 if adjoint else 0]),), np.dtype(op.dtype)))
         reads = _reads(op, box, adjoint)
         if None not in reads:
-            return DispatchArray(_one_task_each(cls, op, reads, adjoint))
+            for part in op.ops:
+                count_applications(part, adjoint)
+            return DispatchArray(_one_task_each(cls, op, reads, adjoint, name_of(op)))
     serial = duplicate(op)
     serial.inoutengine = None
     serial.ops = [aslinearoperator(part) for part in op.ops]
@@ -110,6 +134,76 @@ def _is_one_task(op: Any) -> bool:
     return rule.kind == "whole_axis" and rule.run is None
 
 
+# ---- many small operators ------------------------------------------------------------------
+
+_FEW = 16  # tasks, at least
+_SMALL = 1 << 20  # bytes that an operator reads and writes
+
+
+def _edges_of_groups(op: Any, box: DispatchArray, adjoint: bool) -> list[int]:
+    """Return the first operator of each group that is worked on in one task; none for no groups.
+
+    Groups begin where blocks of the vector do, or at the operator that is nearest to that.
+    """
+    count = len(op.ops)
+    bounds = _bounds(op, not adjoint)
+    if count <= _FEW or bounds is None or len(box.pieces) != 1 or isinstance(box.pieces[0], Zeros):
+        return []
+    moved = sum(op.shape) * box.dtype.itemsize
+    if moved > count * _SMALL or not _run_anywhere(op, box):
+        return []
+    piece = pc.realise(box.pieces[0])
+    row = pc.size(piece) // max(1, piece.shape[0])
+    if row == 0 or any(n == 0 or n % row for n in np.diff(bounds)):
+        return []
+    largest = -(-count // max(_FEW, -(-moved // _SMALL)))  # operators of a group
+    blocks_begin = np.cumsum([0, *piece.chunks[0]]) * row
+    cuts = sorted({*np.searchsorted(bounds, blocks_begin[:-1]).tolist(), count})
+    return [
+        first + sum(sizes[:number])
+        for first, last in pairwise(cuts)
+        for sizes in (balanced(last - first, -(-(last - first) // largest)),)
+        for number in range(len(sizes))
+    ]
+
+
+def _run_anywhere(op: Any, box: DispatchArray) -> bool:
+    """Whether operators of a stack are PyLops's own, and run on NumPy arrays in any task."""
+    if box.dtype.kind == "c" and np.dtype(op.dtype).kind != "c":
+        return False
+    return all(
+        is_pylops(type(part)) and not runs_users_code(part) and not has_plans(part)
+        for each in _once(op.ops)
+        for part in all_parts(each)
+    ) and not any(True for part in _once(op.ops) for _ in lazy_arrays(part))
+
+
+_groups: dict[str, tuple[str, Any]] = {}  # by stacks: what they are, and the stack of groups
+
+
+def _grouped(cls: type, op: Any, edges: list[int], token: str) -> Any:
+    """Return a stack of stacks, the same one again while the operators are the same."""
+    known = _groups.get(pc.identity(op))
+    if known is None or known[0] != token:
+        ends = (*edges[1:], len(op.ops))
+        stacks = [cls(list(op.ops[a:b]), dtype=op.dtype) for a, b in zip(edges, ends, strict=True)]
+        known = token, cls(stacks, dtype=op.dtype)
+        pc.keep_for(op, _groups, known)
+    return known[1]
+
+
+def _cut_for_groups(box: DispatchArray, starts: list[int]) -> DispatchArray:
+    """Return a vector whose blocks are what groups read, one after another."""
+    piece = pc.realise(box.pieces[0])
+    row = pc.size(piece) // piece.shape[0]
+    sizes = tuple(np.diff([*starts, box.size]).tolist())
+    chunks = {0: tuple(n // row for n in sizes), **dict.fromkeys(range(1, piece.ndim), -1)}
+    return DispatchArray([piece.rechunk(chunks)], box.shape, box.dtype)
+
+
+# ---- one task each -------------------------------------------------------------------------
+
+
 def _reads(op: Any, box: DispatchArray, adjoint: bool) -> list[Any]:
     """Return what each operator reads, None for more than one block."""
     return [_block_of(box, start, stop) for start, stop in _ranges(op, box, adjoint)]
@@ -148,13 +242,12 @@ def _block_of(box: DispatchArray, start: int, stop: int) -> _Read | None:
     return None
 
 
-def _one_task_each(cls: type, op: Any, reads: Sequence[_Read], adjoint: bool) -> DaskArray:
+def _one_task_each(
+    cls: type, op: Any, reads: Sequence[_Read], adjoint: bool, token: str
+) -> DaskArray:
     """Return a blockwise array, so that dask fuses it with the vector operations around it."""
     dtype = np.dtype(op.dtype)
-    token = name_of(op)
     name = layer_name(cls, adjoint, token, [read[1:] for read in reads])
-    for part in op.ops:
-        count_applications(part, adjoint)
     bounds = _bounds(op, adjoint)
     size = int(op.shape[1 if adjoint else 0])
     added = bounds is None
