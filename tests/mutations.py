@@ -316,7 +316,7 @@ FAULTS = [
     Fault(
         "large operators in groups", "rules/stacks.py",
         "if moved > count * _SMALL or not", "if not",
-        "tests/test_stacks.py", "large_operators",
+        "tests/test_stacks.py", "stay_apart",
     ),
     Fault(
         "tasks change the operator that they share", "blocks.py",

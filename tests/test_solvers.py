@@ -674,6 +674,14 @@ def test_inverse_method(make):
     assert_same(x, op.inverse(y0))
 
 
+def test_inverse_method_keeps_the_chunks_of_the_data():
+    op = _chirp_radon()
+    y = rand(op.dimsd)
+    x = op.inverse(to_dask(y, (2, 6)))
+    assert_same(x, op.inverse(y))
+    assert x.chunks == ((op @ to_dask(y, (2, 6))).ravel()).chunks
+
+
 # ------------------------------------------------------------- executions a step
 
 

@@ -445,7 +445,8 @@ def own_inverse(original: Callable[..., Any]) -> Callable[..., Any]:
         check(y, "y")
         run = RULES[type(self)].inverse if type(self) in RULES else None
         box = lift(y).ravel()
-        return lower(run(self, box) if run else original(self, box, *args, **kwargs))
+        x = run(self, box) if run else original(self, box, *args, **kwargs)
+        return lower(_in_chunks_of(box, x) if isinstance(x, DispatchArray) else x)
 
     return wrapper
 
