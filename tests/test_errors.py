@@ -755,7 +755,8 @@ def test_code_that_swallows_a_refusal_has_the_whole_array(matvec, around):
         op @ to_dask(x0, 4)
 
 
-def test_what_an_operator_kept_of_a_refusal_is_forgotten():
+@pytest.mark.parametrize("of_the_class", [False, True])
+def test_what_an_operator_kept_of_a_refusal_is_forgotten(of_the_class):
     class Scaling(pylops.LinearOperator):
         scale = None
 
@@ -768,10 +769,13 @@ def test_what_an_operator_kept_of_a_refusal_is_forgotten():
             return self.scale * x
 
     op = Scaling(dtype="f8", shape=(5000, 5000))  # too long to be applied to zeros first
+    if not of_the_class:
+        op.scale = None
     x0 = 1 + rand(5000)
     with pytest.warns(PerformanceWarning):
         y = op @ to_dask(x0, 2000)
     assert op.scale is None
+    assert ("scale" in vars(op)) != of_the_class
     assert op.matvec_count == 1
     assert_same(y, x0[0] * x0)
 
@@ -916,7 +920,7 @@ def test_the_dtype_of_a_result_is_also_that_of_dask_arrays_which_an_operator_hol
 
 
 def test_a_dtype_that_is_found_out_too_late_is_an_error(monkeypatch):
-    monkeypatch.setattr(running, "_PROBED", 10)
+    monkeypatch.setattr(running, "PROBED", 10)
     op = of_dtype(60, np.dtype(float))
     with pylops_dispatch.set_policy(whole_array="allow"):
         y = op @ da.ones(60, chunks=20)

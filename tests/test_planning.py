@@ -280,6 +280,55 @@ def test_work_goes_to_all_workers_though_one_has_most_of_each_pair(cluster):
     assert sum(cluster.run(received).values()) == pytest.approx(planned.moved_bytes, rel=0.25)
 
 
+def test_a_shuffle_goes_to_all_workers(cluster):
+    dims = (128, 64, 32)
+    x = lying(cluster, rand(dims), (32, 64, 32))
+    op = pylops.signalprocessing.FFT(dims, axis=0)
+    (op @ x).persist()  # the scheduler is told
+    with dask.config.set({"array.rechunk.method": "p2p"}):
+        y = (x.rechunk((128, 8, 32)) * 2).map_blocks(np.sin)
+        z = (pylops.Diagonal(rand(dims)) @ y).persist()
+        distributed.wait(z)
+    held = {w: sum(key[0] == z.name for key in keys) for w, keys in cluster.has_what().items()}
+    assert min(held.values()) > 0
+    assert_close(z.compute(), np.sin(2 * x.compute()) * rand(dims))
+
+
+def test_workers_named_by_the_user_are_the_ones_asked_for():
+    with pylops_dispatch.client(processes=False, n_workers=3, threads_per_worker=1) as client:
+        named = sorted(client.nthreads())[:2]
+        x = lying(client, rand(DIMS), CUT_TWICE)
+        lazy = OPERATORS["tree"]() @ x
+        client.register_plugin(Asked())
+        with dask.annotate(workers=named, allow_other_workers=True):
+            distributed.wait(lazy.persist(optimize_graph=False))
+        asked = client.run_on_scheduler(homes_of_last_graph)
+        assert set().union(*filter(None, asked)) <= set(named)
+
+
+def set_status(dask_worker, status):
+    dask_worker.status = distributed.core.Status[status]
+
+
+def test_work_of_a_worker_that_is_paused_is_done_by_another():
+    op = OPERATORS["tree"]()
+    # without a limit to its memory, no worker goes on by itself
+    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0}
+    with pylops_dispatch.client(processes=False, **options) as client:
+        x = lying(client, rand(DIMS), CUT_TWICE)
+        lazy = op @ x
+        first, second = sorted(client.nthreads())
+        client.run(set_status, status="paused")
+        y = lazy.persist()
+        time.sleep(0.5)  # until the scheduler has found no worker for it
+        client.run(set_status, status="running", workers=[second])
+        try:
+            distributed.wait(y, timeout=20)
+        finally:
+            client.run(set_status, status="running", workers=[first])
+        assert_close(y.compute(), op @ x.compute())
+
+
 def test_graphs_of_others_and_data_on_one_worker_are_left_to_the_scheduler(cluster):
     x = lying(cluster, rand(DIMS), CUT_TWICE)
     lazy = OPERATORS["tree"]() @ x

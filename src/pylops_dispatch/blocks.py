@@ -39,9 +39,11 @@ from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
+    changes,
     duplicate,
     for_tasks,
     is_pylops,
+    kept_of,
     lazy_attributes,
     numpy_arrays_of,
     rebuilt,
@@ -817,7 +819,7 @@ def _whole_block(
     with (
         noted(op, "_rmatvec" if adjoint else "_matvec", x),
         in_turn(turns),
-        in_its_own_state(op) as op,
+        in_its_own_state(op),
     ):
         # as LinearOperator.matvec, which refuses a result of another size
         op, x = as_foreign_code_takes(op, x, x)
@@ -828,16 +830,17 @@ def _whole_block(
 
 
 @contextmanager
-def in_its_own_state(op: Any) -> Iterator[Any]:
-    """Let a user's code change a copy of the operator that a task has: it may run again.
+def in_its_own_state(op: Any) -> Iterator[None]:
+    """Take back what a user's code changes of the operator that a task has: it may run again.
 
     What an operator works out when it is first applied, and keeps, is there the next time.
     """
-    new = with_own_settings(op)
-    yield new
-    for old, part in zip(all_parts(op), all_parts(new), strict=True) if new is not op else ():
-        held = vars(old)
-        held.update((name, v) for name, v in vars(part).items() if held.get(name) is None)
+    before = [kept_of(part) for part in all_parts(op) if runs_users_code(part)]
+    try:
+        yield
+    finally:
+        for take_back in [each for kept in before for each in changes(kept)]:
+            take_back()
 
 
 def _check_dtype(op: Any, x: Any, y: Any, announced: np.dtype[Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,10 +34,10 @@ from pylops_dispatch.operators import (
     COUNTERS,
     Kept,
     all_parts,
+    changes,
     check_length,
     count_applications,
     counters,
-    has_changed,
     has_new_methods,
     is_operator,
     is_pylops,
@@ -45,6 +47,7 @@ from pylops_dispatch.operators import (
     made_lazy,
     parts_without_lazy_arrays,
     put_back,
+    state_since,
 )
 from pylops_dispatch.pieces import contents, identity, keep_for
 from pylops_dispatch.placing import applied
@@ -58,8 +61,10 @@ from pylops_dispatch.policy import (
 from pylops_dispatch.refilling import run_users_code
 from pylops_dispatch.repeating import repeated
 from pylops_dispatch.rules import RULES
-from pylops_dispatch.rules.running import error_on_zeros, run_whole, why_unused
+from pylops_dispatch.rules.running import PROBED, error_on_zeros, run_whole, why_unused
 from pylops_dispatch.scipy_solvers import scipy_lsqr
+
+logger = logging.getLogger(__name__)
 
 
 def is_unsuited(error: Exception) -> bool:
@@ -227,6 +232,7 @@ def _applied(
     def run() -> DispatchArray:
         return on_box() if known else run_users_code(op, on_box, lambda: _put_back(before))
 
+    swallowed = False
     with refusals() as refused, few_reads(_READS) as reads:
         try:
             with applied(op) as sent:
@@ -241,7 +247,7 @@ def _applied(
             if not refused or known:
                 return y
             # the code did without something that it would have got of a NumPy array
-            reason = refused[0]
+            reason, swallowed = refused[0], True
             if any(holds(value, is_box) for kept in before for value in vars(kept.op).values()):
                 _put_back(before)  # also what it has made of the vector so
         except WholeArrayError:  # the same would be said of this operator
@@ -252,16 +258,62 @@ def _applied(
             if not _calls_for_numpy(error, op, x, adjoint, bool(refused)):
                 raise
             reason = _reason(error, refused)
-    if not reads[0] and not any(map(has_changed, before)):
+    changed = any(map(changes, before))
+    if not reads[0] and not changed:
         keep_for(op, _reading_much, reason)
     after = _attributes(op)
     _put_back(before)  # what the task begins with
+    for was, kept in zip(before, after, strict=True):
+        _share_what_is_new(was, kept, trusted=not swallowed)
+    later = [] if changed or swallowed else _changes_on_zeros(op, x, adjoint)
     try:
         return _applied_whole(op, x, adjoint, reason)
     finally:
         counts = counters(op)
         _put_back(after)
         vars(op).update(counts)
+        for change in later:
+            change()
+
+
+_steady: dict[str, bool] = {}  # operators that NumPy vectors do not change
+
+
+def _changes_on_zeros(op: Any, x: DispatchArray, adjoint: bool) -> list[Callable[[], None]]:
+    """Return what makes the changes of an operator that its code makes of a NumPy vector.
+
+    What a lazy one was refused came before them. Operators that change nothing are asked once.
+    """
+    if identity(op) in _steady or max(op.shape) > PROBED or any(True for _ in lazy_arrays(op)):
+        return []
+    kept = [kept_of(part) for part in all_parts(op)]
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+        try:
+            (op._rmatvec if adjoint else op._matvec)(np.zeros(x.size, x.dtype))
+        except Exception as error:
+            logger.debug("%s cannot be applied to zeros: %s", type(op).__name__, error)
+    found = [change for each in kept for change in state_since(each)]
+    for each in kept:
+        put_back(each)
+    if not found:
+        keep_for(op, _steady, True)
+    return found
+
+
+def _share_what_is_new(before: Kept, after: Kept, trusted: bool) -> None:
+    """Give an operator as it was what its code has worked out since, if that is to be trusted.
+
+    If not, as where code went on without what it was refused, it is not there afterwards, either.
+    """
+    new = [name for name in after.attributes if before.attributes.get(name) is None]
+    for name in new:
+        value = after.attributes[name]
+        if trusted and not holds(value, is_box):
+            vars(before.op)[name] = value
+        elif not trusted and name in before.attributes:
+            after.attributes[name] = None
+        elif not trusted:
+            del after.attributes[name]
 
 
 def _reason(error: Exception, refused: list[str]) -> str:

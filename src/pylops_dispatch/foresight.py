@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from dask.order import order
 
 from pylops_dispatch.array import found
 from pylops_dispatch.blocks import samples_of_neighbours
-from pylops_dispatch.homes import are_even, home_of_task
+from pylops_dispatch.homes import Given, are_even, array_of, home_of_task
 from pylops_dispatch.operators import arrays_of, left_as_they_are
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
@@ -179,7 +179,7 @@ class _Transfers(NamedTuple):
     places: dict[Any, set[Any]]  # by keys
     lying: dict[Any, frozenset[Any]]  # coefficients that are sent, by their keys
     moved: Counter[str]  # bytes by kind
-    loads: Counter[Any]  # bytes of results by worker; empty where these are not known
+    given: defaultdict[str, Given]  # blocks of arrays by worker; empty where these are not known
 
 
 def _threads() -> dict[str, int]:
@@ -333,9 +333,9 @@ class OptimisedGraph:
         lying = {} if lying is None else lying
         sources = {*sources, *self._held}
         found = self._transfers(sources, lying, home, evenly=False)
-        if found.loads and not are_even(found.loads, _threads()):
+        if not are_even(found.given.values(), _threads()):
             other = self._transfers(sources, lying, home, evenly=True)
-            found = other if are_even(other.loads, _threads()) else found
+            found = other if are_even(other.given.values(), _threads()) else found
         lying.update(found.lying)
         lying.update((key, frozenset(found.places[self._meant(key)])) for key in self._wanted)
         return {kind: n for kind, n in found.moved.items() if n}
@@ -352,8 +352,9 @@ class OptimisedGraph:
         several = len(threads) > 1
         read = self._needed & {key for key in self._inputs if _is_block_of(key, sources)}
         known = several and bool(lying) and read <= lying.keys()
-        found = _Transfers({}, {}, Counter(), Counter())
+        found = _Transfers({}, {}, Counter(), defaultdict(Given))
         places, moved = found.places, found.moved
+        sent: set[tuple[Any, Any]] = set()
         for key, inputs in self._inputs.items():
             own = key[1:] if isinstance(key, tuple) else ()
             if key in lying or _is_block_of(key, sources):
@@ -380,11 +381,12 @@ class OptimisedGraph:
             if len(asked) == 1:
                 (chosen,) = asked
             elif known:
-                chosen = home_of_task(here, self._sizes[key], found.loads, threads, evenly)
+                given = found.given[array_of(key)]
+                chosen = home_of_task(here, given, threads, evenly)
             else:
                 chosen = max(here, key=lambda place: (here[place], place == own))
             if known:
-                found.loads[chosen] += self._sizes[key]
+                found.given[array_of(key)].give(chosen, self._sizes[key])
             for dependency in inputs:
                 if dependency in halo:
                     if chosen not in places.get(dependency, ()):
@@ -393,8 +395,13 @@ class OptimisedGraph:
                 own_data = isinstance(self._nodes[dependency], DataNode)
                 if own_data and not isinstance(dependency, tuple):
                     continue  # what blocks are cut out of goes with the graph, or is in a file
-                if chosen not in places.setdefault(dependency, set()):
-                    places[dependency].add(chosen)
+                if (
+                    chosen not in places.setdefault(dependency, set())
+                    and (dependency, chosen) not in sent
+                ):
+                    sent.add((dependency, chosen))
+                    if not known:  # where it is asked for beforehand, copies do not count
+                        places[dependency].add(chosen)
                     held = own_data and dependency[0] not in sources
                     kind = "coefficients" if held else _kind(dependency, key)
                     moved[kind] += self._sizes[dependency]

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 _EVEN = 1.5  # of a worker's share
+_SMALL = 0.25  # of the largest array
+
+BARRIER = "shuffle-barrier-"
+"""How the name of a task begins that says where blocks of a shuffle go."""
 
 
-def are_even(loads: Mapping[str, float], threads: Mapping[str, int]) -> bool:
-    """Whether no worker has much more than its share.
+@dataclass
+class Given:
+    """What workers have been given of the blocks of one array."""
+
+    bytes: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    largest: float = 0.0
+    count: int = 0
+
+    def give(self, worker: str, size: float) -> None:
+        """Note that a worker has one more."""
+        self.bytes[worker] += size
+        self.largest = max(self.largest, size)
+        self.count += 1
+
+
+def array_of(key: Any) -> str:
+    """Return the name of the array that a task makes a block of."""
+    return str(key[0] if isinstance(key, tuple) else key)
+
+
+def are_even(given: Iterable[Given], threads: Mapping[str, int]) -> bool:
+    """Whether no worker has much more than its share of any array, but for one block.
 
     Parameters
     ----------
-    loads : mapping
-        Bytes by workers.
+    given : iterable of Given
+        For each array. Those of fewer blocks than there are threads do not count, nor do small
+        ones next to large ones.
     threads : mapping
         Threads of all workers.
 
     Returns
     -------
     bool
-        Also true if there is nothing.
+        Whether shares are even.
     """
-    share = sum(loads.values()) / sum(threads.values())
-    return all(load <= _EVEN * share * threads.get(worker, 1) for worker, load in loads.items())
+    count = sum(threads.values())
+    sizes = [(sum(each.bytes.values()), each) for each in given]
+    most = max((total for total, _ in sizes), default=0)
+    for total, each in sizes:
+        if each.count < count or total < _SMALL * most:
+            continue
+        for worker, size in each.bytes.items():
+            own = total / count * threads.get(worker, 1)
+            if size > max(_EVEN * own, own + each.largest):
+                return False
+    return True
 
 
 def home_of_task(
-    here: Mapping[str, float],
-    size: float,
-    loads: Mapping[str, float],
-    threads: Mapping[str, int],
-    evenly: bool,
+    here: Mapping[str, float], given: Given, threads: Mapping[str, int], evenly: bool
 ) -> str:
     """Return the worker that has most of what a task reads.
 
@@ -39,14 +72,13 @@ def home_of_task(
     ----------
     here : mapping
         Bytes that the task reads, by the workers that will have them.
-    size : float
-        Bytes of its result.
-    loads : mapping
-        Bytes of the results before it, by the workers that they were given to.
+    given : Given
+        Other blocks of the same array, by the workers that were given them.
     threads : mapping
         Threads of all workers.
     evenly : bool
-        Whether to pass over workers that have more than others by more than this result.
+        Whether a worker that has been given more than another is that much less worth what it
+        saves to send.
 
     Returns
     -------
@@ -55,10 +87,11 @@ def home_of_task(
     """
 
     def load(worker: str) -> float:
-        return loads.get(worker, 0) / threads.get(worker, 1)
+        return given.bytes.get(worker, 0) / threads.get(worker, 1)
 
-    found = list(here)
-    if evenly:
-        least = min(map(load, threads))
-        found = [w for w in found if load(w) - least <= size / threads.get(w, 1)] or found
-    return max(found, key=lambda w: (here[w], -load(w), w))
+    least = min(map(load, threads)) if evenly else 0
+
+    def worth(worker: str) -> float:
+        return here[worker] - (load(worker) - least if evenly else 0)
+
+    return max(here, key=lambda worker: (worth(worker), -load(worker), worker))

@@ -6,6 +6,7 @@ import array
 import enum
 import functools
 import hashlib
+import random
 import threading
 import types
 import weakref
@@ -248,6 +249,8 @@ def _token_of_object(value: Any, owner: Any, within: Within) -> Any:
         return value.__dask_tokenize__()
     if _package(type(value)) == "pyfftw":  # dask has no name for it that lasts
         return tuple(repr(getattr(value, name, None)) for name in _PLANNED)
+    if isinstance(value, random.Random):
+        return value.getstate()
     if isinstance(value, (set, frozenset)):
         return tuple(sorted(repr(_token(v, owner, within)) for v in value))
     if id(value) in within.objects:

@@ -8,6 +8,7 @@ import math
 import random
 import re
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -294,12 +295,12 @@ class Kept(NamedTuple):
 
 def _refill(value: Any, items: Any) -> None:
     value.clear()
-    value.extend(items) if isinstance(value, list) else value.update(items)
+    value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
 
 
-# what changes in place, how to know what it holds, and how to put that back
+# what changes in place: how to know what it holds, and how to put that back
 _STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    **dict.fromkeys((list, dict, set), (copy.copy, _refill)),
+    **dict.fromkeys((list, dict, set, deque), (copy.copy, _refill)),
     np.random.Generator: (
         lambda generator: generator.bit_generator.state,
         lambda generator, state: setattr(generator.bit_generator, "state", state),
@@ -326,30 +327,59 @@ def put_back(kept: Kept) -> None:
     vars(op).update(held)
 
 
-def has_changed(kept: Kept) -> bool:
-    """Whether an operator holds something else than it did, in place of it or in addition to that.
+def changes(kept: Kept) -> list[Callable[[], None]]:
+    """Return what takes back each change of what an operator holds that its results may show.
 
-    What it had not worked out then does not count, nor do PyLops's counters.
+    That is of numbers, texts, generators of random numbers, and of the items of lists and the like.
+    What it has worked out since does not count: attributes and items that were not there, or None,
+    a flag that is set. Nor do arrays, which code uses again.
     """
     op, held, items = kept
     now = vars(op)
-    names = [name for name, value in held.items() if value is not None and name not in COUNTERS]
-    plain = [name for name in names if type(held[name]) in _PLAIN - {np.ndarray}]
-    return (
-        any(now.get(name) is not held[name] for name in names if name not in plain)
-        or any(name not in now or now[name] != held[name] for name in plain)
-        or any(_differ(_STATES[type(value)][0](value), before) for value, before in items)
-    )
+    found: list[Callable[[], None]] = []
+    for name, value in held.items():
+        new = now.get(name)
+        if name not in COUNTERS and _is_plain(value) and new is not None and new != value:
+            found.append(functools.partial(now.__setitem__, name, value))
+    for value, before in items:
+        if _differs(_STATES[type(value)][0](value), before):
+            restored = {**value, **before} if isinstance(value, dict) else before
+            found.append(functools.partial(_STATES[type(value)][1], value, restored))
+    return found
 
 
-def _differ(new: Any, old: Any) -> bool:
-    if isinstance(old, list):
-        return len(new) != len(old) or any(a is not b for a, b in zip(new, old, strict=True))
-    return (
-        new.keys() != old.keys()
-        if isinstance(old, dict) and "bit_generator" not in old
-        else bool(repr(new) != repr(old))
-    )
+def state_since(kept: Kept) -> list[Callable[[], None]]:
+    """Return what makes the changes of `changes` again, once all has been put back."""
+    now = vars(kept.op)
+    found: list[Callable[[], None]] = [
+        functools.partial(now.__setitem__, name, now[name])
+        for name, value in kept.attributes.items()
+        if name not in COUNTERS and _is_plain(value) and now.get(name, value) != value
+    ]
+    for value, before in kept.items:
+        new = _STATES[type(value)][0](value)
+        if _differs(new, before):
+            found.append(functools.partial(_STATES[type(value)][1], value, new))
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, complex, str, np.number)) and not isinstance(value, bool)
+
+
+def _differs(new: Any, old: Any) -> bool:
+    if isinstance(old, (list, deque)) and old:
+        pairs = zip(new, old, strict=False)
+        return len(new) != len(old) or any(a is not b and b is not None for a, b in pairs)
+    if isinstance(old, dict) and "bit_generator" not in old:
+        return any(new.get(k) is not v and not _equal(new.get(k), v) for k, v in old.items())
+    if isinstance(old, set):
+        return not old <= new
+    return bool(old) and repr(new) != repr(old)  # of a generator
+
+
+def _equal(new: Any, old: Any) -> bool:
+    return old is None or not _is_plain(old) or new == old
 
 
 def count_applications(op: Any, adjoint: bool, number: int = 1) -> None:

@@ -51,6 +51,7 @@ from pylops_dispatch.alignment import aligned
 from pylops_dispatch.array import session, wrapping
 from pylops_dispatch.copying import arrays_within
 from pylops_dispatch.halos import HALO
+from pylops_dispatch.homes import BARRIER
 from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import cut, futures_of, has_place_for_copies, is_safe, is_whole
 from pylops_dispatch.operators import all_parts, arrays_of, numpy_arrays_of
@@ -678,7 +679,7 @@ def _home(
     name, *index = key if isinstance(key, tuple) else (key,)
     face = None
     if isinstance(name, str):
-        if name.startswith(_BARRIER):
+        if name.startswith(BARRIER):
             return []
         name = name.removesuffix(mark)
         face = _FACE.match(name)
@@ -692,7 +693,6 @@ def _home(
     return [workers[number * len(workers) // math.prod(counts)]]
 
 
-_BARRIER = "shuffle-barrier-"
 _FACE = re.compile(rf"({'|'.join(HALO)})-(\d+)-")
 
 

@@ -8,14 +8,16 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from dask._task_spec import _execute_subgraph
 from distributed import SchedulerPlugin
 
 from pylops_dispatch.halos import HALO
-from pylops_dispatch.homes import are_even, home_of_task
+from pylops_dispatch.homes import BARRIER, Given, are_even, array_of, home_of_task
 
 _LARGE = 1 << 20  # bytes
 _MUCH_MORE = 4
-_SLICING = ("getitem", "_part")
+_SLICING = {"getitem", "_part"}
+_AROUND = {"", "_execute_subgraph"}  # of ``Task.fuse``
 _THIN = 32  # how much less a face is than its block
 
 
@@ -38,6 +40,10 @@ class Whereabouts(SchedulerPlugin):
     name = "pylops-dispatch-whereabouts"
     idempotent = True
 
+    async def start(self, scheduler: Any) -> None:
+        """Know the scheduler."""
+        self._scheduler = scheduler
+
     def update_graph(self, scheduler: Any, *, tasks: Collection[Any], **kwargs: Any) -> None:
         """Say for tasks of a new graph where they should run, before any of them does."""
         if len(scheduler.workers) < 2:
@@ -46,10 +52,16 @@ class Whereabouts(SchedulerPlugin):
         for task in found:
             home = _home(scheduler, task) if task.dependencies and _may_be_moved(task) else None
             if home is not None:
-                task.worker_restrictions = {home}
-                task.loose_restrictions = True
+                _ask(task, home)
         if any(map(_is_ours, found)):
             _keep_together(scheduler, found)
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """Let go of a wish for a worker that takes no tasks: another one may, when it comes."""
+        if finish == "no-worker":
+            task = self._scheduler.tasks.get(key)
+            if task is not None and isinstance(task.worker_restrictions, _Wish):
+                self._scheduler.set_restrictions({key: None})
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """Let go of wishes before the scheduler looks for what a new worker can run."""
@@ -57,10 +69,24 @@ class Whereabouts(SchedulerPlugin):
         scheduler.set_restrictions(dict.fromkeys(waiting))
 
 
+class _Wish(set[str]):
+    """The worker that a task is asked for on, by this plugin and not by a user."""
+
+
+def _ask(task: Any, home: str) -> None:
+    task.worker_restrictions = _Wish({home})
+    task.loose_restrictions = True
+
+
 def _may_be_moved(task: Any) -> bool:
-    """Whether nobody has said where a task must run."""
+    """Whether nobody has said where a task must run.
+
+    A shuffle gives its blocks to the workers that its barrier may run on, whatever else is there
+    (``ShuffleSchedulerPlugin._calculate_worker_for``).
+    """
     free = not task.worker_restrictions or task.loose_restrictions
-    return free and not task.host_restrictions and not task.resource_restrictions
+    is_barrier = array_of(task.key).startswith(BARRIER)
+    return free and not is_barrier and not task.host_restrictions and not task.resource_restrictions
 
 
 def _home(scheduler: Any, task: Any) -> str | None:
@@ -96,52 +122,51 @@ def _functions(node: Any) -> Iterator[Any]:
     while isinstance(func, functools.partial):
         func = func.func
     yield func
-    for argument in getattr(node, "args", ()):
-        if isinstance(argument, dict):  # ``Task.fuse``
-            for inner in argument.values():
-                yield from _functions(inner)
+    for argument in getattr(node, "args", ()) if func is _execute_subgraph else ():
+        for inner in argument.values() if isinstance(argument, dict) else ():
+            yield from _functions(inner)
 
 
 def _keep_together(scheduler: Any, tasks: Iterable[Any]) -> None:
     """Ask for each task that is left to the scheduler where most of what it reads will lie.
 
     Sizes of what has not been worked out are guessed from what it is made of. Where workers would
-    get too much, because of where the data lie or of a block that many tasks read, these tasks
-    are left to the scheduler.
+    get uneven shares, because of where the data lie or of a block that many tasks read, work is
+    left to the scheduler, but for slices, and what is one of too few blocks to be shared out.
     """
-    new = sorted((t for t in tasks if not t.who_has), key=lambda task: task.priority)
+    waiting = (t for t in tasks if not t.who_has and t.priority is not None)
+    new = sorted(waiting, key=lambda task: task.priority)
     there = {read for task in new for read in task.dependencies if read.who_has}
     threads = {address: worker.nthreads for address, worker in scheduler.workers.items()}
-    held: Counter[str] = Counter()
-    for read in there:
-        for worker in read.who_has:
-            held[worker.address] += max(read.nbytes, 0) // len(read.who_has)
-    if not held:
+    if not there:
         return
-    homes, loads = _homes(new, there, threads, evenly=False)
-    if not are_even(loads, threads):
-        homes, loads = _homes(new, there, threads, evenly=True)
-    lie_evenly, run_evenly = are_even(held, threads), are_even(loads, threads)
+    homes, given = _homes(new, there, threads, evenly=False)
+    if not are_even(given.values(), threads):
+        homes, given = _homes(new, there, threads, evenly=True)
+    evenly = are_even(given.values(), threads)
+    left: set[Any] = set()  # to the scheduler
     for task, home in homes.items():
-        alone = run_evenly or all(len(read.dependents) == 1 for read in task.dependencies)
-        if (lie_evenly and alone) or _is_slice(task):
-            task.worker_restrictions = {home}
-            task.loose_restrictions = True
+        few = given[array_of(task.key)].count < sum(threads.values())
+        if evenly or ((few or _is_slice(task)) and left.isdisjoint(task.dependencies)):
+            _ask(task, home)
+        else:
+            left.add(task)
 
 
 def _is_slice(task: Any) -> bool:
-    """Whether a task takes part of a block, which is less work than to send the block."""
-    return any(getattr(func, "__name__", "") in _SLICING for func in _functions(task.run_spec))
+    """Whether a task takes part of a block, and no more: less work than to send the block."""
+    names = {getattr(func, "__name__", "") for func in _functions(task.run_spec)}
+    return bool(names & _SLICING) and names <= _SLICING | _AROUND
 
 
 def _homes(
     tasks: Iterable[Any], there: Iterable[Any], threads: dict[str, int], evenly: bool
-) -> tuple[dict[Any, str], dict[str, float]]:
-    """Return where tasks should run that may run anywhere, and the bytes that workers get."""
+) -> tuple[dict[Any, str], dict[str, Given]]:
+    """Return where tasks should run that may run anywhere, and what workers get so."""
     places = {read: {worker.address for worker in read.who_has} for read in there}
     sizes: dict[Any, float] = {read: max(read.nbytes, 1) for read in there}
     homes: dict[Any, str] = {}
-    loads: dict[str, float] = dict.fromkeys(threads, 0.0)
+    given: defaultdict[str, Given] = defaultdict(Given)
     for task in tasks:
         sizes[task] = _guessed(task, sizes)
         here: defaultdict[str, float] = defaultdict(float)
@@ -150,17 +175,21 @@ def _homes(
             for place in places.get(read, ()):
                 here[place] += sizes[read]
             elsewhere += 0 if read in places else sizes.get(read, math.inf)
-        asked = task.worker_restrictions
+        asked = set(task.worker_restrictions or threads) & threads.keys()
         home = None
-        if asked and len(asked) == 1:
+        if task.processing_on is not None:  # it is a part of a graph before this one, too
+            home = task.processing_on.address
+        elif len(asked) == 1 and task.worker_restrictions:
             (home,) = asked
         elif here and _may_be_moved(task) and max(here.values()) >= elsewhere:
-            home = home_of_task(here, sizes[task], loads, threads, evenly)
-            homes[task] = home
+            wanted = {worker: size for worker, size in here.items() if worker in asked}
+            if wanted:
+                own = given[array_of(task.key)]
+                home = homes[task] = home_of_task(wanted, own, threads, evenly)
         if home is not None:
             places[task] = {home}
-            loads[home] += sizes[task]
-    return homes, loads
+            given[array_of(task.key)].give(home, sizes[task])
+    return homes, given
 
 
 def _guessed(task: Any, sizes: dict[Any, float]) -> float:
@@ -169,7 +198,7 @@ def _guessed(task: Any, sizes: dict[Any, float]) -> float:
         value = getattr(task.run_spec, "value", task)
         return math.inf if value is task else getattr(value, "nbytes", 0)
     known = [sizes.get(read, math.inf) for read in task.dependencies]
-    name = str(task.key[0] if isinstance(task.key, tuple) else task.key)
+    name = array_of(task.key)
     if name.startswith(HALO):
         return max(known) / _THIN
     if len(known) == 1:  # one of several parts of a block, or all of it

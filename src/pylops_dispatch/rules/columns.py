@@ -15,7 +15,6 @@ from pylops_dispatch.blocks import (
     as_foreign_code_takes,
     embed,
     filled,
-    in_its_own_state,
     single,
     taken_apart,
     whole_arguments,
@@ -24,9 +23,9 @@ from pylops_dispatch.naming import name_of
 from pylops_dispatch.notes import noted
 from pylops_dispatch.operators import (
     all_parts,
+    changes,
     count_applications,
     counters,
-    has_changed,
     kept_of,
     lazy_arrays,
     put_back,
@@ -67,7 +66,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             return original(self, X)
         before = [kept_of(part) for part in all_parts(self)]
         dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
-        if any(map(has_changed, before)):  # each column is one of another operator
+        if any(map(changes, before)):  # each column is one of another operator
             for kept in before:
                 put_back(kept)
             return original(self, X)
@@ -105,11 +104,7 @@ def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
 
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:
     op = filled(op, [single(array) for array in arrays])
-    with (
-        noted(op, "_rmatmat" if adjoint else "_matmat", block),
-        in_turn(turns),
-        in_its_own_state(op) as op,
-    ):
+    with noted(op, "_rmatmat" if adjoint else "_matmat", block), in_turn(turns):
         op, block = as_foreign_code_takes(op, block, block)
         y = op._rmatmat(block) if adjoint else op._matmat(block)
         return out_of_own_memory(y, op) if turns else y

@@ -457,7 +457,7 @@ def run_whole(
 
 # elements: operators of this size, with dask arrays of that one, are run on zeros, once, to learn
 # their dtype
-_PROBED = 1 << 16
+PROBED = 1 << 16
 _PROBED_COEFFICIENTS = 1 << 24
 
 
@@ -496,7 +496,7 @@ def _of_zeros(
     """Return what a small operator in memory makes of zeros, None for others."""
     if isinstance(op, MemoizeOperator):  # which would keep the zeros
         return _of_zeros(None, op.Op, box, adjoint)
-    if max(op.shape) > _PROBED:
+    if max(op.shape) > PROBED:
         return None
     copy, lazy = blocks.whole_copy(op, name_of(op))
     if sum(array.size for array in lazy) > _PROBED_COEFFICIENTS:

@@ -30,6 +30,7 @@ from pylops_dispatch.operators import (
     duplicate,
     is_pylops,
     lazy_arrays,
+    numpy_arrays_of,
     parts,
     runs_users_code,
 )
@@ -63,8 +64,7 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return _as_in_a_pool(op, box, adjoint)
     edges = _edges_of_groups(op, box, adjoint)
     if edges:
-        for part in op.ops:
-            count_applications(part, adjoint)
+        _count(op, adjoint)
         token = tokenize(name_of(op), edges)
         groups = _grouped(cls, op, edges, token)
         reads = _reads(groups, box, adjoint)
@@ -77,13 +77,20 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
             return DispatchArray(Zeros((int(op.shape[1 if adjoint else 0]),), np.dtype(op.dtype)))
         reads = _reads(op, box, adjoint)
         if None not in reads:
-            for part in op.ops:
-                count_applications(part, adjoint)
+            _count(op, adjoint)
             return DispatchArray(_one_task_each(cls, op, reads, adjoint, name_of(op)))
     serial = duplicate(op)
     serial.inoutengine = None
     serial.ops = [aslinearoperator(part) for part in op.ops]
     return serial._rmatvec_serial(box) if adjoint else serial._matvec_serial(box)
+
+
+def _count(op: Any, adjoint: bool) -> None:
+    """Count applications of the operators of a stack, but of zeros that PyLops does not add."""
+    added = _bounds(op, adjoint) is None
+    for part in op.ops:
+        if not (added and isinstance(part, pylops.Zero)):
+            count_applications(part, adjoint)
 
 
 def _pool_keeps_dtypes(op: Any, box: DispatchArray, adjoint: bool) -> bool:
@@ -137,7 +144,7 @@ def _is_one_task(op: Any) -> bool:
 # ---- many small operators ------------------------------------------------------------------
 
 _FEW = 16  # tasks, at least
-_SMALL = 1 << 20  # bytes that an operator reads and writes
+_SMALL = 1 << 20  # bytes that an operator reads, holds and writes
 
 
 def _edges_of_groups(op: Any, box: DispatchArray, adjoint: bool) -> list[int]:
@@ -149,14 +156,18 @@ def _edges_of_groups(op: Any, box: DispatchArray, adjoint: bool) -> list[int]:
     bounds = _bounds(op, not adjoint)
     if count <= _FEW or bounds is None or len(box.pieces) != 1 or isinstance(box.pieces[0], Zeros):
         return []
-    moved = sum(op.shape) * box.dtype.itemsize
-    if moved > count * _SMALL or not _run_anywhere(op, box):
+    tree = [part for each in _once(op.ops) for part in all_parts(each)]
+    if not _run_anywhere(tree, op, box):
+        return []
+    held = sum(array.nbytes for array in numpy_arrays_of(tree))
+    read = sum(op.shape) * box.dtype.itemsize + held
+    if read > count * _SMALL:
         return []
     piece = pc.realise(box.pieces[0])
     row = pc.size(piece) // max(1, piece.shape[0])
     if row == 0 or any(n == 0 or n % row for n in np.diff(bounds)):
         return []
-    largest = -(-count // max(_FEW, -(-moved // _SMALL)))  # operators of a group
+    largest = -(-count // max(_FEW, -(-read // _SMALL)))  # operators of a group
     blocks_begin = np.cumsum([0, *piece.chunks[0]]) * row
     cuts = sorted({*np.searchsorted(bounds, blocks_begin[:-1]).tolist(), count})
     return [
@@ -167,14 +178,12 @@ def _edges_of_groups(op: Any, box: DispatchArray, adjoint: bool) -> list[int]:
     ]
 
 
-def _run_anywhere(op: Any, box: DispatchArray) -> bool:
+def _run_anywhere(tree: list[Any], op: Any, box: DispatchArray) -> bool:
     """Whether operators of a stack are PyLops's own, and run on NumPy arrays in any task."""
     if box.dtype.kind == "c" and np.dtype(op.dtype).kind != "c":
         return False
     return all(
-        is_pylops(type(part)) and not runs_users_code(part) and not has_plans(part)
-        for each in _once(op.ops)
-        for part in all_parts(each)
+        is_pylops(type(part)) and not runs_users_code(part) and not has_plans(part) for part in tree
     ) and not any(True for part in _once(op.ops) for _ in lazy_arrays(part))
 
 
