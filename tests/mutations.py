@@ -73,7 +73,7 @@ FAULTS = [
     ),
     Fault(
         "functions alike whatever they refer to", "structures.py",
-        "                _value(value, names)\n", "            pass\n",
+        "                _value(value, names)\n", "                pass\n",
         "tests/test_executions.py", "refer_to_arrays",
     ),
     Fault(
