@@ -22,12 +22,13 @@ from dask.order import order
 
 from pylops_dispatch.array import found
 from pylops_dispatch.blocks import samples_of_neighbours
-from pylops_dispatch.homes import Given, are_even, array_of, home_of_task
+from pylops_dispatch.homes import Given, are_even, home_of_task
 from pylops_dispatch.operators import arrays_of, left_as_they_are
 from pylops_dispatch.optimisation import tasks_on_cluster
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import home_of_coefficient, nothing_sent
 from pylops_dispatch.policy import set_policy
+from pylops_dispatch.renaming import name_in
 from pylops_dispatch.workers import client_in_use, number_of_workers, threads_by_worker
 
 # what moves data, by how the names of dask's and our own tasks begin
@@ -381,12 +382,12 @@ class OptimisedGraph:
             if len(asked) == 1:
                 (chosen,) = asked
             elif known:
-                given = found.given[array_of(key)]
+                given = found.given[name_in(key)]
                 chosen = home_of_task(here, given, threads, evenly)
             else:
                 chosen = max(here, key=lambda place: (here[place], place == own))
             if known:
-                found.given[array_of(key)].give(chosen, self._sizes[key])
+                found.given[name_in(key)].give(chosen, self._sizes[key])
             for dependency in inputs:
                 if dependency in halo:
                     if chosen not in places.get(dependency, ()):

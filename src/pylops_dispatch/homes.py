@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 _EVEN = 1.5  # of a worker's share
 _SMALL = 0.25  # of the largest array
@@ -27,11 +26,6 @@ class Given:
         self.bytes[worker] += size
         self.largest = max(self.largest, size)
         self.count += 1
-
-
-def array_of(key: Any) -> str:
-    """Return the name of the array that a task makes a block of."""
-    return str(key[0] if isinstance(key, tuple) else key)
 
 
 def are_even(given: Iterable[Given], threads: Mapping[str, int]) -> bool:

@@ -12,7 +12,8 @@ from dask._task_spec import _execute_subgraph
 from distributed import SchedulerPlugin
 
 from pylops_dispatch.halos import HALO
-from pylops_dispatch.homes import BARRIER, Given, are_even, array_of, home_of_task
+from pylops_dispatch.homes import BARRIER, Given, are_even, home_of_task
+from pylops_dispatch.renaming import name_in
 
 _LARGE = 1 << 20  # bytes
 _MUCH_MORE = 4
@@ -85,7 +86,7 @@ def _may_be_moved(task: Any) -> bool:
     (``ShuffleSchedulerPlugin._calculate_worker_for``).
     """
     free = not task.worker_restrictions or task.loose_restrictions
-    is_barrier = array_of(task.key).startswith(BARRIER)
+    is_barrier = name_in(task.key).startswith(BARRIER)
     return free and not is_barrier and not task.host_restrictions and not task.resource_restrictions
 
 
@@ -146,7 +147,7 @@ def _keep_together(scheduler: Any, tasks: Iterable[Any]) -> None:
     evenly = are_even(given.values(), threads)
     left: set[Any] = set()  # to the scheduler
     for task, home in homes.items():
-        few = given[array_of(task.key)].count < sum(threads.values())
+        few = given[name_in(task.key)].count < sum(threads.values())
         if evenly or ((few or _is_slice(task)) and left.isdisjoint(task.dependencies)):
             _ask(task, home)
         else:
@@ -184,11 +185,11 @@ def _homes(
         elif here and _may_be_moved(task) and max(here.values()) >= elsewhere:
             wanted = {worker: size for worker, size in here.items() if worker in asked}
             if wanted:
-                own = given[array_of(task.key)]
+                own = given[name_in(task.key)]
                 home = homes[task] = home_of_task(wanted, own, threads, evenly)
         if home is not None:
             places[task] = {home}
-            given[array_of(task.key)].give(home, sizes[task])
+            given[name_in(task.key)].give(home, sizes[task])
     return homes, given
 
 
@@ -198,7 +199,7 @@ def _guessed(task: Any, sizes: dict[Any, float]) -> float:
         value = getattr(task.run_spec, "value", task)
         return math.inf if value is task else getattr(value, "nbytes", 0)
     known = [sizes.get(read, math.inf) for read in task.dependencies]
-    name = array_of(task.key)
+    name = name_in(task.key)
     if name.startswith(HALO):
         return max(known) / _THIN
     if len(known) == 1:  # one of several parts of a block, or all of it
