@@ -57,6 +57,26 @@ def vectors_in_memory(client):
     raise AssertionError("the scheduler is busy for ever")
 
 
+# ---- work -----------------------------------------------------------------------------------
+
+
+def test_a_step_looks_at_no_more_values_as_costs_become_more(monkeypatch):
+    """PyLops's solvers keep a cost of each step in lists."""
+    looked_at = []
+    original = undoing.is_box
+    monkeypatch.setattr(undoing, "is_box", lambda value: (looked_at.append(1), original(value))[1])
+    op, y = problem()
+    solver = CGLS(op)
+    x = solver.setup(lazy(y).ravel(), tol=0)
+    counts = []
+    for _ in range(12):
+        looked_at.clear()
+        x = solver.step(x)
+        counts.append(len(looked_at))
+    assert len(solver.cost) == 13
+    assert counts[-1] == counts[3]
+
+
 # ---- what is held ---------------------------------------------------------------------------
 
 

@@ -93,8 +93,9 @@ class Before:
         }
         values = (*vars(solver).values(), *args)
         self._lists = [(value, list(value)) for value in values if isinstance(value, list)]
-        in_lists = itertools.chain.from_iterable(items for _, items in self._lists)
-        self._held = [(box, self._kept(box)) for box in (*args, *in_lists) if is_box(box)]
+        in_lists = itertools.chain.from_iterable(_boxes_in(items) for _, items in self._lists)
+        own = filter(is_box, args)
+        self._held = [(box, self._kept(box)) for box in (*own, *in_lists)]
         self._staying = {id(a) for a in args if not any(a is value for value in passing)}
         self._made_of: dict[str, DaskArray] = {}
 
@@ -143,7 +144,7 @@ class Before:
     def _passed(self) -> list[DispatchArray]:
         """Return the variables of the step, and of what it has called, that are not read again."""
         again, never = all_variables(_STEPS)
-        again += _with_items([*again, *vars(self._solver).values()])
+        again += _with_boxes([*again, *vars(self._solver).values()])
         kept = self._staying | set(map(id, again))
         passing = [box for box, _ in self._held]
         return [box for box in (*never, *passing) if is_box(box) and id(box) not in kept]
@@ -176,10 +177,17 @@ def _finished() -> list[Piece]:
     raise RuntimeError("a vector is read that nothing referred to")
 
 
-def _with_items(values: Iterable[Any]) -> Iterator[Any]:
+def _boxes_in(items: Sequence[Any]) -> Sequence[Any]:
+    """Return the boxes in a list; one of costs, which are numbers, grows with each step."""
+    if not any(issubclass(kind, DispatchArray) for kind in set(map(type, items))):
+        return ()
+    return [item for item in items if is_box(item)]
+
+
+def _with_boxes(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         yield value
-        yield from value if isinstance(value, (list, tuple)) else ()
+        yield from _boxes_in(value) if isinstance(value, (list, tuple)) else ()
 
 
 def _same_again(box: DispatchArray, copy: DispatchArray) -> DispatchArray:
