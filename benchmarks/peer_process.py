@@ -42,7 +42,7 @@ def kernel_dims(scale: float) -> tuple[int, int, int, int]:
 
 def matrix_dims(scale: float) -> tuple[int, int]:
     """Return the shape of each of the matrices."""
-    return max(16, round(2000 * scale**0.5)), max(32, round(4000 * scale**0.5))
+    return max(16, round(3000 * scale**0.5)), max(32, round(6000 * scale**0.5))
 
 
 def filter_dims(scale: float) -> tuple[int, int]:

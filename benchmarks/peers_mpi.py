@@ -6,6 +6,7 @@ the work item of the same name in ``peers_work.py`` and returns what is to be ti
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -197,6 +198,7 @@ def main() -> int:
     set_up = WORK[options.work]
     set_up(options.scale / 1000)()
     run = set_up(options.scale)
+    gc.collect()  # what imports left
     common.reset_peak()
     WORLD.Barrier()
     start = time.perf_counter()
