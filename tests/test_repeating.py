@@ -217,6 +217,33 @@ def test_nothing_is_kept_outside_of_solves(renamed):
     assert not renamed
 
 
+def test_an_interrupt_while_a_graph_is_made_leaves_nothing_of_it(monkeypatch):
+    """Its traceback holds boxes of what stands for the vector."""
+    op = pylops.Identity(30) + 0.3 * pylops.Laplacian((6, 5))
+    y = rand(30)
+    expected, *_ = pylops.cgls(op, y, niter=5, tol=0)
+    original, calls = repeating._output, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(repeating, "_output", interrupted)
+    solver = CGLS(op)
+    x = solver.setup(da.from_array(y, chunks=7), tol=0)
+    caught = None
+    for _ in range(5):
+        try:
+            x = solver.step(x)
+        except KeyboardInterrupt as error:
+            caught = error
+            x = solver.step(x)
+    assert caught is not None
+    assert_close(x, expected.ravel(), rtol=1e-9)
+
+
 def test_two_solves_of_one_operator_at_once():
     op = pylops.Identity(30) + 0.3 * pylops.Laplacian(DIMS)
     ys = [rand(30, seed=seed) for seed in range(2)]

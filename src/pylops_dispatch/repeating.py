@@ -212,9 +212,9 @@ def _record(
         for name, piece in zip(names, x.pieces, strict=True)
     ]
     inputs = {piece.name: piece for piece in pieces if isinstance(piece, DaskArray)}
-    stand_in = DispatchArray(list(pieces), x.shape, x.dtype)
-    current.recording = True  # values of it are not there to be read
+    current.recording = True  # values of what stands for the vector are not there to be read
     try:
+        stand_in = DispatchArray(list(pieces), x.shape, x.dtype)
         y = apply(stand_in)
     except ValuesNeededError:
         return None

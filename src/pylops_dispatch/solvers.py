@@ -189,8 +189,13 @@ class Session:
                     box.let_go(functools.partial(list, pieces))
 
     def register(self, box: DispatchArray) -> None:
-        """Watch a box for as long as something holds it."""
-        self._boxes[id(box)] = box
+        """Watch a box for as long as something holds it.
+
+        One that is made of what stands for a vector is nothing to work out: an interrupt leaves it
+        in the frames of its traceback.
+        """
+        if not self.recording:
+            self._boxes[id(box)] = box
 
     def in_memory(self) -> Iterator[DaskArray]:
         """Yield the arrays in memory that boxes of this session hold."""
@@ -234,7 +239,7 @@ class Session:
         if array.name not in self._leaves:
             if array.name not in self._coefficients and self._ancestors(array)[0]:
                 return array
-            self._leaves[array.name] = DispatchArray(array)
+            self._new_leaf(array)
         if array.name not in self._coefficients:
             self._found[array.name] = _Found(weakref.ref(array), self._step)
         return self._source(array.name)
@@ -299,9 +304,13 @@ class Session:
                 return False
         return True
 
+    def _new_leaf(self, array: DaskArray) -> None:
+        box = self._leaves[array.name] = DispatchArray(array)
+        self._boxes[id(box)] = box  # an application may be recorded that needs it first
+
     def _source(self, name: str) -> DaskArray:
         if name not in self._leaves:
-            self._leaves[name] = DispatchArray(self._coefficients[name])
+            self._new_leaf(self._coefficients[name])
         return pc.realise(self._leaves[name].pieces[0])
 
     def norm(self, piece: DaskArray) -> Any:
