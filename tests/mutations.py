@@ -57,6 +57,79 @@ FAULTS = [
         "tests/test_executions.py", "names_of_their_own or each_graph",
     ),
     Fault(
+        "data of the step that was optimised in those after it", "executions.py",
+        "block = held[place][own[place], *key[1:]]",
+        "block = known.fixed.setdefault(key, held[place][own[place], *key[1:]])",
+        "tests/test_executions.py", "what_a_step_starts_from or blocks_of_a_step",
+    ),
+    Fault(
+        "all costs looked at in each step", "undoing.py",
+        "if not any(issubclass(kind, DispatchArray) for kind in set(map(type, items))):",
+        "if not items:",
+        "tests/test_undoing.py", "costs_become_more",
+    ),
+    Fault(
+        "tasks begun as they become ready on threads", "threads.py",
+        "keys = sorted(made, key=places.__getitem__)", "keys = sorted(made, key=str)",
+        "tests/test_threads.py", "in_the_order_that_dask",
+    ),
+    Fault(
+        "tasks begun on threads in the order that they became ready in", "threads.py",
+        "number = self._ready.pop()", "number = self._ready.pop(0)",
+        "tests/test_threads.py", "in_the_order_that_dask or few_results",
+    ),
+    Fault(
+        "values that nothing needs any more kept by an execution on threads", "threads.py",
+        "del self._values[read]", "pass",
+        "tests/test_threads.py", "few_results",
+    ),
+    Fault(
+        "what stands for a vector worked out after an interrupt", "solvers.py",
+        "if not self.recording:", "if True:",
+        "tests/test_repeating.py", "an_interrupt_while",
+    ),
+    Fault(
+        "an execution on threads over before its last task is noted", "threads.py",
+        "while not self._ended.wait(_PATIENCE):",
+        "while self._left and not self._ended.wait(_PATIENCE):",
+        "tests/test_threads.py", "whenever_the_wait",
+    ),
+    Fault(
+        "keys without a task looked for by threads", "threads.py",
+        "if missing:", "if False:",
+        "tests/test_distributed.py", "not_in_use_are_told",
+    ),
+    Fault(
+        "one thread for all tasks of an execution", "threads.py",
+        "self._call_for(len(self._ready) - 1)", "self._call_for(0)",
+        "tests/test_threads.py", "is_called_when",
+    ),
+    Fault(
+        "tasks begun after an error on threads", "threads.py",
+        "if self._ended.is_set() or not self._ready:", "if not self._ready:",
+        "tests/test_threads.py", "beside_one_that_fails",
+    ),
+    Fault(
+        "an error on threads that keeps what its task has read", "threads.py",
+        "error, self._error = self._error, None", "error = self._error",
+        "tests/test_threads.py", "keeps_no_blocks",
+    ),
+    Fault(
+        "an execution on threads that goes on when it is interrupted", "threads.py",
+        "finally:\n            self._ended.set()\n", "finally:\n            pass\n",
+        "tests/test_threads.py", "interrupts_the_wait",
+    ),
+    Fault(
+        "tasks on threads that share context variables", "threads.py",
+        "self._context.copy().run(task, given)", "self._context.copy() and task(given)",
+        "tests/test_threads.py", "see_the_variables",
+    ),
+    Fault(
+        "those who watch dask not told of executions of a solve", "threads.py",
+        "watched = Callback.active or config(", "watched = config(",
+        "tests/test_threads.py", "who_watch",
+    ),
+    Fault(
         "an optimisation of the user's left out", "optimisation.py",
         "if executions is None or optimise is not _optimised:", "if executions is None:",
         "tests/test_executions.py", "user_sets",

@@ -313,11 +313,12 @@ def test_an_error_of_the_cluster_names_the_step_and_what_to_do(client):
     assert "pylops_dispatch.checkpoint" in note
 
 
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 @pytest.mark.parametrize("made", [lambda y: y, lambda y: y + 1.0], ids=["data", "made of them"])
-def test_data_on_a_cluster_that_is_not_in_use_are_told_apart(client, made):
+def test_data_on_a_cluster_that_is_not_in_use_are_told_apart(client, made, scheduler):
     y = made(da.ones(12, chunks=4).persist())
     with (
-        dask.config.set(scheduler="synchronous"),
+        dask.config.set(scheduler=scheduler),
         pytest.raises(ValueError, match="Missing dependency") as caught,
     ):
         pylops.cgls(pylops.FirstDerivative(12), y, niter=2)

@@ -4,6 +4,8 @@ import functools
 import gc
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import dask
 import dask.array as da
@@ -23,6 +25,7 @@ from pylops_dispatch.executions import Executions
 from pylops_dispatch.layers import Form, RepeatedLayer, array_in_full
 from pylops_dispatch.solvers import Session, in_session
 from pylops_dispatch.structures import UnknownStructureError, structure_of
+from pylops_dispatch.threads import run
 
 from .helpers import assert_close, chunks_for, rand
 
@@ -49,9 +52,9 @@ SOLVERS = {
 
 @pytest.fixture
 def found(monkeypatch):
-    """How executions got their graphs: optimised, learnt, or renamed."""
+    """How executions got their graphs: optimised, learnt, or renamed, or with data of their own."""
     seen = []
-    for name in ("_learn", "_renamed"):
+    for name in ("_learn", "_renamed", "_data_of"):
         original = getattr(executions, name)
 
         def noting(*args, name=name, original=original):
@@ -59,13 +62,13 @@ def found(monkeypatch):
             return original(*args)
 
         monkeypatch.setattr(executions, name, noting)
-    original = Executions.optimised
+    original = Executions._look_up
 
     def each(self, graph, wanted, optimise):
         seen.append("execution")
         return original(self, graph, wanted, optimise)
 
-    monkeypatch.setattr(Executions, "optimised", each)
+    monkeypatch.setattr(Executions, "_look_up", each)
     return seen
 
 
@@ -85,16 +88,18 @@ def test_steps_give_what_they_give_where_each_graph_is_optimised(name, solver, d
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("watched", [False, True])
 @pytest.mark.parametrize("solver", ["cg", "cgls", "lsqr", "ista", "fista"])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_a_step_is_optimised_once(name, solver, found):
+def test_a_step_is_optimised_once(name, solver, watched, found):
     op = OPERATORS[name]()
-    SOLVERS[solver](op, da.from_array(rand(op.shape[0], op.dtype), chunks=7))
+    with Keys() if watched else nullcontext():
+        SOLVERS[solver](op, da.from_array(rand(op.shape[0], op.dtype), chunks=7))
     count = found.count("execution")
     assert count >= STEPS
     kinds = 2 if solver == "lsqr" else 1  # executions in a step that are unlike
     assert found.count("_learn") == kinds
-    assert found.count("_renamed") >= count - 7
+    assert found.count("_renamed" if watched else "_data_of") >= count - 7
 
 
 def test_a_solve_of_executions_that_are_all_unlike_gives_up(monkeypatch):
@@ -138,7 +143,7 @@ def test_what_a_step_starts_from_is_its_own(found):
     _, _, _, _, _, cost = pylops.cgls(op, y, niter=STEPS, damp=0.1, tol=0)
     given = da.from_array(y, chunks=5)
     *_, own = pylops.cgls(op, given, niter=STEPS, damp=0.1, tol=0)
-    assert found.count("_renamed") > 3
+    assert found.count("_data_of") > 3
     assert_close(own, cost, rtol=1e-9)
 
 
@@ -146,21 +151,32 @@ def test_blocks_of_a_step_are_not_kept():
     held = {}
 
     def note(self, graph, wanted, optimise):
-        nodes = original(self, graph, wanted, optimise)
+        known = original(self, graph, wanted, optimise)
         held["known"] = [known for known in self._known.values() if known is not None]
-        return nodes
+        return known
 
-    original = Executions.optimised
+    original = Executions._look_up
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Executions, "optimised", note)
+        patch.setattr(Executions, "_look_up", note)
         pylops.cgls(OPERATORS["halo"](), da.from_array(rand(30), chunks=7), niter=STEPS, tol=0)
     assert held["known"]
     for known in held["known"]:
-        values = [getattr(task.node, "value", None) for task in known.tasks]
+        nodes = [*(task.node for task in known.tasks), *(node for _, node in known.ordered.tasks)]
+        values = [*(getattr(node, "value", None) for node in nodes), *known.fixed.values()]
         assert not any(isinstance(value, np.ndarray) for value in values)
 
 
-def test_data_under_other_names_are_never_taken_for_those_of_a_step_before():
+def with_dask(known, graph, keys):
+    return dask.get(dict(known.optimised(graph, keys, optimisation._optimised)), keys)
+
+
+def on_threads(known, graph, keys):
+    with ThreadPoolExecutor(2) as pool:
+        return run(*known.in_order(graph, keys, optimisation._optimised), pool)
+
+
+@pytest.mark.parametrize("execute", [with_dask, on_threads])
+def test_data_under_other_names_are_never_taken_for_those_of_a_step_before(execute):
     """As a layer has them that dask made of a graph with names of its own."""
     known, inner = Executions(), ("inner", 0)
 
@@ -173,8 +189,7 @@ def test_data_under_other_names_are_never_taken_for_those_of_a_step_before():
             ),
         }
         graph = HighLevelGraph(layers, {"held": set(), "y": {"held"}})
-        nodes = known.optimised(graph, [("y", 0)], optimisation._optimised)
-        (result,) = dask.get(dict(nodes), [("y", 0)])
+        (result,) = execute(known, graph, [("y", 0)])
         return result
 
     for value in range(5):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from dask._task_spec import DataNode, GraphNode, Task, TaskRef
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from pylops_dispatch.layers import RepeatedLayer, in_full
@@ -22,6 +22,7 @@ from pylops_dispatch.pieces import name_of_number
 from pylops_dispatch.programs import is_getter, run_program
 from pylops_dispatch.renaming import name_in
 from pylops_dispatch.structures import UnknownStructureError, structure_of
+from pylops_dispatch.threads import Ordered, in_order
 
 Optimise = Callable[[HighLevelGraph, Collection[Any]], Mapping[Any, Any]]
 
@@ -48,6 +49,10 @@ class _Optimised(NamedTuple):
     blocks: list[tuple[int, int, tuple[Any, ...]]]  # data: place of the layer, and key
     numbers: list[tuple[int, int, int]]  # name, place of the layer, and place among its numbers
     same: list[tuple[int, weakref.ref[Layer]]]  # layers that must be these, by their places
+    ordered: Ordered  # with the keys that it was learnt with
+    fixed: dict[Any, Any]  # data that are the same each time, by the keys in it
+    own_blocks: list[tuple[Any, int]]  # other data: keys in it, and the places of their layers
+    own_numbers: list[tuple[Any, int, int]]  # key, place of the layer, place among its numbers
 
 
 class Executions:
@@ -77,8 +82,30 @@ class Executions:
         mapping
             Tasks and data by their keys.
         """
-        if self._vain > _TRIED:
+        known = self._look_up(graph, wanted, optimise)
+        if known is None:
             return optimise(in_full(graph), wanted)
+        return _renamed(known, graph.layers)
+
+    def in_order(
+        self, graph: HighLevelGraph, wanted: list[Any], optimise: Optimise
+    ) -> tuple[Ordered, dict[Any, Any]]:
+        """Return the tasks of a graph in order, and the data by the keys that these have in them.
+
+        The parameters are those of :meth:`optimised`.
+        """
+        known = self._look_up(graph, wanted, optimise)
+        if known is None:
+            nodes = convert_legacy_graph(optimise(in_full(graph), wanted))
+            data = {k: node.value for k, node in nodes.items() if isinstance(node, DataNode)}
+            return in_order(nodes, wanted), data
+        return known.ordered, _data_of(known, graph.layers)
+
+    def _look_up(
+        self, graph: HighLevelGraph, wanted: list[Any], optimise: Optimise
+    ) -> _Optimised | None:
+        if self._vain > _TRIED:
+            return None
         layers = graph.layers
         form = _form(layers, wanted)
         if form in self._known:
@@ -88,10 +115,10 @@ class Executions:
             if self._vain > _TRIED:  # what came up is of no use any more
                 self._known.clear()
                 self._seen.clear()
-                return optimise(in_full(graph), wanted)
+                return None
             if form not in self._seen:
                 self._seen.append(form)
-                return optimise(in_full(graph), wanted)
+                return None
             if len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[form] = _learn(form, graph, wanted, optimise)
@@ -100,7 +127,7 @@ class Executions:
             held = list(layers.values())
             if any(layer() is not held[place] for place, layer in known.same):
                 known = self._known[form] = _learn(form, graph, wanted, optimise)
-        return optimise(in_full(graph), wanted) if known is None else _renamed(known, layers)
+        return known
 
 
 def _is_block(node: Any) -> bool:
@@ -187,7 +214,27 @@ def _learn(
             tasks.append(_Task(node, own, [(read, named(read)) for read in node.dependencies]))
     places = {name: place for place, name in enumerate(graph.layers)}
     names = [(places.get(name), name) for name in numbered]
-    return _Optimised(names, tasks, blocks, numbers, same)
+    own_blocks = [(key, data[name_in(key)]) for key in nodes if name_in(key) in data]
+    own_numbers = [(name, *given[name]) for name in given if name in nodes]
+    changing = {key for key, *_ in (*own_blocks, *own_numbers)}
+    fixed = {
+        key: node.value
+        for key, node in nodes.items()
+        if isinstance(node, DataNode) and key not in changing
+    }
+    ordered = in_order(nodes, wanted)
+    return _Optimised(names, tasks, blocks, numbers, same, ordered, fixed, own_blocks, own_numbers)
+
+
+def _data_of(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, Any]:
+    """Return the data of a graph by the keys that the optimised one has for them."""
+    own, held = list(layers), list(layers.values())
+    values = dict(known.fixed)
+    values.update((key, held[place].form.numbers[i]) for key, place, i in known.own_numbers)
+    for key, place in known.own_blocks:
+        block = held[place][own[place], *key[1:]]
+        values[key] = block.value if isinstance(block, DataNode) else block
+    return values
 
 
 def _renamed(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, GraphNode]:

@@ -29,9 +29,10 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from pylops_dispatch.executions import Executions
 from pylops_dispatch.layers import in_full
-from pylops_dispatch.pieces import array_of, largest_block
+from pylops_dispatch.pieces import array_of
 from pylops_dispatch.programs import Setting, is_getter, is_small_slice, joined, straightening
 from pylops_dispatch.shuffles import of_their_own
+from pylops_dispatch.threads import pool_of, run
 from pylops_dispatch.workers import client_in_use
 
 
@@ -66,12 +67,7 @@ def persist(
             return tuple(dask.persist(*marked, optimize_graph=False))
         keys = [list(flatten(array.__dask_keys__())) for array in arrays]
         wanted = list(chain.from_iterable(keys))
-        optimise = arrays[0].__dask_optimize__
-        if executions is None or optimise is not _optimised:
-            nodes = optimise(in_full(graph), wanted)
-        else:
-            nodes = executions.optimised(graph, wanted, optimise)
-        found = schedule(nodes, wanted, **_batches(schedule, arrays, nodes))
+        found = _executed(graph, wanted, arrays[0].__dask_optimize__, schedule, executions)
     values = dict(zip(wanted, found, strict=True))
     done = []
     for array, own in zip(arrays, keys, strict=True):
@@ -79,6 +75,23 @@ def persist(
         held = HighLevelGraph({array.name: layer}, {array.name: set()})
         done.append(array_of(held, array.name, array.chunks, array._meta))
     return tuple(done)
+
+
+def _executed(
+    graph: HighLevelGraph,
+    wanted: list[Any],
+    optimise: Any,
+    schedule: Any,
+    executions: Executions | None,
+) -> Sequence[Any]:
+    """Return the results of a graph, on threads that nobody watches without dask's scheduler."""
+    if executions is None or optimise is not _optimised:
+        nodes = optimise(in_full(graph), wanted)
+    elif pool := pool_of(schedule):
+        return run(*executions.in_order(graph, wanted, optimise), pool)
+    else:
+        nodes = executions.optimised(graph, wanted, optimise)
+    return cast(Sequence[Any], schedule(nodes, wanted))
 
 
 def _marked(
@@ -121,23 +134,6 @@ def tasks_on_cluster(nodes: Mapping[Any, Any], keys: Iterable[Any]) -> int:
     """
     found = cull(convert_legacy_graph(nodes), set(keys))
     return sum(not getattr(node, "on_cluster", False) for node in found.values())
-
-
-_SMALL = 1 << 18  # bytes of a block
-_BATCH = 4
-
-
-def _batches(schedule: Any, arrays: Sequence[DaskArray], nodes: dict[Any, Any]) -> dict[str, int]:
-    """Return settings of dask's threads for many small tasks: some of them are handed out at once.
-
-    A thread takes about as long to be given a task as to work on a small block.
-    """
-    if schedule is not dask.threaded.get or len(nodes) < 64:
-        return {}
-    held = (node.value for node in nodes.values() if isinstance(node, DataNode))
-    largest = max((getattr(value, "nbytes", 0) for value in held), default=0)
-    made = max(map(largest_block, arrays))
-    return {"chunksize": _BATCH} if max(largest, made) <= _SMALL else {}
 
 
 @contextmanager
