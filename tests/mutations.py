@@ -84,6 +84,11 @@ FAULTS = [
         "tests/test_threads.py", "few_results",
     ),
     Fault(
+        "a step that a user takes half done by an interrupt on its way out", "solvers.py",
+        "_put_back_if_interrupted(self) if undone else nullcontext(),", "nullcontext(),",
+        "tests/test_steps.py", "become_dask_arrays",
+    ),
+    Fault(
         "what stands for a vector worked out after an interrupt", "solvers.py",
         "if not self.recording:", "if True:",
         "tests/test_repeating.py", "an_interrupt_while",

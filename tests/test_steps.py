@@ -12,6 +12,7 @@ from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA, ISTA, SplitBregman
 
 import pylops_dispatch
+from pylops_dispatch import solvers
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.steps import steps_of
 
@@ -138,6 +139,41 @@ def test_interrupted_in_a_callback_after_a_step(cls):
     solver.callback = lambda x: None
     expected = cls(op).solve(y, niter=7, **SOLVERS[cls])[0]
     assert_close(solver.run(solver.x).compute(), expected.compute(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("where", range(1, 5))
+@pytest.mark.parametrize("cls", [CG, CGLS, LSQR])
+def test_a_step_that_a_user_takes_is_undone_while_its_vectors_become_dask_arrays(
+    cls, where, monkeypatch
+):
+    """The last of what happens in it: the user has not got its result by then."""
+    op, y = problem()
+    solver, whole = cls(op), cls(op)
+    x = solver.setup(y, **SOLVERS[cls])
+    x = solver.step(x)
+    before, original, calls = state(solver), solvers.lower, []
+
+    def interrupted(box):
+        calls.append(1)
+        if len(calls) == where:
+            raise KeyboardInterrupt
+        return original(box)
+
+    monkeypatch.setattr(solvers, "lower", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solver.step(x)
+    after = state(solver)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+    assert not any(isinstance(value, DispatchArray) for value in vars(solver).values())
+
+    x = solver.step(solver.step(x))
+    expected = whole.setup(y, **SOLVERS[cls])
+    for _ in range(3):
+        expected = whole.step(expected)
+    assert_close(x.compute(), expected.compute(), rtol=1e-12)
+    assert_close(solver.cost, whole.cost, rtol=1e-12)
 
 
 @pytest.mark.parametrize("cls", [CG, CGLS, LSQR])

@@ -858,6 +858,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     Between the calls that a user makes, the solver's attributes are dask arrays.
     """
     check_problem = _lengths_checked(original, method=True)
+    is_step = original.__name__ == "step"
     original = followed(original)
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -892,7 +893,14 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
                 delattr(self, name)  # what it was of a problem that is lost
             known = _sessions[self] = new_session.get()()
         known.know((vars(self), args, kwargs))
-        with in_session(known), _users_callbacks(self), _boxes_inside(self):
+        # on a cluster that would keep the blocks of vectors that the step replaces
+        undone = is_step and client_in_use() is None
+        with (
+            _put_back_if_interrupted(self) if undone else nullcontext(),
+            in_session(known),
+            _users_callbacks(self),
+            _boxes_inside(self),
+        ):
             given, named = _boxed((args, kwargs), _lengths((vars(self), args, kwargs)))
             result = original(self, *given, **named)
             return known.result(result) if original.__name__ == "solve" else result_of(result)
@@ -941,6 +949,24 @@ def _boxes_inside(solver: Any) -> Iterator[None]:
         yield
     finally:
         _convert(solver, is_box, lower)
+
+
+@contextmanager
+def _put_back_if_interrupted(solver: Any) -> Iterator[None]:
+    """Put attributes back as a user saw them when a step does not come to its end.
+
+    It may be interrupted as well where its boxes become dask arrays.
+    """
+    attributes = dict(vars(solver))
+    lists = [(value, list(value)) for value in attributes.values() if isinstance(value, list)]
+    try:
+        yield
+    except BaseException:
+        vars(solver).clear()
+        vars(solver).update(attributes)
+        for held, items in lists:
+            held[:] = items
+        raise
 
 
 @contextmanager
