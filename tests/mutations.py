@@ -53,7 +53,7 @@ FAULTS = [
     ),
     Fault(
         "tasks of a step that keep the names of another", "executions.py",
-        "names.append(name if place is None else own[place])", "names.append(name)",
+        "names[name] = own[place]", "names[name] = name",
         "tests/test_executions.py", "names_of_their_own or each_graph",
     ),
     Fault(

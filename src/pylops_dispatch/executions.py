@@ -29,30 +29,16 @@ Optimise = Callable[[HighLevelGraph, Collection[Any]], Mapping[Any, Any]]
 _KEPT = 16  # in a solve: a step may have some executions
 _TRIED = 16  # executions in a row, after which a solve has none that are alike
 
-# a key: which of the names it has, and what follows, None where it is the name alone
-_Key = tuple[int, tuple[Any, ...] | None]
-
-
-class _Task(NamedTuple):
-    """A task of an optimised graph, and the keys in it."""
-
-    node: GraphNode
-    key: _Key
-    reads: list[tuple[Any, _Key]]
-
 
 class _Optimised(NamedTuple):
     """An optimised graph, which fits others of its form."""
 
-    names: list[tuple[int | None, str]]  # the place of the layer that has the name, if one has
-    tasks: list[_Task]
-    blocks: list[tuple[int, int, tuple[Any, ...]]]  # data: place of the layer, and key
-    numbers: list[tuple[int, int, int]]  # name, place of the layer, and place among its numbers
-    same: list[tuple[int, weakref.ref[Layer]]]  # layers that must be these, by their places
     ordered: Ordered  # with the keys that it was learnt with
-    fixed: dict[Any, Any]  # data that are the same each time, by the keys in it
-    own_blocks: list[tuple[Any, int]]  # other data: keys in it, and the places of their layers
-    own_numbers: list[tuple[Any, int, int]]  # key, place of the layer, place among its numbers
+    names: dict[str, int | None]  # in these keys: the place of the layer that has it, if one has
+    fixed: dict[Any, Any]  # data that are the same each time, by their keys
+    blocks: list[tuple[Any, int]]  # other data: keys, and the places of their layers
+    numbers: list[tuple[str, int, int]]  # key, place of the layer, and place among its numbers
+    same: list[tuple[int, weakref.ref[Layer]]]  # layers that must be these, by their places
 
 
 class Executions:
@@ -197,41 +183,25 @@ def _learn(
     if any(map(is_getter, nodes.values())):
         return None
 
-    numbered: dict[str, int] = {}
-
-    def named(key: Any) -> _Key:
-        number = numbered.setdefault(name_in(key), len(numbered))
-        return number, key[1:] if isinstance(key, tuple) else None
-
-    tasks, blocks, numbers = [], [], []
-    for key, node in nodes.items():
-        name, own = name_in(key), named(key)
-        if name in given:
-            numbers.append((own[0], *given[name]))
-        elif name in data:
-            blocks.append((data[name], own[0], key[1:]))
-        else:
-            tasks.append(_Task(node, own, [(read, named(read)) for read in node.dependencies]))
     places = {name: place for place, name in enumerate(graph.layers)}
-    names = [(places.get(name), name) for name in numbered]
-    own_blocks = [(key, data[name_in(key)]) for key in nodes if name_in(key) in data]
-    own_numbers = [(name, *given[name]) for name in given if name in nodes]
-    changing = {key for key, *_ in (*own_blocks, *own_numbers)}
+    blocks = [(key, data[name_in(key)]) for key in nodes if name_in(key) in data]
+    numbers = [(name, *given[name]) for name in given if name in nodes]
+    changing = {key for key, *_ in (*blocks, *numbers)}
     fixed = {
         key: node.value
         for key, node in nodes.items()
         if isinstance(node, DataNode) and key not in changing
     }
-    ordered = in_order(nodes, wanted)
-    return _Optimised(names, tasks, blocks, numbers, same, ordered, fixed, own_blocks, own_numbers)
+    names = {name: places.get(name) for name in map(name_in, nodes)}
+    return _Optimised(in_order(nodes, wanted), names, fixed, blocks, numbers, same)
 
 
 def _data_of(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, Any]:
     """Return the data of a graph by the keys that the optimised one has for them."""
     own, held = list(layers), list(layers.values())
     values = dict(known.fixed)
-    values.update((key, held[place].form.numbers[i]) for key, place, i in known.own_numbers)
-    for key, place in known.own_blocks:
+    values.update((key, held[place].form.numbers[i]) for key, place, i in known.numbers)
+    for key, place in known.blocks:
         block = held[place][own[place], *key[1:]]
         values[key] = block.value if isinstance(block, DataNode) else block
     return values
@@ -239,33 +209,29 @@ def _data_of(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, Any]:
 
 def _renamed(known: _Optimised, layers: Mapping[str, Layer]) -> dict[Any, GraphNode]:
     """Return the tasks of an optimised graph with the names, data and numbers of another."""
-    own, held = list(layers), list(layers.values())
+    own, values = list(layers), _data_of(known, layers)
     which = hashlib.blake2b("\n".join(own).encode(), digest_size=16)
-    names = []
-    for place, name in known.names:
+    names = {}
+    for name, place in known.names.items():
         if place is None:
             digest = which.copy()
             digest.update(name.encode())
-            name = f"{name.rpartition('-')[0] or name}-{digest.hexdigest()}"
-        names.append(name if place is None else own[place])
+            names[name] = f"{name.rpartition('-')[0] or name}-{digest.hexdigest()}"
+        else:
+            names[name] = own[place]
+    names.update((name, _name_of(values[name])) for name, *_ in known.numbers)
+
+    def renamed(key: Any) -> Any:
+        name = names[name_in(key)]
+        return (name, *key[1:]) if isinstance(key, tuple) else name
+
     nodes: dict[Any, GraphNode] = {}
-    for number, place, i in known.numbers:
-        value = held[place].form.numbers[i]
-        name = names[number] = _name_of(value)
-        nodes[name] = DataNode(name, value)
-    key: Any
-    for place, number, index in known.blocks:
-        key = (names[number], *index)
-        block = held[place][key]
-        nodes[key] = block if isinstance(block, DataNode) else DataNode(key, block)
-    for task in known.tasks:
-        number, rest = task.key
-        key = names[number] if rest is None else (names[number], *rest)
-        reads = {
-            read: names[number] if rest is None else (names[number], *rest)
-            for read, (number, rest) in task.reads
-        }
-        nodes[key] = _with_keys(task.node, key, reads)
+    for key, value in values.items():
+        key = renamed(key)
+        nodes[key] = DataNode(key, value)
+    for key, node in known.ordered.tasks:
+        key, reads = renamed(key), {read: renamed(read) for read in node.dependencies}
+        nodes[key] = _with_keys(node, key, reads)
     return nodes
 
 
