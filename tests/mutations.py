@@ -1378,8 +1378,13 @@ FAULTS = [
     ),
     Fault(
         "lazy settings of functions are computed", "functions/__init__.py",
-        "(parameter in _SETTINGS or parameter in more) and", "False and",
+        "parameter in settings and", "False and",
         "tests/test_functions_complete.py", "wherever_it_is_lazy",
+    ),
+    Fault(
+        "a lazy end of a range is taken for the other", "functions/creation.py",
+        "(*ends, *numbers) if lazy_first else (*numbers, *ends)", "(*ends, *numbers)",
+        "tests/test_functions.py", "ranges_between_lazy_ends",
     ),
     Fault(
         "arguments after those of any number are taken for others", "functions/__init__.py",

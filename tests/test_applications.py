@@ -758,6 +758,19 @@ def test_costs_of_an_interpolation_are_numbers():
     assert_close(cost, expected, rtol=problem.rtol)
 
 
+@pytest.mark.parametrize("lazy", ["spataxis", "taxis", "paxis"])
+def test_interpolation_in_windows_with_lazy_axes(lazy):
+    problem = interpolation("sliding", **WINDOWS, **SLOWNESSES)
+    axes = {"spataxis": YAXIS, "taxis": TAXIS, "paxis": SLOWNESSES["paxis"]}
+    axes[lazy] = to_dask(axes[lazy], 2)
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="Radon2D inspects"):
+        found = SeismicInterpolation(
+            **problem.data, nrec=NY, iava=KEPT, kind="sliding", engine="numpy",
+            **axes, **WINDOWS, **FISTA, alpha=0.05,
+        )  # fmt: skip
+    check(found[:2], alone(problem), problem.rtol)
+
+
 @pytest.mark.parametrize(
     "problem",
     [

@@ -746,6 +746,30 @@ def test_arrays_are_filled_with_lazy_numbers(dtype):
         assert_as_numpy(call, (x,), (box(x),))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int16"])
+@pytest.mark.parametrize("function", [np.linspace, np.logspace, np.geomspace])
+def test_ranges_between_lazy_ends(function, dtype):
+    x = np.arange(1, 5).astype(dtype)
+    for call in (
+        lambda a: function(a[0], a[-1], 7),
+        lambda a: function(a.sum(), 3, num=5, endpoint=False),
+        lambda a: function(2.5, a[1], 1),
+        lambda a: function(1, a.max(), 4, dtype="float32") if dtype != "complex64" else a,
+        lambda a: function(a[0], a[-1], -1),
+    ):
+        assert_as_numpy(call, (x,), (box(x),))
+
+
+@pytest.mark.parametrize("call", [
+    lambda a: np.linspace(a, 3),
+    lambda a: np.logspace(0, a),
+    lambda a: np.linspace(a[0], 3, retstep=True),
+])  # fmt: skip
+def test_a_range_between_lazy_arrays_or_with_its_step_is_refused(call):
+    with forbid_executions(), pytest.raises(NotDispatchedError, match="single numbers"):
+        call(box(rand(3)))
+
+
 def test_lazy_spacing_is_refused():
     x = box(rand(SHAPE))
     for spacing in x[0, 0], x[:, 0], x[:, 0].dask():

@@ -66,7 +66,9 @@ _SETTINGS = frozenset((
     "return_counts", "return_index", "return_inverse", "returned", "rowvar", "s", "shape", "shift",
     "source", "sparse", "start", "start_or_stop", "step", "stop",
 ))  # fmt: skip
-_SETTINGS_OF = {np.digitize: {"bins"}}
+_SETTINGS_OF = dict.fromkeys(
+    (np.linspace, np.logspace, np.geomspace), _SETTINGS - {"start", "stop"}
+) | {np.digitize: _SETTINGS | {"bins"}}
 
 
 def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -100,9 +102,9 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _refuse_lazy_settings(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    more = _SETTINGS_OF.get(func, ())
+    settings = _SETTINGS_OF.get(func, _SETTINGS)
     for parameter, value in (*zip(_parameters(func), args, strict=False), *kwargs.items()):
-        if (parameter in _SETTINGS or parameter in more) and holds(value, _is_unread):
+        if parameter in settings and holds(value, _is_unread):
             raise not_dispatched(
                 f"{name} with a lazy {parameter!r}",
                 "Its value has to be known when the graph is made.",

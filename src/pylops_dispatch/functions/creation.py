@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_lazy, session
@@ -56,6 +58,34 @@ def _ones_like(
     *, device: Any = None,
 ) -> DispatchArray:  # fmt: skip
     return full_like(a, 1, dtype, shape=shape)
+
+
+def _between_lazy_ends(func: Callable[..., Any]) -> None:
+    # pylops/waveeqprocessing/seismicinterpolation.py:381: windows, by the spacing of `spataxis`
+    @implements(func)
+    def shim(start: Any, stop: Any, num: int = 50, *args: Any, **kwargs: Any) -> DispatchArray:
+        own = (np.ones(x.shape, x.dtype)[()] if is_lazy(x) else x for x in (start, stop))
+        like = func(*own, num, *args, **kwargs)
+        name = func.__name__
+        if isinstance(like, tuple) or like.ndim != 1:
+            advice = "Its ends must be single numbers; work the step out apart."
+            raise not_dispatched(f"numpy.{name} with lazy ends", advice)
+        numbers = [x for x in (start, stop) if not is_lazy(x)]
+        lazy = [as_box(x).dask() for x in (start, stop) if is_lazy(x)]
+        given = (func, numbers, is_lazy(start), num, args, kwargs)
+        known = f"{name}-{tokenize(given, [array.name for array in lazy])}"
+        return DispatchArray(pc.one_block(known, _between, given, lazy, like.shape, like.dtype))
+
+
+def _between(
+    func: Any, numbers: list[Any], lazy_first: bool, num: int, args: Any, kwargs: Any, *ends: Any
+) -> Any:
+    start, stop = (*ends, *numbers) if lazy_first else (*numbers, *ends)
+    return func(start, stop, num, *args, **kwargs)
+
+
+for _func in (np.linspace, np.logspace, np.geomspace):
+    _between_lazy_ends(_func)
 
 
 @implements(np.copyto)
