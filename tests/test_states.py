@@ -195,13 +195,17 @@ def test_arrays_that_an_operator_has_no_more_are_let_go():
 def test_what_an_operator_makes_each_time_is_worked_out_once():
     made = []
 
-    def block(block_id=None):
-        made.append(block_id)
-        return np.full(20, 2.0 + block_id[0])
+    class Weights:
+        def __call__(self, block_id=None):
+            made.append(block_id)
+            return np.full(20, 2.0 + block_id[0])
+
+        def __dask_tokenize__(self):
+            return "weights"
 
     class Makes(pylops.LinearOperator):
         def _matvec(self, x):
-            return da.map_blocks(block, chunks=((20, 20, 20),), dtype=float, name="weights") * x
+            return da.map_blocks(Weights(), chunks=((20, 20, 20),), dtype=float) * x
 
         _rmatvec = _matvec
 
