@@ -9,7 +9,7 @@ import numpy as np
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.assumptions import without_zero
 from pylops_dispatch.functions import indexing, linalg
-from pylops_dispatch.functions.elementwise import elementwise
+from pylops_dispatch.functions.elementwise import elementwise, on_alike
 from pylops_dispatch.functions.outputs import check_cast, no_output, written
 from pylops_dispatch.functions.registry import SHIMS
 from pylops_dispatch.policy import not_dispatched
@@ -29,6 +29,10 @@ def call_ufunc(
     ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a ufunc, or one of its methods, on boxes (NEP 13)."""
+    if method == "__call__" and not kwargs and ufunc.signature is None and ufunc.nout == 1:
+        inputs = without_zero(inputs) if ufunc is np.true_divide else inputs
+        found = on_alike(ufunc, inputs)
+        return elementwise(ufunc, inputs) if found is None else found
     out = _outputs(ufunc, kwargs.get("out"))
     where = kwargs.get("where", True)
     settings = {
