@@ -596,14 +596,29 @@ def _stripped(op: Any, rule: Callable[[Any], Rule | None]) -> Any:
     found = rule(op)
     if found is None:
         return new
-    for name in found.coefficients:
-        require_attribute(op, name)
-        setattr(new, name, Coefficient(name))
+    for name in arrays_to_cut(op, found):
+        value = vars(op)[name]
+        flat = not is_pylops(type(op)) and value.shape == (math.prod(op.dims),)
+        setattr(new, name, Coefficient(name, flat))
     if found.place is not None:
         new._place = found.place
     if found.tile is not None:
         new._tile = found.tile
     return new
+
+
+def arrays_to_cut(op: Any, rule: Rule | None) -> tuple[str, ...]:
+    """Return the attributes of which each block gets its part; a number, or None, is for all.
+
+    Raises
+    ------
+    AttributeError
+        If the rule names an attribute that the operator has not.
+    """
+    names = () if rule is None else rule.coefficients
+    for name in names:
+        require_attribute(op, name)
+    return tuple(name for name in names if getattr(vars(op)[name], "ndim", 0))
 
 
 def require_attribute(op: Any, name: str) -> None:
@@ -636,9 +651,23 @@ class _Placeholder:
     def __dask_tokenize__(self) -> Any:
         return type(self).__name__, self.name
 
+    def replaced_by(self, array: Any) -> Any:
+        """Return what an operator gets in place of this."""
+        return array
+
 
 class Coefficient(_Placeholder):
-    """Stands where a block's own part of a coefficient goes."""
+    """Stands where a block's own part of a coefficient goes, as `flat` as the operator has it."""
+
+    def __init__(self, name: str, flat: bool) -> None:
+        super().__init__(name)
+        self.flat = flat
+
+    def __dask_tokenize__(self) -> Any:
+        return super().__dask_tokenize__(), self.flat
+
+    def replaced_by(self, array: Any) -> Any:
+        return array.reshape(-1) if self.flat else array
 
 
 def fitted(
@@ -650,7 +679,10 @@ def fitted(
     """
 
     def copy(op: Any) -> Any:
-        new = resized(op, dims, dims)
+        # a user's code for a vector, element by element, sees one, however that is laid out
+        flat = len(op.dims) == 1 and not is_pylops(type(op))
+        own = (math.prod(dims),) if flat else dims
+        new = resized(op, own, own)
         for note, value in (("_place", starts), ("_tile", inner)):
             tell = vars(new).pop(note, None)
             if tell is not None:
@@ -683,14 +715,17 @@ def _refilled(
     def is_placeholder(value: Any) -> bool:
         return type(value) is kind
 
+    def replaced(placeholder: Any) -> Any:
+        return placeholder.replaced_by(next(remaining))
+
     def fill(op: Any) -> Any:
         new = copy(op)
         containers = kind is _Placeholder and not is_pylops(type(op))
         for name, value in vars(op).items():
             if type(value) is kind:
-                setattr(new, name, next(remaining))
+                setattr(new, name, replaced(value))
             elif containers and isinstance(value, (dict, list, tuple)):
-                setattr(new, name, with_changes(value, is_placeholder, lambda _: next(remaining)))
+                setattr(new, name, with_changes(value, is_placeholder, replaced))
         return rebuilt(op, fill, new)
 
     return fill(template)

@@ -11,6 +11,8 @@ from typing import Any
 from dask._task_spec import Task
 from pylops import LinearOperator
 
+from pylops_dispatch.policy import WRAPPERS
+
 
 @contextmanager
 def noted(op: Any, method: str, x: Any) -> Iterator[None]:
@@ -118,7 +120,7 @@ def _place() -> str:
         if isinstance(task, Task) and isinstance(task.key, tuple):
             return f"block {task.key[1:]} of {task.key[0]}"
         frame = frame.f_back
-    return "outside of any graph"
+    return "which was run to learn its dtype"
 
 
 def _part(error: BaseException, op: Any) -> str:
@@ -135,10 +137,12 @@ _METHODS = ("_matvec", "_rmatvec", "_matmat", "_rmatmat")
 
 
 def _line(error: BaseException) -> str:
-    """Name the last line of PyLops's that the error went through."""
+    """Name the last line of an operator's, or of PyLops's, that the error went through."""
     found = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "pylops":
+        module = frame.f_globals.get("__name__", "")
+        own = frame.f_code.co_name in _METHODS and module.partition(".")[0] != "pylops_dispatch"
+        if own or (module.partition(".")[0] == "pylops" and module not in WRAPPERS):
             path = "/".join(frame.f_code.co_filename.replace("\\", "/").split("/")[-3:])
             found = f" ({path}:{line})"
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 from pylops_dispatch.rules import (
     avo,
@@ -18,6 +19,7 @@ from pylops_dispatch.rules.running import run_rule
 from pylops_dispatch.rules.table import (
     FUNCTIONS,
     RULES,
+    Kind,
     Rule,
     alone,
     compose,
@@ -71,7 +73,8 @@ def register_rule(cls: type, rule: Rule) -> None:
     TypeError
         If `cls` is not an operator class, or `rule` not a rule.
     ValueError
-        If `rule` is a sum of terms that have no names.
+        If `rule` is of no such kind, or does not say what its kind needs: terms that have no
+        names, neighbours without their number, or axes without theirs.
 
     Examples
     --------
@@ -89,8 +92,17 @@ def register_rule(cls: type, rule: Rule) -> None:
         raise TypeError(f"cls must be a subclass of pylops.LinearOperator, got {cls!r}")
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a Rule, such as halo(1), got {rule!r}")
-    if rule.kind == "parallel_sum" and rule.terms is None and rule.run is None:
-        raise ValueError("parallel_sum() needs the names of the axes of both model and data")
+    if rule.kind not in get_args(Kind):
+        raise ValueError(f"a rule is one of {', '.join(get_args(Kind))}, got {rule.kind!r}")
+    says = {
+        "alone": (rule.depth, "to be made by alone()"),
+        "halo": (rule.depth, "a number of samples"),
+        "whole_axis": (rule.axes, "the axes"),
+        "parallel_sum": (rule.terms, "the names of the axes of both model and data"),
+    }
+    said, needed = says.get(rule.kind, ("", ""))
+    if said is None and rule.run is None:
+        raise ValueError(f"{rule.kind}() needs {needed}")
     new = cls not in RULES
     RULES[cls] = rule
     if new and activation.is_enabled():

@@ -205,10 +205,12 @@ def _directional(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """Run a directional derivative as the sum of weighted derivatives that it is."""
     if op.v.ndim == 1 and not isinstance(op.v, np.ndarray):
         return NotImplemented  # lazy numbers: PyLops's own Sum * Diagonal * Gradient
-    if op not in _expanded:
+    direction = op.v.tobytes() if op.v.ndim == 1 else b""  # whose numbers the weights are made of
+    made_of, tree = _expanded.get(op, (None, None))
+    if made_of != direction:
         first = _weighted_derivatives(op)
-        _expanded[op] = first if cls is basic.FirstDirectionalDerivative else -first.H * first
-    tree = _expanded[op]
+        tree = first if cls is basic.FirstDirectionalDerivative else -first.H * first
+        _expanded[op] = direction, tree
     return run_local(type(tree), tree, box, adjoint)
 
 

@@ -66,6 +66,12 @@ def why_unused(op: Any) -> str:
             f"the rule of {cls.__name__}, {rule.kind}, is for operators whose dims and dimsd are "
             f"the same, and these are {tuple(op.dims)} and {tuple(op.dimsd)}"
         )
+    if rule.kind == "whole_axis" and len(op.dims) != len(op.dimsd):
+        return (
+            f"the rule of {cls.__name__}, whole_axis, is for operators whose dims and dimsd have "
+            f"as many axes, and these are {tuple(op.dims)} and {tuple(op.dimsd)}: name the axes, "
+            "by parallel_sum(model=..., data=...)"
+        )
     return ""
 
 
@@ -98,7 +104,7 @@ def changes_helpers(cls: type, defining: type) -> bool:
         # what else LinearOperator has is for those who use an operator: ``todense``, ``eigs``
         hasattr(defining, name) and not hasattr(LinearOperator, name)
         for kind in _below(cls, defining)
-        for name in vars(kind)
+        for name in vars(kind).keys() - {"__slotnames__"}  # which a copy leaves in its class
     )
 
 
@@ -117,7 +123,7 @@ def local_needs(op: Any, adjoint: bool, cls: type | None = None) -> LocalNeeds |
         depth = tuple(int(d[adjoint] if isinstance(d, tuple) else d) for d in found)
         dims = tuple(int(n) for n in op.dims)
         # an element-wise operator on a vector works on any layout of that vector
-        if len(dims) == 1 and not any(depth) and rule.axes is None:
+        if len(dims) == 1 and not any(depth) and rule.axes is None and rule.place is None:
             return LocalNeeds(None, ())
         whole = rule.axes(op) if rule.axes is not None else ()
         return LocalNeeds(dims, depth, frozenset(a % len(dims) for a in whole))
@@ -168,9 +174,36 @@ def _rule(op: Any, root: Any, cls: type) -> Rule | None:
     return RULES.get(type(op)) or RULES.get(defining)  # type: ignore[arg-type]
 
 
-def _coefficient(array: Any, dims: Shape, offset: int, count: int, model: DaskArray) -> DaskArray:
+def _shape_in_dims(op: Any, name: str) -> Shape:
+    """Return the shape of a coefficient, with an axis of one for each that it is the same along.
+
+    Raises
+    ------
+    ValueError
+        If an array of a user's operator is neither flat nor as long as the dims.
+    """
+    shape, dims = tuple(vars(op)[name].shape), tuple(int(n) for n in op.dims)
+    if is_pylops(type(op)) or shape == (math.prod(dims),):
+        return shape
+    missing = len(dims) - len(shape)
+    fits = zip(shape, dims[max(missing, 0) :], strict=False)
+    if missing < 0 or any(n not in (1, m) for n, m in fits):
+        raise ValueError(
+            f"the rule of {type(op).__name__} names the coefficient {name!r}, of shape {shape}, "
+            f"and the operator has dims {dims}: it must have these, with one sample along axes "
+            "that it is the same along, or be flat"
+        )
+    return (1,) * missing + shape
+
+
+def _coefficient(
+    array: Any, shape: Shape, dims: Shape, offset: int, count: int, model: DaskArray
+) -> DaskArray:
     """Return a coefficient as a dask array with the chunks of `model`, shaped to `dims`."""
     held = array
+    if math.prod(shape) == 1:
+        shape = (1,) * len(dims)
+    array = array if array.shape == shape else array.reshape(shape)
     apart = array.size == count or (array.ndim == 1 and array.size != 1)
     size = math.prod(dims)
     if isinstance(array, DispatchArray) and apart:
@@ -234,19 +267,18 @@ def _run_piece(
         return _rule(part, op, cls)
 
     def names(part: Any) -> tuple[str, ...]:
-        found = rule(part)
-        return () if found is None else found.coefficients
+        return blocks.arrays_to_cut(part, rule(part))
 
     template, name = blocks.stripped(op, rule), name_of(op)
     bare = name if template is op else name_of(template)
     # there are none where nothing was taken out
     found = () if template is op else blocks.leaves(op, names)
-    held = [getattr(owner, attribute) for owner, attribute in found]
+    held = [(getattr(owner, name), _shape_in_dims(owner, name)) for owner, name in found]
     if isinstance(piece, Zeros):
-        cheap = [np.zeros((1,) * len(dims), a.dtype) for a in held]
+        cheap = [np.zeros((1,) * len(dims), a.dtype) for a, _ in held]
         return Zeros(dims, _dtype_of(cls, bare, template, need, cheap, piece, adjoint))
     x = piece.rechunk(dict.fromkeys(need.axes, -1))
-    coefficients = [_coefficient(a, dims, offset, total, x) for a in held]
+    coefficients = [_coefficient(a, shape, dims, offset, total, x) for a, shape in held]
     dtype = _dtype_of(cls, bare, template, need, coefficients, piece, adjoint)
     return blocks.apply_local(
         cls, template, x, depth, coefficients, adjoint, dtype, (name, bare), need.axes
@@ -392,10 +424,12 @@ def _check_coefficients(op: Any, terms: Terms) -> None:
         array = vars(op)[name]
         shape = tuple(getattr(array, "shape", ()))
         wanted = tuple(lengths.get(label) for label in labels)
-        same = zip(shape, wanted, strict=False)
+        missing = len(labels) - len(shape)
+        same = zip(shape, wanted[max(missing, 0) :], strict=False)
         wrong = any(n not in (1, m) for n, m in same if m is not None)
-        # one with fewer axes is reshaped
-        if len(shape) > len(labels) or (len(shape) == len(labels) and wrong):
+        # one with fewer axes is reshaped, or is the same along the first
+        split = missing > 0 and math.prod(shape) == math.prod(n for n in wanted if n is not None)
+        if missing < 0 or (wrong and not split):
             raise ValueError(
                 f"the rule of {type(op).__name__} gives {name} the axes {' '.join(labels)!r}, of "
                 f"{wanted} samples, and its shape is {shape}"
@@ -529,7 +563,7 @@ def run_rule(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         return run_terms(cls, op, box, adjoint, terms)
     if not is_pylops(cls) and (rule.local or rule.kind == "whole_axis"):
         _warn_of_whole_arrays(cls, op, rule)
-    if rule.kind == "whole_axis":
+    if rule.kind == "whole_axis" and len(op.dims) == len(op.dimsd):
         return run_along(cls, op, box, adjoint)
     if rule.local or cls in COMBINATIONS:
         return run_local(cls, op, box, adjoint)

@@ -111,8 +111,9 @@ def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
     Parameters
     ----------
     coefficients : tuple of str, optional
-        Attributes that hold arrays of the operator's dims to multiply by: each block has its own
-        part of them, and all that is not named as a whole.
+        Attributes that hold arrays to multiply by, of the operator's dims, with one sample along
+        axes that they are the same along, or flat: each block has its own part of them, in the
+        same form. Numbers, None and all that is not named are for every block.
     note : str, optional
         For the table.
 
@@ -139,10 +140,12 @@ def halo(
     depth : int, tuple of int, or callable
         For every axis, for each axis of ``op.dims``, or a function of the operator. It must
         cover both forward and adjoint, and the samples at the ends that the operator treats
-        in another way.
+        in another way. A function may return pairs, forward and adjoint, or None for an
+        operator that has no such neighbourhood.
     coefficients : tuple of str, optional
-        Attributes that hold arrays of the operator's dims to multiply by: each block has its own
-        part of them, and all that is not named as a whole.
+        Attributes that hold arrays to multiply by, of the operator's dims, with one sample along
+        axes that they are the same along, or flat: each block has its own part of them, in the
+        same form. Numbers, None and all that is not named are for every block.
     note : str, optional
         For the table.
     axes : callable, optional
@@ -184,6 +187,9 @@ def halo(
     )
 
 
+_WHOLE_NUMBERS = (int, np.integer)
+
+
 def _of_each_axis(depth: Depth) -> Depth:
     """Return a function that gives depths for the operator's axes, or says that they are none."""
 
@@ -195,6 +201,14 @@ def _of_each_axis(depth: Depth) -> Depth:
                 f"dims {tuple(op.dims)}: a number of samples for each axis is needed. Give halo() "
                 "one number for all axes, or a function of the operator that returns one for each"
             )
+        for given in found or ():
+            pair = given if isinstance(given, tuple) and len(given) == 2 else (given,)
+            if not all(isinstance(n, _WHOLE_NUMBERS) and n >= 0 for n in pair):
+                raise ValueError(
+                    f"the rule of {type(op).__name__} has a halo of {found!r}: {given!r} is no "
+                    "number of samples, which is an integer, 0 or more, nor a pair of these, for "
+                    "forward and adjoint"
+                )
         return found
 
     return checked
@@ -344,7 +358,7 @@ def parallel_sum(
     Raises
     ------
     TypeError
-        If `model` or `data` is no text.
+        If `model`, `data` or `whole` is no text.
     ValueError
         If only one of `model` and `data` is given, or names in neither are used, or twice.
 
@@ -358,7 +372,7 @@ def parallel_sum(
     ...     lengths={"nsl": "slice", "nx": "row", "ny": "column", "nz": "right"},
     ... )  # doctest: +SKIP
     """
-    for name, given in (("model", model), ("data", data)):
+    for name, given in (("model", model), ("data", data), ("whole", whole)):
         if not isinstance(given, str):
             raise TypeError(f"{name} must be names with spaces between, got {given!r}")
     for name, mapping in (

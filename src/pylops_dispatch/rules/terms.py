@@ -137,7 +137,7 @@ def _is_cut(arguments: list[Any], index: int) -> bool:
 def _template(op: Any, terms: Terms) -> tuple[Any, list[DaskArray]]:
     template = duplicate(op)
     for name in (*terms.coefficients, *terms.positions):
-        if name in vars(op):
+        if getattr(vars(op).get(name), "ndim", 0):  # a number is for all blocks
             setattr(template, name, None)
     return blocks.taken_apart(template)
 
@@ -149,7 +149,7 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
     unused = terms.unused(op, adjoint) if terms.unused is not None else ()
     for name, labels in terms.coefficients.items():
         array = vars(op).get(name)
-        if name in unused or array is None:
+        if name in unused or not getattr(array, "ndim", 0):
             continue
         owner = array
         if is_lazy(array):
@@ -158,6 +158,8 @@ def _held(op: Any, terms: Terms, adjoint: bool) -> dict[str, tuple[Any, Labels, 
             continue
         if array.ndim != len(labels):
             shape = tuple(lengths.get(label, -1) for label in labels)
+            if -1 not in shape and array.size != math.prod(shape):
+                shape = (1,) * (len(labels) - array.ndim) + array.shape
             array = array.reshape(shape)
         # an axis of one sample is for all of a longer one
         labels = tuple(
