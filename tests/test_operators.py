@@ -438,6 +438,22 @@ def test_coefficient_changed_in_place_is_seen_or_refused():
     assert_same(op @ x, 2 * diag * x0)
 
 
+@pytest.mark.parametrize(
+    "cls", [pylops.FirstDirectionalDerivative, pylops.SecondDirectionalDerivative]
+)
+def test_a_direction_changed_in_place_is_that_of_the_next_application(cls):
+    direction = np.array([0.6, 0.8])
+    op = cls((6, 5), v=direction)
+    x0 = rand((6, 5))
+    x = to_dask(x0, (3, 2))
+    before = op @ x
+    expected = op @ x0
+    direction[:] = 1.0, 0.0
+    assert_same(op @ x, op @ x0)
+    assert_same(op.H @ x, op.H @ x0)
+    assert_same(before, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("x_dtype", ["float32", "float64", "complex64", "int64"])
 def test_result_has_the_dtype_of_numpy(dtype, x_dtype):

@@ -7,7 +7,7 @@ import numpy as np
 import pylops
 import pytest
 from dask.callbacks import Callback
-from pylops.optimization.callback import Callbacks
+from pylops.optimization.callback import Callbacks, CostToDataCallback
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA, ISTA, SplitBregman
 
@@ -273,3 +273,40 @@ def test_steps_and_memory_stay_flat(cls):
     assert all(step == steps[0] for step in steps)
     assert len(set(count.boxes)) == 1
     assert len(set(count.keys)) == 1
+
+
+@pytest.mark.parametrize("way", ["run", "step", "solve"])
+@pytest.mark.parametrize("cls", [CG, CGLS, ISTA])
+def test_the_norm_of_the_data_for_a_callback_is_worked_out_with_the_first_step(cls, way):
+    """``CostToDataCallback`` asks for it after ``setup``, and compares with it in each step."""
+    runs = []
+
+    def once(block, block_info=None):
+        runs.extend([1] if block_info else [])
+        return block
+
+    y = rand(6)
+    data = da.from_array(y, chunks=6).map_blocks(once, dtype=float, meta=np.empty(0))
+    op = pylops.MatrixMult(np.eye(6) + 0.1)
+    settings = {"niter": 4, **({"alpha": 0.3} if cls is ISTA else {"tol": 0})}
+
+    def solve(y):
+        solver = cls(op, callbacks=[CostToDataCallback(1e-9)])
+        if way == "solve":
+            return solver, solver.solve(y, **settings)[0]
+        x = solver.setup(y, **settings)
+        if way == "run":
+            return solver, solver.run(x, 4)
+        for _ in range(4):
+            x = solver.step(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return solver, x
+
+    with count_executions() as executions:
+        solver, x = solve(data)
+        x = x.compute()
+    known, expected = solve(y)
+    assert_close(x, expected)
+    assert float(solver.callbacks[0].ynorm) == pytest.approx(known.callbacks[0].ynorm)
+    assert len(runs) == 1
+    assert executions.count <= solver.iiter + 3

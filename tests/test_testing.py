@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+import scipy.sparse.linalg
 from hypothesis import given
 
 import pylops_dispatch
@@ -245,6 +246,50 @@ def test_a_tolerance_is_a_number(rtol):
             check()
 
 
+class Twice(Faulty):
+    """Runs along an axis, and is said to give double precision whatever it is given."""
+
+
+def test_a_dtype_that_a_rule_is_wrong_about_is_found():
+    rule = pylops_dispatch.whole_axis(0, dtype=lambda op, dtype, adjoint: np.float64)
+    pylops_dispatch.register_rule(Twice, rule)
+    with pytest.raises(AssertionError, match="float32") as caught:
+        check_operator(Twice(None), examples=2)
+    assert any("'other_precision'" in note for note in caught.value.__notes__)
+
+
+class Conjugating(pylops.LinearOperator):
+    def _matvec(self, x):
+        return x.conj()
+
+
+def test_an_operator_is_linear_for_complex_factors_unless_it_says_otherwise():
+    op = Conjugating(dtype=np.dtype(complex), dims=(6,), dimsd=(6,))
+    with pytest.raises(AssertionError) as caught:
+        check_operator(op, adjoint=False, examples=2)
+    assert any("'linear'" in note for note in caught.value.__notes__)
+    op = Conjugating(dtype=np.dtype(complex), dims=(6,), dimsd=(6,), clinear=False)
+    check_operator(op, adjoint=False, examples=2)
+
+
+def test_an_error_says_what_to_tell_the_check():
+    with (
+        pylops_dispatch.set_policy(whole_array="allow"),
+        pytest.raises(NotDispatchedError) as caught,
+    ):
+        check_operator(InOneTask(None))
+    assert any("one_task=True" in note for note in caught.value.__notes__)
+    with pytest.raises(NotImplementedError) as missing:
+        check_operator(pylops.FunctionOperator(lambda x: 2 * x, 6))
+    assert any("adjoint=False" in note for note in missing.value.__notes__)
+
+
+def test_an_operator_of_scipys_is_to_be_wrapped():
+    op = scipy.sparse.linalg.aslinearoperator(np.eye(3))
+    with pytest.raises(TypeError, match=r"pylops\.LinearOperator\(op\)"):
+        check_operator(op)
+
+
 def test_work_in_one_task_must_be_allowed():
     with pytest.raises(NotDispatchedError):
         check_operator(InOneTask(None))
@@ -275,9 +320,9 @@ def test_operators_are_made_by_functions():
 def test_neither_pytest_nor_hypothesis_is_needed():
     code = """
     import sys
+    import pylops  # one of its engines needs pytest
     sys.modules["pytest"] = sys.modules["hypothesis"] = None
     sys.modules["hypothesis.strategies"] = None
-    import pylops
     from pylops_dispatch import testing
 
     testing.check_operator(pylops.FirstDerivative((6, 5), axis=0), examples=3)

@@ -328,8 +328,9 @@ def _change_classes() -> None:
     _change_solvers()
     basic = importlib.import_module("pylops.optimization.cls_basic")
     _replace(basic, "np", _made.setdefault((basic, "np"), assumptions.NumPyOfSolvers()))
-    callback = importlib.import_module("pylops.optimization.callback").MetricsCallback
-    _change(callback, "on_step_end", solvers.metrics_of_step)
+    callback = importlib.import_module("pylops.optimization.callback")
+    _change(callback.MetricsCallback, "on_step_end", solvers.metrics_of_step)
+    _change(callback.CostToDataCallback, "on_setup_end", solvers.norm_of_data)
     for module_name, cls_name, name in _APPLICATION_METHODS:
         cls = getattr(importlib.import_module(module_name), cls_name)
         # the window of each trace is cut at its travel time

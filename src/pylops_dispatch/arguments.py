@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse.linalg
 from pylops import LinearOperator
 
 from pylops_dispatch.array import is_dask
@@ -25,8 +26,10 @@ def require_operator(value: Any, name: str = "Op") -> None:
             f"{name} is the class {value.__name__}, and not an operator: make one first, "
             f"{value.__name__}(...)."
         )
+    of_scipy = isinstance(value, scipy.sparse.linalg.LinearOperator)
+    made_by = "LinearOperator" if of_scipy else "MatrixMult"
     advice = (
-        f"Make an operator of it: pylops.MatrixMult({name})." if np.ndim(value) == 2
+        f"Make an operator of it: pylops.{made_by}({name})." if np.ndim(value) == 2 or of_scipy
         else "Give it one of PyLops's operators, or one of your own."
     )  # fmt: skip
     raise _not(value, name, "a pylops.LinearOperator", advice)

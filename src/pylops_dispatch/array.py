@@ -328,11 +328,13 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         it is an implicit compute, and a matter of policy.
         """
         if self.size != 1:
-            raise ValueError(
-                "The truth value of an array with more than one element is ambiguous."
-                if what == "bool()"
-                else "only 0-dimensional arrays can be converted to Python scalars"
-            )
+            if what == "item()":
+                raise ValueError("can only convert an array of size 1 to a Python scalar")
+            if what == "bool()":
+                raise ValueError(
+                    "The truth value of an array with more than one element is ambiguous."
+                )
+            raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
         if self.ndim:
             return self.reshape(()).read(what)
         if self._value is None:

@@ -203,7 +203,11 @@ def _check_imported_main() -> None:
         )
 
 
-_OF_JOBS = {"cores": "n_workers and threads_per_worker", "memory": "memory_limit"}
+_OF_OTHERS = {
+    "cores": "n_workers and threads_per_worker", "memory": "memory_limit", "workers": "n_workers",
+}  # fmt: skip
+# parameters of the classes that a local cluster is made of, which it sets itself
+_OWN = {"self", "args", "kwargs", "workers", "worker", "scheduler"}
 
 
 def _require_known(options: dict[str, Any]) -> None:
@@ -217,9 +221,9 @@ def _require_known(options: dict[str, Any]) -> None:
     for top in (distributed.LocalCluster, distributed.Nanny, worker):
         for cls in top.__mro__:
             known.update(inspect.signature(vars(cls).get("__init__", object)).parameters)
-    for name in sorted(options.keys() - (known - {"self", "args", "kwargs"})):
+    for name in sorted(options.keys() - (known - _OWN)):
         close = difflib.get_close_matches(name, known, 1)
-        instead = _OF_JOBS.get(name) or (close[0] if close else "")
+        instead = _OF_OTHERS.get(name) or (close[0] if close else "")
         raise ValueError(
             f"kind='local' has no option {name!r}" + (f": use {instead}" if instead else "")
         )

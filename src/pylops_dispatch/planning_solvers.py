@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, overload
 
 import dask
 import numpy as np
@@ -402,6 +402,22 @@ def plan_solver(solver: Callable[..., Any], *args: Any, threads: int, **kwargs: 
 def _threads() -> int:
     client = client_in_use()
     return dask.system.CPU_COUNT if client is None else sum(threads_by_worker(client).values()) or 1
+
+
+class _Operator(Protocol):
+    """What tells an operator from a solver to who checks types; PyLops's classes derive of Any."""
+
+    def matvec(self, x: Any, /) -> Any: ...
+
+
+@overload
+def plan(Op: _Operator, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan: ...
+
+
+@overload
+def plan(
+    Op: Callable[..., Any], *args: Any, threads: int | None = None, **kwargs: Any
+) -> SolverPlan: ...
 
 
 def plan(Op: Any, *args: Any, threads: int | None = None, **kwargs: Any) -> Plan | SolverPlan:

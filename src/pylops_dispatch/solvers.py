@@ -908,6 +908,22 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def norm_of_data(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``CostToDataCallback.on_setup_end``: the norm is worked out with the first step.
+
+    Where a user takes the steps it runs outside of them, and each would work it out again.
+    """
+
+    def wrapper(self: Any, solver: Any, x: Any) -> None:
+        known = _sessions.get(solver)
+        if known is None or session.get() is not None:
+            return original(self, solver, x)
+        with in_session(known), _boxes_inside(solver):
+            return original(self, solver, x)
+
+    return wrapper
+
+
 def computing(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function whose very answer is a value: ``dottest`` on lazy coefficients."""
 

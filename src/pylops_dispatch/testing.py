@@ -30,7 +30,7 @@ import numpy as np
 from dask._task_spec import Alias, DataNode
 
 from pylops_dispatch.arguments import require_count, require_numpy, require_operator
-from pylops_dispatch.policy import set_policy
+from pylops_dispatch.policy import WholeArrayError, set_policy
 
 __all__ = [
     "Execution",
@@ -187,10 +187,10 @@ def _require_tolerance(rtol: Any) -> None:
 
 @contextmanager
 def _told_of(text: str) -> Iterator[None]:
-    """Add to a failure in the block what was being checked."""
+    """Add to any error in the block what was being checked."""
     try:
         yield
-    except AssertionError as error:
+    except Exception as error:
         error.add_note(text)
         raise
 
@@ -548,8 +548,10 @@ def _linear(op: Any, settings: _Settings) -> None:
         x0, y0 = _vector(op, shape, 3), _vector(op, shape, 4)
         layout = _uneven(shape, 3)
         x, y = da.from_array(x0, layout), da.from_array(y0, _uneven(shape, 4))
+        complex_too = x0.dtype.kind == "c" and getattr(op, "clinear", True)
+        a, b = (2 - 1j, -3 + 0.5j) if complex_too else (2, -3)
         with assert_lazy():
-            together, apart = apply(2 * x - 3 * y), 2 * apply(x) - 3 * apply(y)
+            together, apart = apply(a * x + b * y), a * apply(x) + b * apply(y)
         together, apart = dask.compute(together, apart, scheduler="synchronous")
         # sums of vectors are rounded as these are
         rtol = settings.rtol or 10 * _tolerance(apart.dtype, x0.dtype)
@@ -579,6 +581,25 @@ def _layout(op: Any, settings: _Settings) -> None:
                 y = apply(da.from_array(x0, chunks))
             with _told_of(_described(op, backwards, shape, chunks)):
                 _assert_same(y, expected, settings.rtol)
+
+
+_OTHER_PRECISION = {"f4": "f8", "f8": "f4", "c8": "c16", "c16": "c8"}
+
+
+def _other_precision(op: Any, settings: _Settings) -> None:
+    """Input of another dtype than the operator's gives what it gives for NumPy arrays."""
+    other = _OTHER_PRECISION.get(np.dtype(op.dtype).str[1:])
+    for apply, shape, backwards in _directions(op, settings.adjoint) if other else ():
+        x0 = _vector(op, shape, 9, other)
+        try:
+            expected = apply(x0.copy())
+        except Exception:
+            continue  # NumPy arrays of this dtype are nothing for it either
+        layout = _uneven(shape, 9)
+        with _told_of(f"{_described(op, backwards, shape, layout)} and dtype {x0.dtype}"):
+            with assert_lazy():
+                y = apply(da.from_array(x0, layout))
+            _assert_same(y, expected, settings.rtol)
 
 
 def _any_chunks(op: Any, settings: _Settings) -> None:
@@ -630,6 +651,7 @@ _LAWS: dict[str, Callable[[Any, _Settings], None]] = {
     "adjoint": _adjoint,
     "independent_of_chunks": _layout,
     "any_chunks": _any_chunks,
+    "other_precision": _other_precision,
     "computed_together": _together,
 }
 
@@ -638,7 +660,15 @@ def _run_law(law: str, op: Any, settings: _Settings) -> None:
     with ExitStack() as stack:
         stack.enter_context(set_policy(whole_array="allow" if settings.one_task else "raise"))
         stack.enter_context(_told_of(f"in the check {law!r} of {type(op).__name__}"))
-        _LAWS[law](op, settings)
+        try:
+            _LAWS[law](op, settings)
+        except WholeArrayError as error:
+            error.add_note("where it cannot run by blocks, give one_task=True, whatever the policy")
+            raise
+        except NotImplementedError as error:
+            if settings.adjoint:
+                error.add_note("where it has no adjoint, give adjoint=False")
+            raise
 
 
 def check_operator(
@@ -654,10 +684,11 @@ def check_operator(
 
     It gives what it gives for NumPy arrays, n-dimensional and flat; it is linear; its adjoint
     is one; the values do not depend on the chunks, be they uneven, single samples, or drawn by
-    hypothesis where that is installed; nothing is executed before it is asked for; shape,
-    dtype, ``_meta`` and blocks are what the lazy array says; results pickle, have the same name
-    when they are made again, and share no key when they differ; dask arrays that go in do not
-    change, also where code writes into the NumPy arrays that it is given.
+    hypothesis where that is installed; input of another precision gives NumPy's values and
+    dtype; nothing is executed before it is asked for; shape, dtype, ``_meta`` and blocks are what
+    the lazy array says; results pickle, have the same name when they are made again, and share no
+    key when they differ; dask arrays that go in do not change, also where code writes into the
+    NumPy arrays that it is given.
 
     Parameters
     ----------
