@@ -8,10 +8,11 @@ same for all of them.
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import dask
@@ -197,12 +198,20 @@ def cluster(workers: int) -> Iterator[Peer]:
             distributed.wait(x)
             return x
 
+        # the scheduler puts arrays of one block, one after another, on the same worker
+        turns = itertools.cycle(client.scheduler_info()["workers"])
+
+        def array(x: np.ndarray, chunks: Chunks) -> Any:
+            one_block = x.shape == chunks
+            with dask.annotate(workers=[next(turns)]) if one_block else nullcontext():
+                return hold(in_memory(x, chunks))
+
         def everywhere(function: Callable[[], Any]) -> list[Any]:
             return [function(), *client.run(function).values()]
 
         # by value: workers do not have this folder on their path
         distributed.protocol.pickle.cloudpickle.register_pickle_by_value(common)
-        yield Peer(lambda x, chunks: hold(in_memory(x, chunks)), hold, everywhere)
+        yield Peer(array, hold, everywhere)
 
 
 PEERS = {"numpy": numpy, "numpy-blas": numpy, "threads": threads, "cluster": cluster}

@@ -286,12 +286,12 @@ FAULTS = [
     ),
     Fault(
         "small slices are tasks", "optimisation.py",
-        "if not slices or client_in_use() is not None:", "if True:",
+        "if not slices:", "if True:",
         "tests/test_optimisation.py", "small_slices",
     ),
     Fault(
         "whole blocks are sent for slices of them", "optimisation.py",
-        "if not slices or client_in_use() is not None:", "if not slices:",
+        "if slices and client_in_use() is not None:", "if False:",
         "tests/test_optimisation.py", "on_a_cluster_are_tasks",
     ),
     Fault(

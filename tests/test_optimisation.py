@@ -509,10 +509,18 @@ def test_large_slices_are_tasks():
     assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 8
 
 
-def test_slices_on_a_cluster_are_tasks():
-    """Of a block on another worker, only the slice is sent."""
-    x = to_dask(rand((16, 16)), (2, 16)).persist()
+@pytest.mark.parametrize(
+    ("workers", "shape", "slices"),
+    [(1, (16, 1 << 16), 0), (2, (16, 1 << 13), 0), (2, (16, 1 << 17), 64), (8, (16, 1 << 13), 64)],
+)
+def test_slices_on_a_cluster_are_tasks_unless_the_blocks_are_small(
+    monkeypatch, workers, shape, slices
+):
+    """Of a block on another worker only the slice is sent, if that costs more than a task."""
+    monkeypatch.setattr(optimisation, "number_of_workers", lambda: workers)
+    x = da.ones(shape, chunks=(2, -1)).persist()
     with distributed.Client(processes=False, dashboard_address=None), straight_tasks():
-        y = (x + 1).rechunk((16, 2), threshold=1000) * 2
+        y = (x + 1).rechunk((16, shape[1] // 8), threshold=1000) * 2
         tasks = dict(y.__dask_optimize__(y.dask, y.__dask_keys__()))
-    assert len([task for task in tasks.values() if not isinstance(task, DataNode)]) == 8 + 64 + 8
+    made = [task for task in tasks.values() if not isinstance(task, DataNode)]
+    assert len(made) == 8 + slices + 8

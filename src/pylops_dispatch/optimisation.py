@@ -30,10 +30,17 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 from pylops_dispatch.executions import Executions
 from pylops_dispatch.layers import in_full
 from pylops_dispatch.pieces import array_of
-from pylops_dispatch.programs import Setting, is_getter, is_small_slice, joined, straightening
+from pylops_dispatch.programs import (
+    Setting,
+    block_and_samples,
+    is_getter,
+    is_small_slice,
+    joined,
+    straightening,
+)
 from pylops_dispatch.shuffles import of_their_own
 from pylops_dispatch.threads import pool_of, run
-from pylops_dispatch.workers import client_in_use
+from pylops_dispatch.workers import client_in_use, number_of_workers
 
 
 def persist(
@@ -272,10 +279,13 @@ class _Input(NamedTuple):
 def _with_slices(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
     """Let tasks take the small slices of blocks that they alone read, as ``rechunk`` cuts them.
 
-    On a cluster a slice is taken where the block is, and sent instead of it.
+    On a cluster a slice is taken where the block is, and sent instead of it, unless to send all of
+    the block costs less than the tasks.
     """
     slices = {key for key, node in nodes.items() if key not in wanted and is_small_slice(node)}
-    if not slices or client_in_use() is not None:
+    if slices and client_in_use() is not None:
+        slices = _cheaper_than_tasks({key: nodes[key] for key in slices}, number_of_workers())
+    if not slices:
         return nodes
     readers = Counter(chain.from_iterable(node.dependencies & slices for node in nodes.values()))
     taken = {k for k in slices if readers[k] == 1 and slices.isdisjoint(nodes[k].dependencies)}
@@ -287,6 +297,25 @@ def _with_slices(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Gra
             own = node.dependencies & taken
             found[key] = joined([*map(nodes.__getitem__, own), node]) if own else node
     return found
+
+
+_SENT = 1 << 17  # bytes that are sent in the time that a cluster takes for a task
+
+
+def _cheaper_than_tasks(slices: Mapping[Any, GraphNode], workers: int) -> set[Any]:
+    """Return the slices of blocks that may as well be sent to all workers: these are small.
+
+    Each worker gets a block once. A sample is taken for one of complex128.
+    """
+    blocks = {key: block_and_samples(node) for key, node in slices.items()}
+    pieces = Counter(block for block, _ in blocks.values())
+    samples: Counter[Any] = Counter()
+    for block, n in blocks.values():
+        samples[block] += n
+    more = (workers - 1) ** 2 / workers * 16  # of each sample of a block that lies on one of them
+    return {
+        key for key, (block, _) in blocks.items() if more * samples[block] <= _SENT * pieces[block]
+    }
 
 
 def _joined(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, Any]:

@@ -194,7 +194,14 @@ def is_small_slice(node: GraphNode) -> bool:
     if not isinstance(block, TaskRef) or not isinstance(index, tuple):
         return False
     bounded = all(isinstance(s, slice) and None not in (s.start, s.stop) for s in index)
-    return bounded and math.prod(s.stop - s.start for s in index) <= _SLICED
+    return bounded and block_and_samples(node)[1] <= _SLICED
+
+
+def block_and_samples(node: GraphNode) -> tuple[Any, int]:
+    """Return the key of the block that a bounded slice is of, and how many samples it has."""
+    assert isinstance(node, Task)
+    block, index = node.args
+    return block.key, math.prod(s.stop - s.start for s in index)
 
 
 _SLICING = (operator.getitem, chunk.getitem)
