@@ -290,6 +290,12 @@ FAULTS = [
         "tests/test_optimisation.py", "small_slices",
     ),
     Fault(
+        "products with matrices are taken to be as large as these", "scheduling.py",
+        "min(_guessed(task, sizes), largest.get(task.prefix.name, math.inf))",
+        "_guessed(task, sizes)",
+        "tests/test_placing.py", "matrices_stay",
+    ),
+    Fault(
         "whole blocks are sent for slices of them", "optimisation.py",
         "if slices and client_in_use() is not None:", "if False:",
         "tests/test_optimisation.py", "on_a_cluster_are_tasks",

@@ -882,3 +882,30 @@ def test_operators_need_no_hash(client, make, scheduler):
             assert_close((op @ in_quarters(x0)).compute(), expected[0])
         y = da.from_array(expected[0], chunks=N // 4)
         assert_close(pylops.cgls(op, y, niter=2, tol=0)[0].compute(), expected[1], rtol=1e-9)
+
+
+def test_matrices_stay_on_their_workers_whatever_the_vectors_do(client):
+    """Products with matrices are no larger than vectors: they make no share of a worker uneven."""
+    addresses = sorted(client.scheduler_info()["workers"])
+
+    def held(x, chunks, **place):
+        with dask.annotate(**place):
+            y = da.from_array(x, chunks=chunks).map_blocks(np.array, copy=True).persist()
+        distributed.wait(y)
+        return y
+
+    matrices = [
+        held(rand((150, 1400), seed=i), -1, workers=[addresses[i % 2]], allow_other_workers=False)
+        for i in range(8)
+    ]
+    op = pylops.VStack([pylops.MatrixMult(matrix) for matrix in matrices])
+    y = held(rand(1200), 150)
+
+    def received(dask_worker):
+        large = [e for e in dask_worker.transfer_incoming_log if e["total"] > 1 << 20]
+        return len(large)
+
+    for _ in range(3):
+        pylops.cgls(op, y, niter=15, tol=0)
+    # the size of the first ones is not known yet
+    assert sum(client.run(received).values()) <= 3

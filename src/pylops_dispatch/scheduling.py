@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dask._task_spec import _execute_subgraph
@@ -44,6 +44,7 @@ class Whereabouts(SchedulerPlugin):
     async def start(self, scheduler: Any) -> None:
         """Know the scheduler."""
         self._scheduler = scheduler
+        self._largest: dict[str, int] = {}  # bytes that a task of a kind has made
 
     def update_graph(self, scheduler: Any, *, tasks: Collection[Any], **kwargs: Any) -> None:
         """Say for tasks of a new graph where they should run, before any of them does."""
@@ -55,10 +56,18 @@ class Whereabouts(SchedulerPlugin):
             if home is not None:
                 _ask(task, home)
         if any(map(_is_ours, found)):
-            _keep_together(scheduler, found)
+            _keep_together(scheduler, found, self._largest)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Let go of a wish for a worker that takes no tasks: another one may, when it comes."""
+        """Let go of a wish for a worker that takes no tasks: another one may, when it comes.
+
+        And remember what tasks make, for those like them.
+        """
+        if finish == "memory":
+            task = self._scheduler.tasks.get(key)
+            if task is not None:
+                kind = task.prefix.name
+                self._largest[kind] = max(self._largest.get(kind, 0), task.nbytes)
         if finish == "no-worker":
             task = self._scheduler.tasks.get(key)
             if task is not None and isinstance(task.worker_restrictions, _Wish):
@@ -128,12 +137,14 @@ def _functions(node: Any) -> Iterator[Any]:
             yield from _functions(inner)
 
 
-def _keep_together(scheduler: Any, tasks: Iterable[Any]) -> None:
+def _keep_together(scheduler: Any, tasks: Iterable[Any], largest: Mapping[str, int]) -> None:
     """Ask for each task that is left to the scheduler where most of what it reads will lie.
 
-    Sizes of what has not been worked out are guessed from what it is made of. Where workers would
-    get uneven shares, because of where the data lie or of a block that many tasks read, work is
-    left to the scheduler, but for slices, and what is one of too few blocks to be shared out.
+    Sizes of what has not been worked out are guessed from what it is made of, and from the
+    `largest` that tasks of its kind have made: a product with a matrix is not as large as that.
+    Where workers would get uneven shares, because of where the data lie or of a block that many
+    tasks read, work is left to the scheduler, but for slices, and what is one of too few blocks to
+    be shared out.
     """
     waiting = (t for t in tasks if not t.who_has and t.priority is not None)
     new = sorted(waiting, key=lambda task: task.priority)
@@ -141,9 +152,9 @@ def _keep_together(scheduler: Any, tasks: Iterable[Any]) -> None:
     threads = {address: worker.nthreads for address, worker in scheduler.workers.items()}
     if not there:
         return
-    homes, given = _homes(new, there, threads, evenly=False)
+    homes, given = _homes(new, there, threads, largest, evenly=False)
     if not are_even(given.values(), threads):
-        homes, given = _homes(new, there, threads, evenly=True)
+        homes, given = _homes(new, there, threads, largest, evenly=True)
     evenly = are_even(given.values(), threads)
     left: set[Any] = set()  # to the scheduler
     for task, home in homes.items():
@@ -161,7 +172,11 @@ def _is_slice(task: Any) -> bool:
 
 
 def _homes(
-    tasks: Iterable[Any], there: Iterable[Any], threads: dict[str, int], evenly: bool
+    tasks: Iterable[Any],
+    there: Iterable[Any],
+    threads: dict[str, int],
+    largest: Mapping[str, int],
+    evenly: bool,
 ) -> tuple[dict[Any, str], dict[str, Given]]:
     """Return where tasks should run that may run anywhere, and what workers get so."""
     places = {read: {worker.address for worker in read.who_has} for read in there}
@@ -169,7 +184,7 @@ def _homes(
     homes: dict[Any, str] = {}
     given: defaultdict[str, Given] = defaultdict(Given)
     for task in tasks:
-        sizes[task] = _guessed(task, sizes)
+        sizes[task] = min(_guessed(task, sizes), largest.get(task.prefix.name, math.inf))
         here: defaultdict[str, float] = defaultdict(float)
         elsewhere = 0.0
         for read in task.dependencies:
