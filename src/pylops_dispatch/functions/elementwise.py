@@ -56,9 +56,10 @@ def on_alike(ufunc: np.ufunc, inputs: Sequence[Any]) -> DispatchArray | None:
     rows: list[Sequence[Any] | None] = []
     parts: list[Any] = []
     for x in inputs:
+        lazy = isinstance(x, DispatchArray) and x.value is None
         part = x.value if isinstance(x, DispatchArray) else x
         row = None
-        if part is None:
+        if lazy:
             pieces = x.pieces
             if not all(isinstance(piece, DaskArray) for piece in pieces):
                 return None
