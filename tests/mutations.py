@@ -290,6 +290,11 @@ FAULTS = [
         "tests/test_optimisation.py", "small_slices",
     ),
     Fault(
+        "to make shares even, a block is sent to where a face of it is", "homes.py",
+        "if size >= much]", "]",
+        "tests/test_placing.py", "made_even",
+    ),
+    Fault(
         "products with matrices are taken to be as large as these", "scheduling.py",
         "min(_guessed(task, sizes), largest.get(task.prefix.name, math.inf))",
         "_guessed(task, sizes)",

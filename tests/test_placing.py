@@ -24,6 +24,7 @@ from pylops import signalprocessing as sp
 
 import pylops_dispatch
 from pylops_dispatch import placing, solvers
+from pylops_dispatch.homes import Given, home_of_task
 from pylops_dispatch.placing import _home, blocks_by_worker, vectors_together
 
 from .helpers import assert_close, rand
@@ -882,6 +883,16 @@ def test_operators_need_no_hash(client, make, scheduler):
             assert_close((op @ in_quarters(x0)).compute(), expected[0])
         y = da.from_array(expected[0], chunks=N // 4)
         assert_close(pylops.cgls(op, y, niter=2, tol=0)[0].compute(), expected[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("other", "home"), [(1.0, "a"), (24.0, "a"), (26.0, "b"), (99.0, "b")])
+def test_a_share_is_made_even_by_workers_that_have_much_of_what_a_task_reads(other, home):
+    given = Given()
+    for _ in range(5):
+        given.give("a", 100.0)
+    here = {"a": 100.0, "b": other}
+    assert home_of_task(here, given, {"a": 1, "b": 1}, evenly=True) == home
+    assert home_of_task(here, given, {"a": 1, "b": 1}, evenly=False) == "a"
 
 
 def test_matrices_stay_on_their_workers_whatever_the_vectors_do(client):

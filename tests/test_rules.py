@@ -83,7 +83,7 @@ SHARED = [None, 2.0, np.float64(2), np.array(3.0), rand(8), rand((1, 8)), rand((
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("weights", [*SHARED, rand(DIMS)], ids=lambda w: str(np.shape(w)))
 @pytest.mark.parametrize("cls", [Weighs, WeighsTerms, WeighsNeighbours])
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_coefficients_are_numbers_or_of_some_of_the_axes(cls, weights, lazy, data):
     held = da.from_array(weights, 2) if lazy and isinstance(weights, np.ndarray) else weights

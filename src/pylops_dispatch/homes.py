@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _EVEN = 1.5  # of a worker's share
-_SMALL = 0.25  # of the largest array
+_SMALL = 0.25  # of the largest array, or of the most that a worker has
 
 BARRIER = "shuffle-barrier-"
 """How the name of a task begins that says where blocks of a shuffle go."""
@@ -77,8 +77,10 @@ def home_of_task(
     Returns
     -------
     str
-        One of those that will have something of it.
+        One of those that will have much of it: to none is a matrix sent for the vector that it
+        has, or a block for a face.
     """
+    much = _SMALL * max(here.values())
 
     def load(worker: str) -> float:
         return given.bytes.get(worker, 0) / threads.get(worker, 1)
@@ -88,4 +90,5 @@ def home_of_task(
     def worth(worker: str) -> float:
         return here[worker] - (load(worker) - least if evenly else 0)
 
-    return max(here, key=lambda worker: (worth(worker), -load(worker), worker))
+    having = [worker for worker, size in here.items() if size >= much]
+    return max(having, key=lambda worker: (worth(worker), -load(worker), worker))
