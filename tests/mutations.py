@@ -298,7 +298,7 @@ FAULTS = [
         "products with matrices are taken to be as large as these", "scheduling.py",
         "min(_guessed(task, sizes), largest.get(task.prefix.name, math.inf))",
         "_guessed(task, sizes)",
-        "tests/test_placing.py", "matrices_stay",
+        "tests/test_placing.py", "products_are_asked",
     ),
     Fault(
         "whole blocks are sent for slices of them", "optimisation.py",
