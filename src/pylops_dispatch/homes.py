@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _EVEN = 1.5  # of a worker's share
-_SMALL = 0.25  # of the largest array, or of the most that a worker has
+_MINOR = 0.25  # of the largest array: what is less may be uneven
+_MUCH = 0.25  # of the most that a worker has of what a task reads
 
 BARRIER = "shuffle-barrier-"
 """How the name of a task begins that says where blocks of a shuffle go."""
@@ -48,7 +49,7 @@ def are_even(given: Iterable[Given], threads: Mapping[str, int]) -> bool:
     sizes = [(sum(each.bytes.values()), each) for each in given]
     most = max((total for total, _ in sizes), default=0)
     for total, each in sizes:
-        if each.count < count or total < _SMALL * most:
+        if each.count < count or total < _MINOR * most:
             continue
         for worker, size in each.bytes.items():
             own = total / count * threads.get(worker, 1)
@@ -80,7 +81,7 @@ def home_of_task(
         One of those that will have much of it: to none is a matrix sent for the vector that it
         has, or a block for a face.
     """
-    much = _SMALL * max(here.values())
+    much = _MUCH * max(here.values())
 
     def load(worker: str) -> float:
         return given.bytes.get(worker, 0) / threads.get(worker, 1)

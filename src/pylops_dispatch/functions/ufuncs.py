@@ -29,8 +29,9 @@ def call_ufunc(
     ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a ufunc, or one of its methods, on boxes (NEP 13)."""
+    if method == "__call__" and ufunc is np.true_divide:
+        inputs = without_zero(inputs)
     if method == "__call__" and not kwargs and ufunc.signature is None and ufunc.nout == 1:
-        inputs = without_zero(inputs) if ufunc is np.true_divide else inputs
         found = on_alike(ufunc, inputs)
         return elementwise(ufunc, inputs) if found is None else found
     out = _outputs(ufunc, kwargs.get("out"))
@@ -55,7 +56,6 @@ def call_ufunc(
     if ufunc.signature is not None:
         result = linalg.generalised(ufunc, inputs, settings)
     else:
-        inputs = without_zero(inputs) if ufunc is np.true_divide else inputs
         result = elementwise(ufunc, inputs, settings)
     return _written(ufunc, out, result, where, settings.get("casting", "same_kind"))
 

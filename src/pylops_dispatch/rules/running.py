@@ -185,15 +185,22 @@ def _shape_in_dims(op: Any, name: str) -> Shape:
     shape, dims = tuple(vars(op)[name].shape), tuple(int(n) for n in op.dims)
     if is_pylops(type(op)) or shape == (math.prod(dims),):
         return shape
-    missing = len(dims) - len(shape)
-    fits = zip(shape, dims[max(missing, 0) :], strict=False)
-    if missing < 0 or any(n not in (1, m) for n, m in fits):
+    if not _is_along(shape, dims):
         raise ValueError(
             f"the rule of {type(op).__name__} names the coefficient {name!r}, of shape {shape}, "
             f"and the operator has dims {dims}: it must have these, with one sample along axes "
             "that it is the same along, or be flat"
         )
-    return (1,) * missing + shape
+    return (1,) * (len(dims) - len(shape)) + shape
+
+
+def _is_along(shape: Shape, lengths: Sequence[int | None]) -> bool:
+    """Whether an array is as long as the last of some axes, or the same along them."""
+    missing = len(lengths) - len(shape)
+    if missing < 0:
+        return False
+    along = zip(shape, lengths[missing:], strict=True)
+    return all(n == 1 or m is None or n == m for n, m in along)
 
 
 def _coefficient(
@@ -424,12 +431,10 @@ def _check_coefficients(op: Any, terms: Terms) -> None:
         array = vars(op)[name]
         shape = tuple(getattr(array, "shape", ()))
         wanted = tuple(lengths.get(label) for label in labels)
-        missing = len(labels) - len(shape)
-        same = zip(shape, wanted[max(missing, 0) :], strict=False)
-        wrong = any(n not in (1, m) for n, m in same if m is not None)
         # one with fewer axes is reshaped, or is the same along the first
-        split = missing > 0 and math.prod(shape) == math.prod(n for n in wanted if n is not None)
-        if missing < 0 or (wrong and not split):
+        size = math.prod(n for n in wanted if n is not None)
+        split = len(shape) < len(labels) and math.prod(shape) == size
+        if not _is_along(shape, wanted) and not split:
             raise ValueError(
                 f"the rule of {type(op).__name__} gives {name} the axes {' '.join(labels)!r}, of "
                 f"{wanted} samples, and its shape is {shape}"
