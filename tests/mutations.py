@@ -1589,6 +1589,22 @@ FAULTS = [
         'if type(value) is complex and box.dtype.kind != "c":', "if False:",
         VIEWS, "not_dropped",
     ),
+    Fault(
+        "complex samples that windows add up in real ones", "rules/windows.py",
+        "return added_up(op, dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint))",
+        "return np.dtype(op.dtype)",
+        "tests/test_errors.py", "dtype or windows",
+    ),
+    Fault(
+        "what windows are given is taken for what they add up", "rules/windows.py",
+        "dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint)", "dtype",
+        "tests/test_errors.py", "dtype or windows",
+    ),
+    Fault(
+        "real spectra of whole numbers", "rules/transforms.py",
+        "if adjoint and op.real:", "if False:",
+        "tests/test_errors.py", "dtype",
+    ),
 ]  # fmt: skip
 
 

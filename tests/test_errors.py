@@ -26,7 +26,8 @@ from pylops_dispatch import NotDispatchedError, PerformanceWarning, set_policy, 
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.rules import running
 
-from .catalogue import UserBlur
+from . import references
+from .catalogue import SOME, UserBlur, build
 from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
 
 DIMS = (6, 5)
@@ -51,6 +52,69 @@ def state(op):
 def unchanged(before, after):
     assert before.keys() == after.keys()
     assert all(before[key] is after[key] for key in before)
+
+
+COMPILED = ("Spread-numba-table", "Kirchhoff-numba-pairs")  # others take as long to compile
+REFUSING = [entry for entry in SOME if "numba" not in entry.id or entry.id in COMPILED]
+
+
+def refusals_of_numpy(entries, dtype):
+    """Entries and directions for which NumPy refuses flat input of a dtype, and this input."""
+    for entry in entries:
+        for direction in ("forward", "adjoint") if entry.adjoint else ("forward",):
+            with build(entry) as op:
+                x = rand(op.shape[direction == "forward"], "complex128").astype(dtype)
+                try:
+                    references.apply(op, direction, x)
+                except Exception as error:
+                    yield entry, direction, x, error
+
+
+@pytest.mark.filterwarnings("ignore")  # a number of warnings of discarded imaginary parts
+@pytest.mark.parametrize(("dtype", "least"), [("complex128", 50), ("int64", 5)])
+def test_a_dtype_that_numpy_refuses_is_refused_before_any_work(dtype, least):
+    found = 0
+    for entry, direction, x, error in refusals_of_numpy(REFUSING, dtype):
+        expected = TypeError if type(error).__name__ == "TypingError" else type(error)  # Numba's
+        expected = TypeError if issubclass(expected, TypeError) else expected
+        with build(entry) as op, forbid_executions(), pytest.raises(expected):
+            y = references.apply(op, direction, to_dask(x, (x.size + 1) // 2))
+            pytest.fail(f"{entry}, {direction}: {y}")
+        found += 1
+    assert found > least
+
+
+def test_a_refused_dtype_is_told_with_what_to_do():
+    op = pylops.signalprocessing.Sliding1D(pylops.Identity(6), 18, 12, nwin=6, nover=3)
+    with pytest.raises(TypeError, match="complex128") as refused:
+        op @ da.ones(18, dtype="complex128", chunks=6)
+    assert refused.value.__notes__ == [
+        "Sliding1D adds up in numbers of dtype float64: make it with dtype='complex128'."
+    ]
+    with pytest.raises(TypeError, match="int64") as refused:
+        pylops.signalprocessing.FFT(6, real=True).H @ da.ones(4, dtype="int64", chunks=2)
+    assert refused.value.__notes__ == ["FFT divides its input: give it floating-point numbers."]
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_what_an_operator_of_windows_gives_is_what_is_added_up(real):
+    class Half(pylops.LinearOperator):
+        """It gives real numbers of complex ones, or complex ones of real ones."""
+
+        def __init__(self):
+            super().__init__(dtype="float64", dims=(6,), dimsd=(6,))
+
+        def _matvec(self, x):
+            return np.abs(x) if real else x * 1j
+
+    op = pylops.signalprocessing.Sliding1D(Half(), 18, 12, nwin=6, nover=3)
+    x = rand(18, "complex128" if real else "float32")
+    if real:
+        assert_same(op @ to_dask(x, 6), op @ x)
+    else:
+        with pytest.raises(TypeError), forbid_executions():
+            op @ to_dask(x, 6)
+    assert op.Op.matvec_count == (3 if real else 0)  # NumPy's three windows
 
 
 @pytest.mark.parametrize("name", operators())

@@ -25,14 +25,12 @@ from pylops_dispatch.operators import (
     all_parts,
     changes,
     count_applications,
-    counters,
     kept_of,
     lazy_arrays,
     put_back,
 )
-from pylops_dispatch.pieces import Zeros
-from pylops_dispatch.policy import set_policy
 from pylops_dispatch.rules import matrix
+from pylops_dispatch.rules.castings import applied_dtype
 from pylops_dispatch.rules.running import rule_of
 from pylops_dispatch.rules.table import RULES
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
@@ -65,7 +63,7 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         ):
             return original(self, X)
         before = [kept_of(part) for part in all_parts(self)]
-        dtype = _dtype(self, DispatchArray(Zeros((X.shape[0],), X.dtype)), adjoint)
+        dtype = applied_dtype(self, X.dtype, adjoint)
         if any(map(changes, before)):  # each column is one of another operator
             for kept in before:
                 put_back(kept)
@@ -92,14 +90,6 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         return DispatchArray(y)
 
     return wrapper
-
-
-def _dtype(op: Any, zeros: DispatchArray, adjoint: bool) -> np.dtype[Any]:
-    counts = counters(op)
-    with set_policy(whole_array="allow"):
-        dtype = (op.rmatvec if adjoint else op.matvec)(zeros).dtype
-    vars(op).update(counts)
-    return dtype
 
 
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:

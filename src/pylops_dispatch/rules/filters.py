@@ -19,6 +19,7 @@ from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, for_tasks, resized, shaped
 from pylops_dispatch.pieces import Shape
 from pylops_dispatch.placing import coefficient
+from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.table import Place, Run
 
 # data that nothing else cuts is worked on in up to this many blocks
@@ -44,7 +45,8 @@ def filters(
 
     def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
         # y is written into ncp.zeros(..., dtype=self.dtype)
-        dtype = adjoint_dtype(op) if adjoint else op.dtype
+        products = np.result_type(op.inp.dtype, box.dtype)
+        dtype = added_up(op, products, adjoint_dtype(op) if adjoint else op.dtype)
 
         def apply(x: DaskArray) -> DaskArray:
             chunks = x.chunks if adjoint else _chunks(op, half(op))

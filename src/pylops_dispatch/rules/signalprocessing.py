@@ -117,8 +117,14 @@ RULES[sp.DTCWT] = Rule("whole_axis", terms=_complex_wavelets, fit=_fit_complex_w
 
 
 def _curvelet_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
-    found = np.result_type(x, np.complex64)
-    return real_dtype(found) if adjoint and op.transform.transform_kind == "real" else found
+    real = op.transform.transform_kind == "real"
+    if real and not adjoint and x.kind == "c":
+        raise ValueError(
+            f"UDCT of transform_kind 'real' takes real numbers, got {x}: "
+            "make it with transform_kind='complex'"
+        )
+    found = np.result_type(x if x.kind in "fc" else float, np.complex64)
+    return real_dtype(found) if adjoint and real else found
 
 
 RULES[sp.UDCT] = whole(

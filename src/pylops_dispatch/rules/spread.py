@@ -11,6 +11,7 @@ from pylops import basicoperators as basic
 
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, duplicate
+from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.running import run_terms
 from pylops_dispatch.rules.table import RULES, Rule, Terms
 
@@ -48,6 +49,11 @@ def _run(cls: type, op: Any, box: Any, adjoint: bool) -> Any:
     return run_terms(cls, op, box, adjoint, _SPREAD)
 
 
+def _dtype(op: Any, x: Any, adjoint: bool) -> np.dtype[Any]:
+    # y = np.zeros(..., dtype=self.dtype); NumPy's adjoint writes each sum into it at once
+    return np.dtype(op.dtype) if adjoint and op.engine == "numpy" else added_up(op, x)
+
+
 def _fit(op: Any) -> None:
     """Let the user's function, where there is no table, count from the start of the block."""
     first, start, stop = int(op._slopes[0]), int(op._traces[0]), int(op._traces[-1]) + 1
@@ -78,7 +84,7 @@ RULES[basic.Spread] = Rule(
     "parallel_sum",
     "blocks of the first axis of the model, added up",
     terms=lambda op: _SPREAD,
-    dtype=lambda op, x, adjoint: op.dtype,  # np.zeros(..., dtype=self.dtype)
+    dtype=_dtype,
     fit=_fit,
     run=_run,
 )

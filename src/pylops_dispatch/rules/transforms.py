@@ -13,6 +13,7 @@ from pylops import signalprocessing as sp
 from pylops.signalprocessing import fft, fft2d, fftnd
 
 from pylops_dispatch.pieces import real_dtype
+from pylops_dispatch.rules.castings import require_divisible
 from pylops_dispatch.rules.table import RULES, whole_axis
 
 
@@ -31,12 +32,23 @@ def _complex(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("complex64" if dtype in (np.float32, np.complex64, np.float16) else complex)
 
 
+def _require_spectrum(op: Any, x: np.dtype[Any], adjoint: bool) -> None:
+    if adjoint and op.real:  # x[...] /= sqrt(2)
+        require_divisible(op, x)
+
+
 def _numpy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
-    # the numpy engines cast: y.astype(self.cdtype), y.astype(self.rdtype)
+    _require_spectrum(op, x, adjoint)
+    return _own_dtype(op, x, adjoint)
+
+
+def _own_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
+    # numpy engines cast: y.astype(self.cdtype), y.astype(self.rdtype); plans of FFTW have these
     return np.dtype(op.rdtype if adjoint else op.cdtype)
 
 
 def _scipy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
+    _require_spectrum(op, x, adjoint)
     found = _complex(x)
     real = adjoint and (op.real or not op.clinear)
     return real_dtype(found) if real else found
@@ -97,5 +109,5 @@ for _classes, _dtype in (
     for _cls in _classes:
         _rule = whole_axis(_axes, _ALL_AXES, _dtype)
         RULES[_cls] = replace(_rule, factors=_fourier_factors(_classes[-1]))
-RULES[fft._FFT_fftw] = whole_axis(_axes, "each thread has plans of its own", _numpy_dtype)
+RULES[fft._FFT_fftw] = whole_axis(_axes, "each thread has plans of its own", _own_dtype)
 RULES[sp.DCT] = replace(whole_axis(_axes, _ALL_AXES, _cosine_dtype), factors=_cosine_factors)

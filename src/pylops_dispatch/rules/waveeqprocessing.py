@@ -21,6 +21,7 @@ from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import dims_of, rebuilt, resized, shaped
+from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
 
 RULES[oneway._PhaseShift] = alone(("gazx",))
@@ -40,6 +41,8 @@ def _fit_kirchhoff(op: Any) -> None:
 
 
 def _kirchhoff_dtype(op: Any, x: Any, adjoint: bool) -> np.dtype[Any]:
+    if hasattr(op._kirch_matvec, "py_func"):  # Numba's loops add up in zeros(..., self.dtype)
+        added_up(op, x)
     # the image is ncp.zeros(self.ni, dtype=self.dtype); data go through the wavelet
     return np.dtype(op.dtype) if adjoint else np.result_type(op.dtype, op.wav.dtype)
 
@@ -88,7 +91,7 @@ def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchA
         return _blend(cls, op, x, adjoint)
 
     # both are written into ncp.zeros(..., dtype=self.dtype)
-    return shaped(op, box, adjoint, op.dtype, apply)
+    return shaped(op, box, adjoint, op.dtype if adjoint else added_up(op, box.dtype), apply)
 
 
 def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:

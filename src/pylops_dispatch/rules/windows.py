@@ -20,6 +20,7 @@ from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
+from pylops_dispatch.rules.castings import added_up, applied_dtype
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -226,4 +227,6 @@ def _dtype(cls: type, op: Any, dtype: np.dtype[Any], adjoint: bool) -> np.dtype[
     if adjoint and op.simOp:
         tapers = _tapers(op)
         return dtype if tapers is None else np.result_type(dtype, tapers.dtype)
-    return np.dtype(op.dtype)
+    if adjoint or dtype == op.dtype:
+        return np.dtype(op.dtype)
+    return added_up(op, dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint))
