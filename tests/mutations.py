@@ -1605,6 +1605,28 @@ FAULTS = [
         "if adjoint and op.real:", "if False:",
         "tests/test_errors.py", "dtype",
     ),
+    Fault(
+        "solvers look for lazy operators in the first argument alone", "solvers.py",
+        "if not holds((args, kwargs), is_made_of_lazy):",
+        "if not (holds((args, kwargs), is_lazy) or is_made_of_lazy(op)):",
+        "tests/test_inversions.py", "one_lazy_operator",
+    ),
+    Fault(
+        "solver objects look for lazy operators in themselves alone", "solvers.py",
+        "lazy = holds((op, args, kwargs), is_made_of_lazy)",
+        "lazy = holds((args, kwargs), is_lazy) or is_made_of_lazy(op)",
+        "tests/test_inversions.py", "one_lazy_operator",
+    ),
+    Fault(
+        "inversions that test their operator before there was a lazy one", "solvers.py",
+        "        made_lazy.add(True)  # by what", "        # by what",
+        "tests/test_applications.py", "tests_its_operator",
+    ),
+    Fault(
+        "lazy ratios of velocities taken for numbers", "construction.py",
+        "run = with_namespace(original)\n        found", "run = original\n        found",
+        "tests/test_construction.py", "ratios",
+    ),
 ]  # fmt: skip
 
 

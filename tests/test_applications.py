@@ -819,6 +819,30 @@ def test_constructor_that_tests_its_operator_runs_it_on_blocks():
         LSM(z, x, t, ends, ends, 1000.0, wav, 2, mode="analytic", engine="numpy", dottest=True)
 
 
+@pytest.mark.usefixtures("first_of_its_kind")
+def test_inversion_that_tests_its_operator_runs_it_on_blocks():
+    """``MDD(..., dottest=True)``: one more execution, and the kernel is worked out once."""
+    made = []
+
+    def block(kernel):
+        made.append(kernel.shape)
+        return kernel
+
+    def executions(**settings):
+        kernel = rand((4, 3, 9))
+        lazy = da.from_array(kernel, chunks=(2, 3, 9)).map_blocks(block, meta=kernel)
+        made.clear()
+        with count_executions() as counted:
+            MDD(lazy, rand((4, 9)), dt=0.01, dr=0.5, iter_lim=2, **settings)
+        assert made == [(2, 3, 9)] * 2
+        return counted.count
+
+    np.random.seed(0)
+    tested = executions(dottest=True)
+    made_lazy.clear()
+    assert tested == executions() + 1
+
+
 @pytest.mark.parametrize("smooth", [2, (1.5, 3.0), 30], ids=str)
 @pytest.mark.parametrize("name", ["slope_estimate", "dip_estimate"])
 def test_slopes_of_a_lazy_image(name, smooth):

@@ -182,6 +182,43 @@ def test_reflection_coefficients_of_lazy_angles_are_lazy(name, ratio):
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [1, 4, 5], ids="{} ratios".format)
+@pytest.mark.parametrize("name", ["akirichards", "fatti", "ps"])
+def test_arrays_of_ratios_are_not_taken_for_numbers(name, count, dtype):
+    """However many there are, and whichever of the two arrays is lazy: ``n`` is for numbers."""
+    theta = np.array([0.0, 10.0, 25.0], dtype)
+    vsvp = np.linspace(0.4, 0.6, count).astype(dtype)
+    expected = REFLECTION[name](theta, vsvp)
+    cut_theta, cut_vsvp = to_dask(theta, (2,)), to_dask(vsvp, (3,))
+    for given in ((cut_theta, vsvp), (theta, cut_vsvp), (cut_theta, cut_vsvp)):
+        with forbid_executions():
+            found = REFLECTION[name](*given)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize("linearization", ["akirich", "fatti", "ps"])
+def test_an_explicit_prestack_operator_has_the_dtype_of_its_angles(linearization):
+    wav, theta = np.hanning(5).astype("float32"), np.linspace(0, 30, 4, dtype="float32")
+
+    def make(wav, theta):
+        return avo.prestack.PrestackLinearModelling(
+            wav, theta, vsvp=0.5, nt0=6, explicit=True, linearization=linearization
+        )
+
+    x = rand(18, "float32")
+    expected = make(wav, theta)
+    for given in (
+        (to_dask(wav, (3,)), theta),
+        (wav, to_dask(theta, (3,))),
+        (to_dask(wav, (3,)), to_dask(theta, (3,))),
+    ):
+        op = make(*given)
+        assert op.A.dtype == expected.A.dtype
+        assert_same(op @ to_dask(x, (7,)), expected @ x)
+
+
 def test_a_direct_wave_announces_that_it_looks_at_its_arrays():
     wav, trav = rand(5), 0.01 * np.arange(1.0, 5.0)
     with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="directwave inspects"):

@@ -77,10 +77,13 @@ def test_a_dtype_that_numpy_refuses_is_refused_before_any_work(dtype, least):
     for entry, direction, x, error in refusals_of_numpy(REFUSING, dtype):
         expected = TypeError if type(error).__name__ == "TypingError" else type(error)  # Numba's
         expected = TypeError if issubclass(expected, TypeError) else expected
-        with build(entry) as op, forbid_executions(), pytest.raises(expected):
-            y = references.apply(op, direction, to_dask(x, (x.size + 1) // 2))
-            pytest.fail(f"{entry}, {direction}: {y}")
-        found += 1
+        with build(entry) as op, forbid_executions():
+            try:
+                references.apply(op, direction, to_dask(x, (x.size + 1) // 2))
+            except expected:
+                found += 1
+            else:
+                pytest.fail(f"{entry} takes {dtype}, {direction}, and NumPy says {error}")
     assert found > least
 
 

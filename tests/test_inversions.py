@@ -734,3 +734,50 @@ def test_functions_of_sparse_solvers_take_matrices_of_data(solver, threshkind):
     assert_close(x.compute(), expected, rtol=1e-10)
     with pytest.raises(ValueError, match="Dimension mismatch"):
         solver(op, da.ones((10, 3)), **settings)
+
+
+FLAT = pylops.FirstDerivative(9)
+BREGMAN = {"niter_outer": 2, "niter_inner": 2, "iter_lim": 3}
+BESIDE = {
+    "Regs of normal equations": lambda op, y, lazy: pylops.normal_equations_inversion(
+        op, y, [lazy], epsRs=[0.2], maxiter=3
+    ),
+    "NRegs": lambda op, y, lazy: pylops.normal_equations_inversion(
+        op, y, None, NRegs=[lazy], epsNRs=[0.2], maxiter=3
+    ),
+    "Regs": lambda op, y, lazy: pylops.regularized_inversion(
+        op, y, [lazy], epsRs=[0.2], iter_lim=3
+    ),
+    "P": lambda op, y, lazy: pylops.preconditioned_inversion(op, y, lazy, iter_lim=3),
+    "RegsL1": lambda op, y, lazy: pylops.splitbregman(op, y, [lazy], epsRL1s=[0.1], **BREGMAN),
+    "RegsL2": lambda op, y, lazy: pylops.splitbregman(
+        op, y, [FLAT], RegsL2=[lazy], epsRL1s=[0.1], epsRL2s=[0.2], **BREGMAN
+    ),
+    "SOp": lambda op, y, lazy: pylops.fista(op, y, niter=4, alpha=0.01, eps=0.1, SOp=lazy),
+    "SOp, thresholds by a mask": lambda op, y, lazy: pylops.ista(
+        op, y, niter=4, alpha=0.01, eps=0.1, SOp=lazy, threshkind="half"
+    ),
+    "SOp of a solver object": lambda op, y, lazy: cls_sparsity.FISTA(op).solve(
+        y, niter=4, alpha=0.01, eps=0.1, SOp=lazy
+    ),
+    "Regs of a solver object": lambda op, y, lazy: cls_leastsquares.RegularizedInversion(op).solve(
+        y, [lazy], epsRs=[0.2], iter_lim=3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_one_lazy_operator_next_to_numpy_arrays_makes_a_solve_lazy(name):
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    weights, op, y = np.linspace(1, 2, 9), pylops.MatrixMult(rand((12, 9))), rand(12, seed=1)
+    expected = BESIDE[name](op, y, pylops.Diagonal(weights))[0]
+    cut_weights = da.from_array(weights, chunks=4).map_blocks(block, meta=weights)
+    found = BESIDE[name](op, y, pylops.Diagonal(cut_weights))[0]
+    assert isinstance(found, da.Array)
+    assert_close(found.compute(), expected, rtol=1e-8)
+    assert sorted(made) == [(1,), (4,), (4,)]

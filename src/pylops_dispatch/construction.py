@@ -197,13 +197,21 @@ def in_one_task(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def lazily(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function that makes arrays of arrays: dask arrays in, dask arrays out."""
+def lazily(original: Callable[..., Any], everything: bool = False) -> Callable[..., Any]:
+    """Wrap a function that makes arrays of arrays: dask arrays in, dask arrays out.
+
+    `everything` is as in :func:`built`, and the function's ``np`` is the namespace of boxes.
+    """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if holds((args, kwargs), is_box):
-            return original(*args, **kwargs)
-        return lower_all(original(*walk(args, is_dask, lift), **walk(kwargs, is_dask, lift)))
+        inside = holds((args, kwargs), is_box)
+        args, kwargs = walk((args, kwargs), is_dask, lift)
+        run = original
+        if everything and holds((args, kwargs), is_box):
+            args, kwargs = walk((args, kwargs), is_array, as_box)
+            run = with_namespace(original)
+        found = run(*args, **kwargs)
+        return found if inside else lower_all(found)
 
     return wrapper
 
@@ -315,8 +323,10 @@ def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     # ncp.ones(n), ncp.array([[sin(theta1), ...]]): made of boxes, they are boxes
     reflection = importlib.import_module("pylops.avo.avo")
     for name in ("zoeppritz_scattering", "zoeppritz_element", "zoeppritz_pp",
-                 "approx_zoeppritz_pp", "akirichards", "fatti", "ps"):  # fmt: skip
+                 "approx_zoeppritz_pp"):  # fmt: skip
         yield getattr(reflection, name), lazily
+    for name in ("akirichards", "fatti", "ps"):  # isinstance(vsvp, np.ndarray)
+        yield getattr(reflection, name), functools.partial(lazily, everything=True)
     # direct[iw] = ..., in a NumPy array
     yield importlib.import_module("pylops.waveeqprocessing.marchenko").directwave, inspecting
     for module in _MAKERS:

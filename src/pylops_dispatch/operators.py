@@ -468,6 +468,11 @@ def is_lazy_operator(op: Any) -> bool:
     return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
+def is_made_of_lazy(x: Any) -> bool:
+    """Whether `x` is a lazy array, or a linear operator that is made of such."""
+    return is_lazy(x) or is_lazy_operator(x)
+
+
 # what applications left in operators: the names of dask arrays, by the identity of the operator
 _left: dict[str, set[str]] = {}
 

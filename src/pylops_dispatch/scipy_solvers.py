@@ -18,7 +18,7 @@ from pylops.optimization.cls_basic import LSQR
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_lazy, session, walk
-from pylops_dispatch.operators import check_length, is_lazy_operator
+from pylops_dispatch.operators import check_length, is_made_of_lazy
 from pylops_dispatch.policy import announce_numpy_vectors
 from pylops_dispatch.steps import watched
 
@@ -48,7 +48,7 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _meets_lazy(*given: Any) -> bool:
     """Whether an operator, the data or a first guess are lazy: then so is the solution."""
-    return any(is_lazy(value) or is_lazy_operator(value) for value in given)
+    return any(map(is_made_of_lazy, given))
 
 
 def _in_solve(vector: Any) -> Any:

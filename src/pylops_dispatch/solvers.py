@@ -50,7 +50,9 @@ from pylops_dispatch.operators import (
     arrays_of,
     check_length,
     is_lazy_operator,
+    is_made_of_lazy,
     is_pylops,
+    made_lazy,
     note_left,
     runs_users_code,
 )
@@ -762,7 +764,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         op = args[0] if args else None
-        if not (holds(args, is_dask) or holds(kwargs, is_dask) or is_lazy_operator(op)):
+        if not holds((args, kwargs), is_made_of_lazy):
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
@@ -828,6 +830,7 @@ def application(
         lazy = holds((args, kwargs), is_dask) or (args and _holds_lazy(args[0]))
         if not lazy or holds((args, kwargs), is_box):
             return original(*args, **kwargs)
+        made_lazy.add(True)  # by what is set up, which may apply it to NumPy vectors (dottest)
         given = named_arguments(original, args, kwargs, defaults=True)
         given.update(inspect_all(original, inspected, given))
         if "solver" in given:
@@ -868,7 +871,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
-        lazy = holds((args, kwargs), is_lazy) or is_lazy_operator(op)
+        lazy = holds((op, args, kwargs), is_made_of_lazy)
         if not lazy and current is not known and original.__name__ in ("setup", "solve"):
             known = None  # a new problem, of NumPy arrays only
             _sessions.pop(self, None)
