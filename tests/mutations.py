@@ -1606,12 +1606,6 @@ FAULTS = [
         "tests/test_errors.py", "dtype",
     ),
     Fault(
-        "solvers look for lazy operators in the first argument alone", "solvers.py",
-        "if not holds((args, kwargs), is_made_of_lazy):",
-        "if not (holds((args, kwargs), is_lazy) or is_made_of_lazy(op)):",
-        "tests/test_inversions.py", "one_lazy_operator",
-    ),
-    Fault(
         "solver objects look for lazy operators in themselves alone", "solvers.py",
         "lazy = holds((op, args, kwargs), is_made_of_lazy)",
         "lazy = holds((args, kwargs), is_lazy) or is_made_of_lazy(op)",
