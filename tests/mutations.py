@@ -1621,6 +1621,19 @@ FAULTS = [
         "run = with_namespace(original)\n        found", "run = original\n        found",
         "tests/test_construction.py", "ratios",
     ),
+    Fault(
+        "a cluster's graph is made where tasks are given their workers", "optimisation.py",
+        "            marked = _marked(arrays, in_full(graph), mark, keep)\n"
+        "            with placed or nullcontext():\n",
+        "            with placed or nullcontext():\n"
+        "                marked = _marked(arrays, in_full(graph), mark, keep)\n",
+        "tests/test_placing.py", "operators_of_users",
+    ),
+    Fault(
+        "workers that the user has named are others in a solve", "placing.py",
+        'chosen = "workers" in dask.get_annotations()', "chosen = False",
+        "tests/test_placing.py", "named",
+    ),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """An operator's NumPy arrays are sent to a cluster once, and go when it does."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -709,18 +710,65 @@ def test_vectors_of_a_solve_share_their_workers(client, monkeypatch):
 
 
 def test_threads_are_not_told_where_to_run(monkeypatch):
-    found = []
-    original = solvers.persist
+    given = []
 
-    def noting(*given):
-        found.append(dask.get_annotations())
-        return original(*given)
+    @contextlib.contextmanager
+    def unused(arrays, *settings):
+        given.append(len(arrays))
+        pytest.fail("threads have been told")
+        yield
 
-    monkeypatch.setattr(solvers, "persist", noting)
+    def noting(*settings):
+        given.append(settings)
+        return unused(*settings)
+
+    monkeypatch.setattr(solvers, "vectors_together", noting)
     with dask.config.set(scheduler="threads"):
         pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=2)
-    assert found
-    assert not any(found)
+    assert len(given) >= 3
+
+
+def test_workers_that_the_user_has_named_stay(client, monkeypatch):
+    found = []
+    original = distributed.Client._graph_to_futures
+
+    def noting(self, *given, **kwargs):
+        found.append(dask.get_annotations())
+        return original(self, *given, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "_graph_to_futures", noting)
+    named = min(client.nthreads())
+    with dask.annotate(workers=[named]):
+        x = pylops.cgls(pylops.Laplacian(DIMS), vector(), niter=3, tol=0)[0]
+    assert len(found) >= 3
+    assert all(annotations == {"workers": [named]} for annotations in found)
+    assert {worker for workers in client.who_has(x).values() for worker in workers} == {named}
+
+
+USES = {
+    "twice": lambda x: 2 * x - x / 3,
+    "thrice": lambda x: x + 2 * (x * x) / (1 + np.abs(x)),
+    "in places": lambda x: np.where(np.arange(x.size) % 2, x, 2 * x),
+}
+SOLVES = {
+    "fista": lambda op, y: pylops.fista(op, y, niter=3, eps=0.1, alpha=0.05),
+    "ista": lambda op, y: pylops.ista(op, y, niter=3, eps=0.1, alpha=0.05),
+    "irls": lambda op, y: pylops.irls(op, y, nouter=2, niter=2, epsR=1e-3, engine="pylops"),
+    "cgls": lambda op, y: pylops.cgls(op, y, niter=3),
+    "lsqr": lambda op, y: pylops.lsqr(op, y, niter=3),
+}
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("solver", SOLVES)
+@pytest.mark.parametrize("use", USES)
+def test_operators_of_users_may_use_their_vector_often(use, solver):
+    """Layers that are fused twice are not asked for a worker before: dask fuses lists of these."""
+    op = pylops.FunctionOperator(USES[use], USES[use], 120, 120)
+    y = np.random.default_rng(0).standard_normal(120)
+    expected = SOLVES[solver](op, y)[0]
+    found = SOLVES[solver](op, da.from_array(y, chunks=60))[0]
+    np.testing.assert_allclose(found.compute(), expected, rtol=1e-8, atol=1e-10)
 
 
 def test_a_shuffle_may_choose_among_the_workers_that_are_left():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import chain, product
 from typing import Any, NamedTuple, cast
 
@@ -48,6 +48,7 @@ def persist(
     mark: str = "",
     keep: Collection[str] = (),
     executions: Executions | None = None,
+    placed: AbstractContextManager[None] | None = None,
 ) -> tuple[DaskArray, ...]:
     """Return arrays in memory, worked out in one execution: ``dask.persist``, for these alone.
 
@@ -65,13 +66,17 @@ def persist(
         Names of arrays that stay what they are, and all that they are made of.
     executions : Executions, optional
         Those of the same solve: a graph that they had is not optimised again.
+    placed : context manager, optional
+        In which a cluster is handed its tasks, and not sooner: what of it annotates layers that
+        are fused later has to be lists (``dask.blockwise._fuse_annotations``).
     """
     with straight_tasks():
         schedule = dask.base.get_scheduler(collections=arrays)
         graph = HighLevelGraph.merge(*(array.dask for array in arrays))
         if hasattr(getattr(schedule, "__self__", schedule), "persist"):  # a cluster's
             marked = _marked(arrays, in_full(graph), mark, keep)
-            return tuple(dask.persist(*marked, optimize_graph=False))
+            with placed or nullcontext():
+                return tuple(dask.persist(*marked, optimize_graph=False))
         keys = [list(flatten(array.__dask_keys__())) for array in arrays]
         wanted = list(chain.from_iterable(keys))
         found = _executed(graph, wanted, arrays[0].__dask_optimize__, schedule, executions)

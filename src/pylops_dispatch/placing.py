@@ -592,7 +592,8 @@ def vectors_together(
 
     The scheduler takes a worker that holds any input of a task, be it a slice for a halo, and
     then sends whole blocks to it. In this context each worker is asked for a run of blocks that
-    lie one after another; another worker may still take them, where that one is gone.
+    lie one after another; another worker may still take them, where that one is gone. Workers that
+    the user has named (``dask.annotate(workers=...)``) stay.
 
     Parameters
     ----------
@@ -604,7 +605,8 @@ def vectors_together(
     mark : str, optional
         What is added to the names of all that is persisted in the context.
     """
-    home = home_of_blocks(arrays, kernel, mark)
+    chosen = "workers" in dask.get_annotations()
+    home = None if chosen else home_of_blocks(arrays, kernel, mark)
     if home is None:
         yield
         return

@@ -486,13 +486,14 @@ class Session:
     def execute(self, arrays: list[DaskArray]) -> tuple[DaskArray, ...]:
         """Return arrays in memory, worked out in one execution."""
         mark = f"-{uuid.uuid4().hex[:12]}"
-        with vectors_together(arrays, self._kernel, mark):
-            try:
-                held = self._coefficients.keys() | self._leaves.keys()
-                return persist(arrays, mark, held, self._executions if self.repeats else None)
-            except ValueError as error:
-                note_blocks_elsewhere(error)
-                raise
+        held = self._coefficients.keys() | self._leaves.keys()
+        executions = self._executions if self.repeats else None
+        try:
+            placed = vectors_together(arrays, self._kernel, mark)
+            return persist(arrays, mark, held, executions, placed)
+        except ValueError as error:
+            note_blocks_elsewhere(error)
+            raise
 
     def vector(self, box: DispatchArray) -> Any:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
