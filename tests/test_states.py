@@ -4,6 +4,8 @@ import functools
 import gc
 import random
 import weakref
+from collections import Counter
+from typing import ClassVar
 
 import dask.array as da
 import numpy as np
@@ -164,6 +166,38 @@ def test_what_is_worked_out_first_is_there_the_next_time(where):
         y = op @ da.from_array(number * x, chunks=25)
         assert_close(y.compute(scheduler="synchronous"), number * x * np.linspace(1, 2, N))
     assert len(made) <= 4  # on zeros for the dtype and the state, and in a task
+
+
+class Bytes(pylops.LinearOperator):
+    """Code that no lazy array will do for, and what vectors it has been given."""
+
+    given: ClassVar[list[str]] = []
+
+    def __init__(self):
+        super().__init__(dtype="float64", shape=(N, N))
+        self.scale = np.linspace(1, 2, N)
+
+    def _matvec(self, x):
+        if isinstance(x, np.ndarray):
+            self.given.append("data" if x.any() else "zeros")
+        return self.scale * np.frombuffer(x.tobytes())
+
+    _rmatvec = _matvec
+
+
+def test_code_for_numpy_vectors_is_run_on_zeros_when_it_is_new_only():
+    op = Bytes()
+    Bytes.given.clear()
+    for number in range(1, 4):
+        (op @ da.full(N, float(number), chunks=7)).compute(scheduler="synchronous")
+    assert Counter(Bytes.given) == {"zeros": 2, "data": 3}  # for what it refuses, and for its state
+    Bytes.given.clear()
+    pylops.cgls(op, da.ones(N, chunks=7), niter=5, tol=0)
+    assert Counter(Bytes.given)["zeros"] <= 1  # for the adjoint
+    del op.scale  # a mistake, which NumPy vectors would meet too
+    for direction in (op, op.H):
+        with pytest.raises(AttributeError, match="scale"):
+            direction @ da.ones(N, chunks=7)
 
 
 # ---- lazy arrays that a solve finds -------------------------------------------------------

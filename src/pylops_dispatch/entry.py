@@ -368,7 +368,7 @@ def _calls_for_numpy(
     if is_unsuited(error):
         # a mistake of the code itself is one for NumPy vectors, too
         found = error_on_zeros(op, x, adjoint)
-        return not (isinstance(found, type(error)) and str(found) == str(error))
+        return found is None or not issubclass(found[0], type(error)) or found[1] != str(error)
     # a block is a NumPy array, and what PyLops itself refuses it always refuses
     if was_noted(error):
         return False

@@ -517,16 +517,38 @@ def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -
         declared = np.result_type(getattr(op, "dtype", box.dtype), box.dtype)
         return np.dtype(declared) if found is None else found.dtype
 
-    return _found_once((cls, type(op), name_of(op), box.dtype, adjoint), sample)
+    return _found_once(_run_of(cls, op, box, adjoint), sample)
 
 
-def error_on_zeros(op: Any, box: DispatchArray, adjoint: bool) -> Exception | None:
-    """Return why an operator cannot be applied to a NumPy vector either, as far as can be told."""
-    try:
-        _of_zeros(None, op, box, adjoint)
-    except Exception as error:
-        return error
-    return None
+def _run_of(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> Any:
+    """Return what the runs of an operator on zeros have in common that are alike."""
+    return cls, type(op), name_of(op), box.dtype, adjoint
+
+
+def error_on_zeros(
+    op: Any, box: DispatchArray, adjoint: bool
+) -> tuple[type[Exception], str] | None:
+    """Return the kind and the words of what keeps an operator from NumPy vectors, too.
+
+    As far as can be told: None of one that takes them. An operator that is as it was is not
+    asked again, nor for the dtype.
+    """
+    key = _run_of(None, op, box, adjoint)
+    if key not in _errors:
+        if len(_errors) > 1000:
+            _errors.clear()
+        try:
+            y = _of_zeros(None, op, box, adjoint)
+        except Exception as error:
+            _errors[key] = type(error), str(error)
+        else:
+            _errors[key] = None
+            if y is not None:
+                _found_once(key, lambda: y.dtype)
+    return _errors[key]
+
+
+_errors: dict[Any, tuple[type[Exception], str] | None] = {}
 
 
 def _of_zeros(
