@@ -1645,6 +1645,16 @@ FAULTS = [
         "return cls, type(op), box.dtype, adjoint",
         "tests/test_states.py", "when_it_is_new",
     ),
+    Fault(
+        "projections of single samples may each read as much as all of them", "packages.py",
+        "shared = outer if outer is not None and outer[0] <= _READS else None", "shared = None",
+        "tests/test_pyproximal.py", "one_by_one",
+    ),
+    Fault(
+        "a method that has read too much begins again each time", "packages.py",
+        "                if not reads[0]:\n", "                if False:\n",
+        "tests/test_pyproximal.py", "one_by_one",
+    ),
 ]  # fmt: skip
 
 

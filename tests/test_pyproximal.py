@@ -575,6 +575,23 @@ def test_function_that_solves_gives_what_it_gives_for_numpy(solve):
     assert tasks[2] - tasks[1] <= 2.4 * (tasks[1] - tasks[0]), "work is done again"
 
 
+def test_values_that_are_read_one_by_one_in_a_solve_are_announced():
+    """A bisection of each sample: once it has read too much, the next one is a task at once."""
+
+    def segmented(wrap, niter):
+        return segmentation.Segment(wrap(rand(DIMS)), np.array([-1.0, 1.0]), 1.0, 0.1, niter=niter)
+
+    counts = []
+    for niter in (2, 4):
+        with count_executions() as executions, pytest.warns(PerformanceWarning, match="one by one"):
+            found = segmented(lazy, niter)
+        counts.append(executions.count)
+        for result, expected in zip(found, segmented(np.copy, niter), strict=True):
+            assert_close(result.compute(), expected, rtol=1e-9)
+    assert counts[1] - counts[0] < 2 * 2 * N  # the test of its constraint, by samples
+    assert counts[0] < 200 + 2 * 2 * N
+
+
 def tuple_of(result):
     return result if isinstance(result, tuple) else (result,)
 

@@ -10,7 +10,9 @@ import functools
 import importlib.abc
 import importlib.util
 import sys
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -30,7 +32,7 @@ from pylops_dispatch.array import (
     walk,
 )
 from pylops_dispatch.entry import is_unsuited
-from pylops_dispatch.policy import action, announce_whole
+from pylops_dispatch.policy import action, announce_whole, few_reads, reads_left
 from pylops_dispatch.solvers import Session, in_session, lowered, result_of
 
 # makes of a class, a method's name and the method another method
@@ -70,12 +72,22 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
             before, *given = whole.snapshot((self, args, kwargs))
-            try:
-                return original(self, *args, **kwargs)
-            except Exception as error:
-                if not is_unsuited(error) or action("whole-array") == "raise":
-                    raise
-                reason = str(error).partition("\n")[0]
+            reason = _reading_much.get(self, {}).get(name)
+            if reason is None:
+                outer = reads_left()
+                # a projection is a part of the method that calls it for each of its samples
+                shared = outer if outer is not None and outer[0] <= _READS else None
+                try:
+                    with few_reads(_READS) if shared is None else nullcontext(shared) as reads:
+                        return original(self, *args, **kwargs)
+                except Exception as error:
+                    if not is_unsuited(error) or action("whole-array") == "raise":
+                        raise
+                    if shared is not None and not shared[0]:
+                        raise
+                    reason = str(error).partition("\n")[0]
+                if not reads[0]:
+                    _reading_much.setdefault(self, {})[name] = reason
             announce_whole(f"{type(self).__name__}.{name}", reason)
             old_boxes = list(found(given, is_box))
             for box, old in zip(found((args, kwargs), is_box), old_boxes, strict=True):
@@ -91,6 +103,10 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
     return wrap
 
+
+_READS = 200  # executions for values in a method: a bisection of all samples, not one of each
+# objects whose methods read more, and what was refused: those run whole at once
+_reading_much: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 _gives_a_vector = _method(_Deciding, number=False)
 _gives_a_number = _method(Session, number=True)  # to call it is to ask for the value

@@ -198,6 +198,11 @@ def few_reads(most: float) -> Iterator[list[float]]:
         _reads.reset(token)
 
 
+def reads_left() -> list[float] | None:
+    """Return how often the innermost block of `few_reads` may still read; None outside of any."""
+    return _reads.get()
+
+
 def count_read(what: str) -> None:
     """Count a read of a lazy value that takes an execution; too many are refused."""
     left = _reads.get()
