@@ -25,6 +25,7 @@ from pylops_dispatch.array import (
     lift,
     lower,
     lower_all,
+    session,
     values_of,
     walk,
 )
@@ -93,7 +94,11 @@ def settled(original: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not holds((args, kwargs), is_lazy):
             return original(*args, **kwargs)
+        made_lazy.add(True)
         given = named_arguments(original, args, kwargs)
+        for name, value in given.items():
+            if is_dask(value):
+                check(value, name)
         given.update(inspect_all(original, inspected, given))
         return original(given.pop("self"), **given)
 
@@ -102,7 +107,14 @@ def settled(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
     """Return the parameters of a constructor that are never coefficients of the operator."""
-    return tuple(name for name in inspect.signature(function).parameters if name in _SETTINGS)
+    parameters = inspect.signature(function).parameters
+    return tuple(name for name, p in parameters.items() if name in _SETTINGS or _is_count(p))
+
+
+def _is_count(parameter: inspect.Parameter) -> bool:
+    """Whether PyLops says that a parameter is a whole number, or true or false."""
+    kinds = str(getattr(parameter.annotation, "__name__", parameter.annotation)).split(" | ")
+    return {"int", "bool", "None"}.issuperset(kinds)
 
 
 # what PyLops makes integers, tuples and shapes of, wherever it is a parameter
@@ -110,6 +122,7 @@ _SETTINGS = frozenset((
     "dims", "dimsd", "dim", "dimd", "shape", "otherdims", "spatdims", "axis", "axes",
     "pad", "offset", "sampling", "spacing", "nsmooth", "nwin", "nover", "nop", "nfft", "nffts",
     "hsize", "hshape", "ih", "ihx", "ihy", "ihz", "level", "flims", "cols", "order", "ntaper",
+    "dt",
 ))  # fmt: skip
 
 
@@ -138,7 +151,13 @@ def inspect_values(original: Callable[..., Any], name: str, value: Any) -> dict[
         ImplicitComputeWarning,
         stacklevel=users_stacklevel(),
     )
-    return {name: walk(value, is_lazy, values_of)}
+    return {name: walk(value, is_lazy, _values)}
+
+
+def _values(x: Any) -> Any:
+    """Compute a lazy array; a vector of a solve is not worked out again by its steps."""
+    current = session.get()
+    return values_of(x) if current is None or not is_box(x) else current.vector(x)
 
 
 def inspect_all(
@@ -235,7 +254,7 @@ def inspecting(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function that makes NumPy arrays, of whatever it is given."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not holds((args, kwargs), is_dask):
+        if not holds((args, kwargs), is_lazy):
             return original(*args, **kwargs)
         given = named_arguments(original, args, kwargs)
         return original(**{**given, **inspect_all(original, given, given)})
@@ -322,10 +341,10 @@ def functions() -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     yield arrays.pwd_slope_estimate, inspecting  # Numba's kernels
     # ncp.ones(n), ncp.array([[sin(theta1), ...]]): made of boxes, they are boxes
     reflection = importlib.import_module("pylops.avo.avo")
-    for name in ("zoeppritz_scattering", "zoeppritz_element", "zoeppritz_pp",
-                 "approx_zoeppritz_pp"):  # fmt: skip
+    for name in ("zoeppritz_scattering", "zoeppritz_element", "zoeppritz_pp"):
         yield getattr(reflection, name), lazily
-    for name in ("akirichards", "fatti", "ps"):  # isinstance(vsvp, np.ndarray)
+    # ncp.array(vp1), where ncp is of the angles; isinstance(vsvp, np.ndarray)
+    for name in ("approx_zoeppritz_pp", "akirichards", "fatti", "ps"):
         yield getattr(reflection, name), functools.partial(lazily, everything=True)
     # direct[iw] = ..., in a NumPy array
     yield importlib.import_module("pylops.waveeqprocessing.marchenko").directwave, inspecting
@@ -349,5 +368,5 @@ def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
             yield cls, "__init__", functools.partial(built, **settings)
     for cls in RULES:
         own = vars(cls).get("__init__")
-        if own and cls not in changed and cls is not pylops.LinearOperator and settings_of(own):
+        if own and cls not in changed and cls is not pylops.LinearOperator:
             yield cls, "__init__", settled

@@ -52,7 +52,6 @@ from pylops_dispatch.operators import (
     is_lazy_operator,
     is_made_of_lazy,
     is_pylops,
-    made_lazy,
     note_left,
     runs_users_code,
 )
@@ -831,7 +830,6 @@ def application(
         lazy = holds((args, kwargs), is_dask) or (args and _holds_lazy(args[0]))
         if not lazy or holds((args, kwargs), is_box):
             return original(*args, **kwargs)
-        made_lazy.add(True)  # by what is set up, which may apply it to NumPy vectors (dottest)
         given = named_arguments(original, args, kwargs, defaults=True)
         given.update(inspect_all(original, inspected, given))
         if "solver" in given:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.operators import counters, title
+from pylops_dispatch.operators import all_parts, counters, runs_users_code, title
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import set_policy
 
@@ -24,7 +25,11 @@ def applied_dtype(op: Any, dtype: Any, adjoint: bool) -> np.dtype[Any]:
     adjoint : bool
         Whether its adjoint is meant.
     """
-    zeros = DispatchArray(Zeros((op.shape[0 if adjoint else 1],), dtype))
+    shape = (op.shape[0 if adjoint else 1],)
+    # of zeros that are known as such NumPy's functions make numbers, which a user's code may mix
+    # with dask arrays
+    users = any(map(runs_users_code, all_parts(op)))
+    zeros = DispatchArray(da.zeros(shape, dtype) if users else Zeros(shape, dtype))
     counts = counters(op)
     try:
         with set_policy(whole_array="allow"):

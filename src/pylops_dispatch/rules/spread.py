@@ -9,6 +9,7 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 from pylops import basicoperators as basic
 
+from pylops_dispatch.array import holds, is_lazy
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, duplicate
 from pylops_dispatch.rules.castings import added_up
@@ -44,6 +45,11 @@ _SPREAD = Terms(
 
 def _run(cls: type, op: Any, box: Any, adjoint: bool) -> Any:
     if not op.usetable:
+        if op.engine == "numpy" and holds(op.fh(0, 0), is_lazy):
+            raise TypeError(
+                "fh of Spread gives dask arrays, and is called for each sample of the model: "
+                "let it give NumPy arrays, or give Spread a table"
+            )
         op = duplicate(op)
         op._all_traces = op.nx
     return run_terms(cls, op, box, adjoint, _SPREAD)
