@@ -843,6 +843,39 @@ def test_inversion_that_tests_its_operator_runs_it_on_blocks():
     assert tested == executions() + 1
 
 
+LOOKED_AT = {
+    "SeismicInterpolation": (
+        lambda iava: SeismicInterpolation(
+            rand((5, 6)), 8, iava, kind="spatial", epsRs=[0.1], iter_lim=3
+        )[0],
+        np.array([0, 2, 3, 5, 7]),
+    ),
+    "Marchenko": (
+        lambda nfft: Marchenko(
+            rand((3, 3, 17)), wav=wavelet(5), dt=0.004, nsmooth=2
+        ).apply_onepoint(0.004 * np.array([3.0, 4.0, 5.0]), nfft=nfft, rtm=True, iter_lim=2)[0],
+        np.array(32),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_values_that_an_application_looks_at_are_worked_out_once(name):
+    solve, values = LOOKED_AT[name]
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    expected = solve(values)
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="computed once"):
+        found = solve(da.from_array(values).map_blocks(block, meta=values))
+    assert_close(np.asarray(found), expected, rtol=RTOL)
+    assert np.abs(expected).max() > 0
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("smooth", [2, (1.5, 3.0), 30], ids=str)
 @pytest.mark.parametrize("name", ["slope_estimate", "dip_estimate"])
 def test_slopes_of_a_lazy_image(name, smooth):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import warnings
 
 import dask.array as da
 import numpy as np
@@ -9,12 +10,15 @@ import pylops
 import pytest
 from pylops import avo
 from pylops import signalprocessing as sp
+from pylops.waveeqprocessing import BlendingContinuous
 from pylops.waveeqprocessing.marchenko import directwave
 
 import pylops_dispatch
+from pylops_dispatch.operators import is_lazy_operator, made_lazy
 from pylops_dispatch.rules.table import whole_axis
 
-from .helpers import assert_same, forbid_executions, rand, to_dask
+from .catalogue import WITH_COEFFICIENTS, build
+from .helpers import as_dask_coefficient, assert_same, forbid_executions, rand, to_dask
 
 NT = 9
 WAVELET, THETA, VSVP = np.array([0.2, 1.0, 0.3]), np.linspace(5, 30, 4), np.linspace(0.4, 0.6, NT)
@@ -217,6 +221,57 @@ def test_an_explicit_prestack_operator_has_the_dtype_of_its_angles(linearization
         op = make(*given)
         assert op.A.dtype == expected.A.dtype
         assert_same(op @ to_dask(x, (7,)), expected @ x)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("number", range(6))
+def test_approximate_reflection_of_lazy_layers_is_lazy(number, count):
+    layers: list = [layer * np.linspace(1, 1.1, count) for layer in LAYERS]
+    theta = np.array([0.0, 10.0, 25.0])
+    expected = avo.avo.approx_zoeppritz_pp(*layers, theta)
+    layers[number] = to_dask(layers[number], 2)
+    with forbid_executions():
+        found = avo.avo.approx_zoeppritz_pp(*layers, theta)
+    assert_same(found, expected)
+
+
+def test_operators_of_dask_arrays_are_known_as_such_from_the_first():
+    """NumPy vectors that they are applied to would else go to PyLops's code for NumPy arrays."""
+    seen = set(made_lazy)
+    unknown = []
+    for entry in WITH_COEFFICIENTS:
+        made_lazy.clear()
+        with warnings.catch_warnings(action="ignore"), build(entry, as_dask_coefficient) as op:
+            if is_lazy_operator(op) and not made_lazy:
+                unknown.append(entry.id)
+    made_lazy.update(seen)
+    assert unknown == []
+
+
+@pytest.mark.parametrize("name", ["nr", "dt", "nttot"])
+def test_lazy_numbers_that_pylops_counts_with_are_computed_once(name):
+    made = []
+
+    def block(x):
+        made.append(x)
+        return x
+
+    def make(**changed):
+        given = {"nt": 9, "nr": 3, "ns": 4, "dt": 0.1, "nttot": 20, **changed}
+        return BlendingContinuous(**given, times=np.array([0.0, 0.35, 0.6, 1.0]))
+
+    value = np.array({"nr": 3, "dt": 0.1, "nttot": 20}[name])
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match=f"values of {name}"):
+        op = make(**{name: da.from_array(value).map_blocks(block, meta=value)})
+    x = rand((4, 3, 9))
+    np.testing.assert_array_equal(op @ x, make() @ x)
+    assert len(made) == 1
+
+
+def test_a_function_of_spread_that_gives_dask_arrays_is_refused():
+    op = pylops.Spread((3, 4), (3, 6), fh=lambda ix, it: da.ones(3, chunks=2))
+    with forbid_executions(), pytest.raises(TypeError, match="give Spread a table"):
+        op @ da.ones((3, 4), chunks=2)
 
 
 def test_a_direct_wave_announces_that_it_looks_at_its_arrays():

@@ -781,3 +781,49 @@ def test_one_lazy_operator_next_to_numpy_arrays_makes_a_solve_lazy(name):
     assert isinstance(found, da.Array)
     assert_close(found.compute(), expected, rtol=1e-8)
     assert sorted(made) == [(1,), (4,), (4,)]
+
+
+SHIFT = da.from_array(np.linspace(1, 2, 9), chunks=4)
+
+
+def of_a_closure(weights):
+    return pylops.FunctionOperator(lambda x: weights * x, lambda x: weights * x, 9)
+
+
+def of_a_global(weights):
+    return pylops.FunctionOperator(lambda x: SHIFT * x, lambda x: SHIFT * x, 9)
+
+
+def of_an_attribute(weights):
+    class Weighs(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype="float64", shape=(9, 9))
+            self.weigh = lambda x: weights * x
+
+        def _matvec(self, x):
+            return self.weigh(x)
+
+        _rmatvec = _matvec
+
+    return pylops.VStack([Weighs()])
+
+
+@pytest.mark.parametrize(
+    "solver", [pylops.cgls, lambda op, y, niter: cls_basic.CGLS(op).solve(y, niter=niter)]
+)
+@pytest.mark.parametrize("make", [of_a_closure, of_a_global, of_an_attribute])
+def test_functions_that_refer_to_dask_arrays_make_a_solve_lazy(make, solver, monkeypatch):
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    weights, y = np.linspace(1, 2, 9), rand(9)
+    lazy_weights = da.from_array(weights, chunks=4).map_blocks(block, meta=weights)
+    monkeypatch.setitem(globals(), "SHIFT", lazy_weights)
+    expected = pylops.cgls(pylops.Diagonal(weights), y, niter=4)[0]
+    found = solver(make(lazy_weights), y, niter=4)[0]
+    assert isinstance(found, da.Array)
+    assert_close(found.compute(), expected, rtol=1e-8)
+    assert len(made) == 3

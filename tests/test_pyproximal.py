@@ -592,6 +592,46 @@ def test_values_that_are_read_one_by_one_in_a_solve_are_announced():
     assert counts[0] < 200 + 2 * 2 * N
 
 
+HOLDING = {  # terms that hold an array, and what they do with a vector
+    "L2 of a gradient": lambda a, x: pyproximal.L2(b=rand(N, seed=4), q=a).prox(x, 0.5),
+    "Orthogonal": lambda a, x: pyproximal.Orthogonal(
+        pyproximal.L1(), pylops.Identity(N), b=a
+    ).prox(x, 0.5),
+    "value of L2": lambda a, x: pyproximal.L2(b=a)(x),
+    "Sum": lambda a, x: pyproximal.Sum([pyproximal.L1(0.1), pyproximal.L2(b=a)]).prox(x, 0.5),
+    "ProximalGradient": lambda a, x: primal.ProximalGradient(
+        pyproximal.L2(b=a), pyproximal.L1(0.1), x0=x, tau=0.3, niter=5, tol=1e-12
+    ),
+    "ProximalGradient that looks for a step": lambda a, x: primal.ProximalGradient(
+        pyproximal.L2(b=a), pyproximal.L1(0.1), x0=x, niter=5
+    ),
+    "Bregman": lambda a, x: bregman.Bregman(
+        pyproximal.L2(b=a), pyproximal.L1(0.1), x0=x, solver=primal.ADMM, tau=0.5, niter=2,
+        niterouter=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("solve", HOLDING.values(), ids=HOLDING)
+def test_terms_of_dask_arrays_take_numpy_vectors(solve):
+    """The array is worked out once, and what comes of it is lazy."""
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    held = rand(N, seed=5)
+    expected = tuple_of(solve(held, rand(N)))[0]
+    found = tuple_of(solve(to_dask(held, 9).map_blocks(block, meta=held), rand(N)))[0]
+    assert len(made) in (0, 3)
+    if np.ndim(expected):
+        assert isinstance(found, da.Array)
+        found = found.compute()
+    assert_close(found, expected, rtol=1e-9)
+
+
 def tuple_of(result):
     return result if isinstance(result, tuple) else (result,)
 

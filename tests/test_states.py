@@ -12,7 +12,7 @@ import numpy as np
 import pylops
 import pytest
 
-from .helpers import assert_close, rand
+from .helpers import assert_close, forbid_executions, rand
 
 N = 60  # more than the values that a solve lets an operator's code read
 
@@ -268,3 +268,30 @@ def test_an_array_that_an_operator_is_given_in_a_solve_is_worked_out_once():
     pylops.cgls(op, da.from_array(rand(N), chunks=20), niter=30, tol=0, callback=replace)
     assert len(steps) == 30
     assert sorted(made) == [0, 1, 2]
+
+
+# ---- columns ------------------------------------------------------------------------------
+
+
+class SampleBySample(pylops.LinearOperator):
+    def __init__(self, weights):
+        self.weights = weights
+        super().__init__(dtype="float64", shape=(6, 6))
+
+    def _matvec(self, x):
+        y = np.zeros(6)
+        for i in range(6):
+            y[i] = self.weights[i] * x[i]
+        return y
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.parametrize("name", ["of NumPy", "of dask", "todense"])
+def test_columns_of_operators_that_hold_dask_arrays_are_lazy(name):
+    weights, X = np.arange(6.0), rand((6, 2))
+    op = SampleBySample(da.from_array(weights, chunks=4))
+    with forbid_executions():
+        Y = op.todense() if name == "todense" else op @ (X if name == "of NumPy" else da.array(X))
+    expected = np.diag(weights) @ (np.eye(6) if name == "todense" else X)
+    assert_close(Y.compute(), expected)

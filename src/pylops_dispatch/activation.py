@@ -29,6 +29,7 @@ from pylops_dispatch import (
     solvers,
 )
 from pylops_dispatch.array import DispatchArray
+from pylops_dispatch.operators import TERMS
 from pylops_dispatch.policy import NotDispatchedError
 from pylops_dispatch.rules import RULES, columns, filters, matrix, run_rule
 
@@ -387,6 +388,7 @@ def _change_package(package: str) -> None:
         for (module_name, name), methods in packages.METHODS[package].items():
             base = getattr(sys.modules.get(module_name), name, None)
             if base is not None:
+                TERMS.add(base)
                 change = functools.partial(_change_methods, methods)
                 change(base)
                 _change_derived(base, change)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import random
 import re
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -469,8 +470,26 @@ def is_lazy_operator(op: Any) -> bool:
 
 
 def is_made_of_lazy(x: Any) -> bool:
-    """Whether `x` is a lazy array, or a linear operator that is made of such."""
+    """Whether `x` is a lazy array, or a linear operator or the like that is made of such."""
+    if isinstance(x, tuple(TERMS)):
+        return holds(list(vars(x).values()), is_made_of_lazy)
     return is_lazy(x) or is_lazy_operator(x)
+
+
+TERMS: set[type] = set()  # what other packages' solvers take next to operators, and holds arrays
+
+
+def gives_lazy(x: Any) -> bool:
+    """Whether `x` is made of lazy arrays, or an operator whose functions refer to some."""
+    return is_made_of_lazy(x) or (isinstance(x, LinearOperator) and any(_lazy_in_functions(x)))
+
+
+def _lazy_in_functions(op: Any) -> Iterator[bool]:
+    for part in filter(runs_users_code, all_parts(op)):
+        for function in filter(inspect.isfunction, vars(part).values()):
+            with suppress(ValueError):  # a variable that has no value yet
+                names = inspect.getclosurevars(function)
+                yield from map(is_dask, (*names.nonlocals.values(), *names.globals.values()))
 
 
 # what applications left in operators: the names of dask arrays, by the identity of the operator

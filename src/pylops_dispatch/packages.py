@@ -31,7 +31,9 @@ from pylops_dispatch.array import (
     session,
     walk,
 )
+from pylops_dispatch.construction import is_array
 from pylops_dispatch.entry import is_unsuited
+from pylops_dispatch.operators import is_made_of_lazy
 from pylops_dispatch.policy import action, announce_whole, few_reads, reads_left
 from pylops_dispatch.solvers import Session, in_session, lowered, result_of
 
@@ -54,8 +56,11 @@ class _Deciding(Session):
 def _method(new_session: type[Session], number: bool) -> Wrap:
     def wrap(cls: type, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not holds((args, kwargs), is_lazy):
+            of_lazy = is_made_of_lazy(self)
+            if not of_lazy and not holds((args, kwargs), is_lazy):
                 return original(self, *args, **kwargs)
+            if of_lazy:
+                args, kwargs = walk((args, kwargs), is_array, as_box)
             outer = session.get()
             current = new_session() if outer is None else outer
             current.visit(self)

@@ -49,6 +49,7 @@ from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
     check_length,
+    gives_lazy,
     is_lazy_operator,
     is_made_of_lazy,
     is_pylops,
@@ -764,7 +765,7 @@ def solver_function(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         op = args[0] if args else None
-        if not holds((args, kwargs), is_made_of_lazy):
+        if not holds((args, kwargs), gives_lazy):
             return original(*args, **kwargs)
         outer = session.get()
         if holds((args, kwargs), is_box):
@@ -870,8 +871,9 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
         known = _sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
-        lazy = holds((op, args, kwargs), is_made_of_lazy)
-        if not lazy and current is not known and original.__name__ in ("setup", "solve"):
+        begins = original.__name__ in ("setup", "solve")
+        lazy = holds((op, args, kwargs), gives_lazy if begins else is_made_of_lazy)
+        if not lazy and current is not known and begins:
             known = None  # a new problem, of NumPy arrays only
             _sessions.pop(self, None)
         if known is None and not lazy:
@@ -890,7 +892,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             return result
         if known is None:
             known = _sessions[self] = new_session.get()()
-        if original.__name__ in ("setup", "solve") and known.is_cluster_gone():
+        if begins and known.is_cluster_gone():
             for name in [n for n, value in vars(self).items() if holds(value, is_lazy)]:
                 delattr(self, name)  # what it was of a problem that is lost
             known = _sessions[self] = new_session.get()()
