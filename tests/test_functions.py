@@ -782,3 +782,24 @@ def test_a_function_of_dask_takes_no_lazy_array_as_a_setting():
     x = box(rand(SHAPE))
     with forbid_executions(), pytest.raises(NotDispatchedError, match="in this place"):
         da.map_blocks(lambda block, by: block * by, x.dask(), by=x[0, 0], dtype=float)
+
+
+@pytest.mark.parametrize("change", [np.negative, np.conj, lambda x: 2 * x, lambda x: x - x[::-1]])
+def test_what_is_made_of_masked_arrays_says_so(change):
+    """``_meta`` is what operators look at that cannot do with masks."""
+    mask = np.array([False, True, False, False])
+    x = np.ma.masked_array(rand(4), mask)
+    lazy = da.ma.masked_array(to_dask(rand(4), 2), mask=to_dask(mask, 2))
+    found, expected = lower(change(lift(lazy))), change(x)
+    assert isinstance(found._meta, np.ma.MaskedArray)
+    np.testing.assert_array_equal(found.compute().mask, expected.mask)
+    np.testing.assert_array_equal(found.compute().compressed(), expected.compressed())
+    product = pylops.MatrixMult(rand((3, 4)))
+    with forbid_executions(), pytest.raises(TypeError, match="masked"):
+        product @ found
+
+
+def test_a_masked_matrix_is_refused_when_it_is_applied():
+    matrix = da.ma.masked_greater(to_dask(rand((4, 4)), 2), 0.5)
+    with forbid_executions(), pytest.raises(TypeError, match="masked"):
+        pylops.MatrixMult(matrix) @ da.ones(4, chunks=2)

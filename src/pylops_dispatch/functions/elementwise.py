@@ -61,7 +61,7 @@ def on_alike(ufunc: np.ufunc, inputs: Sequence[Any]) -> DispatchArray | None:
         row = None
         if lazy:
             pieces = x.pieces
-            if not all(isinstance(piece, DaskArray) for piece in pieces):
+            if not all(map(_is_of_ndarrays, pieces)):
                 return None
             if x.ndim:
                 cut = [piece.chunks for piece in pieces]
@@ -233,7 +233,13 @@ def _is_plain(parts: Sequence[Any]) -> bool:
     arrays = [p for p in parts if isinstance(p, DaskArray)]
     cut = {p.chunks for p in arrays if p.ndim}
     scalars = (p for p in parts if not isinstance(p, DaskArray))
-    return bool(arrays) and len(cut) < 2 and all(type(p) in _SCALARS for p in scalars)
+    plain = bool(arrays) and len(cut) < 2 and all(map(_is_of_ndarrays, arrays))
+    return plain and all(type(p) in _SCALARS for p in scalars)
+
+
+def _is_of_ndarrays(piece: Any) -> bool:
+    """Whether blocks are of NumPy's own kind: what masked arrays give, say, dask works out."""
+    return isinstance(piece, DaskArray) and type(piece._meta) is np.ndarray
 
 
 _SCALARS = {bool, int, float, complex, *(np.dtype(code).type for code in "?bhilqBHILQefdFD")}

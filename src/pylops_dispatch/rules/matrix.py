@@ -115,10 +115,10 @@ def _product(
 
     That is, of its transpose where that is `turned`.
     """
-    if isinstance(x._meta, np.ma.MaskedArray):
+    if any(isinstance(getattr(a, "_meta", None), np.ma.MaskedArray) for a in (A, x)):
         raise TypeError(
-            "a matrix cannot be multiplied by blocks that are masked arrays: say what stands for "
-            "the masked elements, as in dask.array.ma.filled(x, 0)"
+            "matrices are not multiplied where blocks are masked arrays: say what stands for the "
+            "masked elements, as in dask.array.ma.filled(x, 0)"
         )
     blocks = x.numblocks[0]
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
