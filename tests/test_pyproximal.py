@@ -575,6 +575,16 @@ def test_function_that_solves_gives_what_it_gives_for_numpy(solve):
     assert tasks[2] - tasks[1] <= 2.4 * (tasks[1] - tasks[0]), "work is done again"
 
 
+def test_terms_may_refer_to_each_other():
+    first, second = pyproximal.L2(b=rand(N)), pyproximal.L2(b=lazy(rand(N)))
+    first.other, second.other = second, first
+    expected = pyproximal.L2(b=rand(N)).prox(rand(N), 0.5)
+    for term in (first, second):
+        found = term.prox(rand(N), 0.5)
+        assert isinstance(found, da.Array)
+        assert_close(found.compute(), expected)
+
+
 def test_values_that_are_read_one_by_one_in_a_solve_are_announced():
     """A bisection of each sample: once it has read too much, the next one is a task at once."""
 

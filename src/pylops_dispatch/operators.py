@@ -469,14 +469,20 @@ def is_lazy_operator(op: Any) -> bool:
     return isinstance(op, LinearOperator) and next(lazy_arrays(op), None) is not None
 
 
-def is_made_of_lazy(x: Any) -> bool:
-    """Whether `x` is a lazy array, or a linear operator or the like that is made of such."""
-    if isinstance(x, tuple(TERMS)):
-        return holds(list(vars(x).values()), is_made_of_lazy)
-    return is_lazy(x) or is_lazy_operator(x)
+def is_made_of_lazy(x: Any, within: tuple[Any, ...] = ()) -> bool:
+    """Whether `x` is a lazy array, or a linear operator or the like that is made of such.
+
+    `within` are those that it was reached through.
+    """
+    if not isinstance(x, tuple(TERMS)):
+        return is_lazy(x) or is_lazy_operator(x)
+    if any(x is known for known in within):
+        return False
+    inside = functools.partial(is_made_of_lazy, within=(*within, x))
+    return holds(list(vars(x).values()), inside)
 
 
-TERMS: set[type] = set()  # what other packages' solvers take next to operators, and holds arrays
+TERMS: set[type] = set()  # classes of other packages whose objects hold arrays, as operators do
 
 
 def gives_lazy(x: Any) -> bool:

@@ -10,7 +10,6 @@ import functools
 import importlib.abc
 import importlib.util
 import sys
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
@@ -34,6 +33,7 @@ from pylops_dispatch.array import (
 from pylops_dispatch.construction import is_array
 from pylops_dispatch.entry import is_unsuited
 from pylops_dispatch.operators import is_made_of_lazy
+from pylops_dispatch.pieces import identity, keep_for
 from pylops_dispatch.policy import action, announce_whole, few_reads, reads_left
 from pylops_dispatch.solvers import Session, in_session, lowered, result_of
 
@@ -77,7 +77,8 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
         def on_boxes(self: Any, *args: Any, **kwargs: Any) -> Any:
             """Run the method's own code on boxes, and where it cannot take them, whole."""
             before, *given = whole.snapshot((self, args, kwargs))
-            reason = _reading_much.get(self, {}).get(name)
+            refused = _reading_much.get(identity(self), {})
+            reason = refused.get(name)
             if reason is None:
                 outer = reads_left()
                 # a projection is a part of the method that calls it for each of its samples
@@ -92,7 +93,7 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
                         raise
                     reason = str(error).partition("\n")[0]
                 if not reads[0]:
-                    _reading_much.setdefault(self, {})[name] = reason
+                    keep_for(self, _reading_much, {**refused, name: reason})
             announce_whole(f"{type(self).__name__}.{name}", reason)
             old_boxes = list(found(given, is_box))
             for box, old in zip(found((args, kwargs), is_box), old_boxes, strict=True):
@@ -110,8 +111,7 @@ def _method(new_session: type[Session], number: bool) -> Wrap:
 
 
 _READS = 200  # executions for values in a method: a bisection of all samples, not one of each
-# objects whose methods read more, and what was refused: those run whole at once
-_reading_much: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+_reading_much: dict[str, dict[str, str]] = {}  # methods that read more, and what was refused
 
 _gives_a_vector = _method(_Deciding, number=False)
 _gives_a_number = _method(Session, number=True)  # to call it is to ask for the value
