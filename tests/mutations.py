@@ -1699,6 +1699,27 @@ FAULTS = [
         "return isinstance(piece, DaskArray)",
         "tests/test_functions.py", "masked",
     ),
+    Fault(
+        "weights that are made of the data are worked out later", "solvers.py",
+        "        self._add_what_is_made_of_the_same(lazy)\n", "",
+        "tests/test_inversions.py", "made_of_the_same",
+    ),
+    Fault(
+        "arrays that are made of the same arrays are looked for once", "solvers.py",
+        "            layers.update(*(self._coefficients[name].dask.layers for name in alike))\n",
+        "            return\n",
+        "tests/test_inversions.py", "share",
+    ),
+    Fault(
+        "columns of a matrix are as many as what is solved with all of it", "blocks.py",
+        'shape = (getattr(op, "A", op).shape[1], ', "shape = (op.shape[1], ",
+        "tests/test_inversions.py", "columns_of_a_matrix",
+    ),
+    Fault(
+        "stacks of one task each take booleans", "rules/stacks.py",
+        'if box.dtype.kind == "b" or (', "if (",
+        "tests/test_errors.py", "booleans",
+    ),
 ]  # fmt: skip
 
 

@@ -87,6 +87,18 @@ def test_a_dtype_that_numpy_refuses_is_refused_before_any_work(dtype, least):
     assert found > least
 
 
+@pytest.mark.parametrize("chunks", [-1, 3])
+@pytest.mark.parametrize("kind", ["forward", "centered"])
+def test_differences_of_booleans_are_refused_however_they_are_cut(kind, chunks):
+    op = pylops.Gradient(DIMS, kind=kind)
+    for direction, shape in ((op, DIMS), (op.H, (2, *DIMS))):
+        try:
+            direction @ np.ones(shape, bool)
+        except TypeError:
+            with forbid_executions(), pytest.raises(TypeError, match="boolean"):
+                direction @ da.ones(shape, dtype=bool, chunks=chunks)
+
+
 def test_a_refused_dtype_is_told_with_what_to_do():
     op = pylops.signalprocessing.Sliding1D(pylops.Identity(6), 18, 12, nwin=6, nover=3)
     with pytest.raises(TypeError, match="complex128") as refused:

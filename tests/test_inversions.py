@@ -827,3 +827,62 @@ def test_functions_that_refer_to_dask_arrays_make_a_solve_lazy(make, solver, mon
     assert isinstance(found, da.Array)
     assert_close(found.compute(), expected, rtol=1e-8)
     assert len(made) == 3
+
+
+SHARING = {
+    "cg": lambda op, y: pylops.cg(op, y, niter=40)[0],
+    "cgls": lambda op, y: pylops.cgls(op, y, niter=40)[0],
+    "lsqr": lambda op, y: pylops.lsqr(op, y, niter=40)[0],
+    "fista": lambda op, y: pylops.fista(op, y, niter=60, alpha=1 / 500, eps=1e-9)[0],
+    "/": lambda op, y: op / y,
+    "normal": lambda op, y: pylops.normal_equations_inversion(op, y, None, maxiter=40)[0],
+    "regularized": lambda op, y: pylops.regularized_inversion(op, y, [], iter_lim=40)[0],
+    "P": lambda op, y: pylops.preconditioned_inversion(op, y, pylops.Identity(24), iter_lim=40)[0],
+    "irls": lambda op, y: pylops.irls(op, y, nouter=2, iter_lim=40, epsR=1e-3)[0],
+    "object": lambda op, y: cls_basic.LSQR(op).solve(y, niter=40)[0],
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_weights_that_are_made_of_the_data_are_made_of_the_same_data(name):
+    """Even of random numbers, which are others each time that they are worked out."""
+    drawn = {}
+
+    def draw(x, block_info=None):
+        place = block_info[0]["chunk-location"]
+        drawn.setdefault(place, []).append(np.random.default_rng().uniform(9, 11, x.shape))
+        return drawn[place][-1]
+
+    numbers = da.map_blocks(draw, da.zeros(24, chunks=8), meta=np.empty(0))
+    x = np.asarray(SHARING[name](pylops.Diagonal(2 * numbers), numbers + 1))
+    assert all(len(blocks) == 1 for blocks in drawn.values())
+    used = np.concatenate([drawn[place][0] for place in sorted(drawn)])
+    assert_close(x, (used + 1) / (2 * used), rtol=1e-2)
+
+
+def test_operators_that_share_an_array_work_it_out_once():
+    made = []
+
+    def block(x):
+        made.append(x.shape)
+        return x
+
+    def solved(weights, y):
+        op, other = pylops.Diagonal(y * weights), pylops.Diagonal(3 * weights)
+        return pylops.preconditioned_inversion(op, 2 * y, other, iter_lim=4)[0]
+
+    given = np.linspace(1, 2, 9), rand(9)
+    found = solved(*(da.from_array(a, chunks=4).map_blocks(block, meta=a) for a in given))
+    assert_close(found.compute(), solved(*given), rtol=1e-8)
+    assert len(made) == 2 * 3
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("shape", [(6, 6), (8, 6)])
+def test_columns_of_a_matrix_are_solved_with_all_of_it(shape):
+    """As PyLops does: ``_ColumnLinearOperator`` has the matrix as its own."""
+    op = pylops.MatrixMult(rand(shape)).apply_columns([0, 2, 4])
+    y = rand(shape[0])
+    found, expected = op / da.from_array(y, chunks=3), op / y
+    assert found.shape == expected.shape
+    assert_close(found.compute(), expected, rtol=1e-8)

@@ -906,7 +906,9 @@ def solve_explicit(
     name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"
     given = (DataNode(None, template), len(large), args, kwargs)
     dtype = np.result_type(op.dtype, y.dtype, np.float32)
-    return one_block(name, _solve_block, given, whole, (op.shape[1], *y.shape[1:]), dtype)
+    # ``_ColumnLinearOperator`` solves with the matrix that it has columns of
+    shape = (getattr(op, "A", op).shape[1], *y.shape[1:])
+    return one_block(name, _solve_block, given, whole, shape, dtype)
 
 
 def _solve_block(template: Any, large: int, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:

@@ -552,7 +552,24 @@ class Session:
             sources = {name for array in made for name in self._ancestors(array)[0]}
             needed = {name: self._source(name) for name in sources}
             lazy.update((name, array) for name, array in needed.items() if _is_lazy(array))
+        self._add_what_is_made_of_the_same(lazy)
         return lazy
+
+    def _add_what_is_made_of_the_same(self, lazy: dict[str, DaskArray]) -> None:
+        """Add arrays of operators that share lazy arrays with those that are to be executed.
+
+        Executed later, weights that are made of the data would have these worked out again, and be
+        of other data if they are of random numbers.
+        """
+        later = [name for name in self._coefficients if name not in self._leaves]
+        layers = set().union(*(array.dask.layers for array in lazy.values())) if later else set()
+        while later:
+            alike = [n for n in later if not layers.isdisjoint(self._coefficients[n].dask.layers)]
+            if not alike:
+                return
+            lazy.update((name, self._source(name)) for name in alike)
+            layers.update(*(self._coefficients[name].dask.layers for name in alike))
+            later = [name for name in later if name not in alike]
 
 
 def _is_lazy(piece: Any) -> TypeGuard[DaskArray]:

@@ -117,8 +117,8 @@ def _as_in_a_pool(op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
 def _are_one_task_each(op: Any, box: DispatchArray) -> bool:
     """Whether the operators of a stack would be one task each on vectors of one block anyway."""
-    if box.dtype.kind == "c" and np.dtype(op.dtype).kind != "c":
-        return False  # PyLops's code decides what becomes of the imaginary part
+    if box.dtype.kind == "b" or (box.dtype.kind == "c" and np.dtype(op.dtype).kind != "c"):
+        return False  # PyLops's code decides what becomes of the imaginary part, or of no numbers
     held = {len(list(lazy_arrays(part))) for part in _once(op.ops)}
     return len(held) == 1 and all(_is_one_task(part) for part in _once(op.ops))
 
