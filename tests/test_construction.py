@@ -8,7 +8,7 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
-from pylops import avo
+from pylops import avo, linearoperator
 from pylops import signalprocessing as sp
 from pylops.waveeqprocessing import BlendingContinuous
 from pylops.waveeqprocessing.marchenko import directwave
@@ -246,6 +246,14 @@ def test_operators_of_dask_arrays_are_known_as_such_from_the_first():
                 unknown.append(entry.id)
     made_lazy.update(seen)
     assert unknown == []
+
+
+def test_what_is_made_of_operators_only_has_pylops_own_constructor():
+    """``op.H`` makes one each time."""
+    made = linearoperator._AdjointLinearOperator, linearoperator._TransposedLinearOperator
+    for cls in (*made, linearoperator._ProductLinearOperator, linearoperator._SumLinearOperator):
+        assert not hasattr(vars(cls)["__init__"], "__wrapped__"), cls
+    assert hasattr(vars(pylops.Diagonal)["__init__"], "__wrapped__")
 
 
 @pytest.mark.parametrize("name", ["nr", "dt", "nttot"])

@@ -366,7 +366,10 @@ def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
             cls = getattr(importlib.import_module(module), name)
             changed.add(cls)
             yield cls, "__init__", functools.partial(built, **settings)
+    changed.add(pylops.LinearOperator)
     for cls in RULES:
         own = vars(cls).get("__init__")
-        if own and cls not in changed and cls is not pylops.LinearOperator:
+        # what is made of other operators only, as in each ``op.H``
+        plain = cls.__module__ == pylops.LinearOperator.__module__
+        if own and cls not in changed and (settings_of(own) or not plain):
             yield cls, "__init__", settled

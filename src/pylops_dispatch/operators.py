@@ -474,7 +474,9 @@ def is_made_of_lazy(x: Any, within: tuple[Any, ...] = ()) -> bool:
 
     `within` are those that it was reached through.
     """
-    if not isinstance(x, tuple(TERMS)):
+    if type(x) in _PLAIN:  # most of what a step is given
+        return False
+    if not TERMS or not isinstance(x, tuple(TERMS)):
         return is_lazy(x) or is_lazy_operator(x)
     if any(x is known for known in within):
         return False
@@ -493,9 +495,11 @@ def gives_lazy(x: Any) -> bool:
 def _lazy_in_functions(op: Any) -> Iterator[bool]:
     for part in filter(runs_users_code, all_parts(op)):
         for function in filter(inspect.isfunction, vars(part).values()):
-            with suppress(ValueError):  # a variable that has no value yet
-                names = inspect.getclosurevars(function)
-                yield from map(is_dask, (*names.nonlocals.values(), *names.globals.values()))
+            for name in function.__code__.co_names:
+                yield is_dask(function.__globals__.get(name))
+            for cell in function.__closure__ or ():
+                with suppress(ValueError):  # a variable that has no value yet
+                    yield is_dask(cell.cell_contents)
 
 
 # what applications left in operators: the names of dask arrays, by the identity of the operator
