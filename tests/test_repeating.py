@@ -258,7 +258,8 @@ def test_two_solves_of_one_operator_at_once():
         assert_close(x.compute(), steps(op, y, 5), rtol=1e-9)
 
 
-def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed):
+@pytest.mark.parametrize("read", [False, True], ids=["in memory", "lazy"])
+def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed, read):
     """The adjoint kernel that Fredholm1 keeps: its rule does without."""
     runs = []
 
@@ -267,7 +268,8 @@ def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed):
         return block
 
     kernel = rand((4, 3, 3))
-    op = pylops.signalprocessing.Fredholm1(da.from_array(kernel, chunks=(2, 3, 3)), saveGt=True)
+    given = da.from_array(kernel, chunks=(2, 3, 3))
+    op = pylops.signalprocessing.Fredholm1(given + 0 if read else given, saveGt=True)
     op.GT = op.GT.map_blocks(noted, meta=np.ones((0, 0, 0)))
     y = rand(12)
     own = pylops.signalprocessing.Fredholm1(kernel, saveGt=True)

@@ -19,7 +19,7 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 _HASHED = 1 << 16  # bytes: what is hashed in less time than a task takes
 
@@ -345,6 +345,16 @@ def in_memory(array: DaskArray) -> bool:
         node = layer[(array.name, *(0,) * array.ndim)]
     except KeyError:
         return False
+    return _is_data(node)
+
+
+def is_data(layer: Any) -> bool:
+    """Whether a layer holds blocks as data, or futures: there is nothing to run for it."""
+    nodes = layer.mapping if isinstance(layer, MaterializedLayer) else {}
+    return _is_data(next(iter(nodes.values()), None))
+
+
+def _is_data(node: Any) -> bool:
     return isinstance(node, (np.ndarray, np.generic, DataNode)) or hasattr(
         node, "add_done_callback"
     )

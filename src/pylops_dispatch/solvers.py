@@ -95,6 +95,7 @@ class Session:
     def __init__(self) -> None:
         self._boxes: weakref.WeakValueDictionary[int, DispatchArray] = weakref.WeakValueDictionary()
         self._coefficients: dict[str, DaskArray] = {}  # lazy arrays of operators, by name
+        self._made_by: dict[str, frozenset[str]] = {}  # layers to run for each of them
         self._kernel = 0  # bytes of the largest block of an operator's dask array
         self._leaves: dict[str, DispatchArray] = {}  # those of them that were needed so far
         self._found: dict[str, _Found] = {}  # those that came up in the solve
@@ -559,16 +560,21 @@ class Session:
         """Add arrays of operators that share lazy arrays with those that are to be executed.
 
         Executed later, weights that are made of the data would have these worked out again, and be
-        of other data if they are of random numbers.
+        of other data if they are of random numbers. What is made of another operator's array
+        (``Fredholm1.GT``) reads that in memory, and may never be needed.
         """
         later = [name for name in self._coefficients if name not in self._leaves]
-        layers = set().union(*(array.dask.layers for array in lazy.values())) if later else set()
-        while later:
-            alike = [n for n in later if not layers.isdisjoint(self._coefficients[n].dask.layers)]
-            if not alike:
-                return
+        for name in later:
+            if name not in self._made_by:
+                array = self._coefficients[name]
+                layers = self._ancestors(array, itself=False)[1]
+                run = (layer for layer in layers if not pc.is_data(array.dask.layers[layer]))
+                self._made_by[name] = frozenset(run)
+        executed = [array.dask.layers for array in lazy.values()] if later else []
+        while executed:
+            alike = [n for n in later if not all(map(self._made_by[n].isdisjoint, executed))]
             lazy.update((name, self._source(name)) for name in alike)
-            layers.update(*(self._coefficients[name].dask.layers for name in alike))
+            executed = [self._coefficients[name].dask.layers for name in alike]
             later = [name for name in later if name not in alike]
 
 
