@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 import time
 import warnings
 from collections import Counter
@@ -760,15 +761,13 @@ SOLVES = {
 
 
 @pytest.mark.usefixtures("client")
-@pytest.mark.parametrize("solver", SOLVES)
-@pytest.mark.parametrize("use", USES)
-def test_operators_of_users_may_use_their_vector_often(use, solver):
+def test_operators_of_users_may_use_their_vector_often():
     """Layers that are fused twice are not asked for a worker before: dask fuses lists of these."""
-    op = pylops.FunctionOperator(USES[use], USES[use], 120, 120)
     y = np.random.default_rng(0).standard_normal(120)
-    expected = SOLVES[solver](op, y)[0]
-    found = SOLVES[solver](op, da.from_array(y, chunks=60))[0]
-    np.testing.assert_allclose(found.compute(), expected, rtol=1e-8, atol=1e-10)
+    for use, solve in itertools.product(USES.values(), SOLVES.values()):
+        op = pylops.FunctionOperator(use, use, 120, 120)
+        found = solve(op, da.from_array(y, chunks=60))[0]
+        np.testing.assert_allclose(found.compute(), solve(op, y)[0], rtol=1e-8, atol=1e-10)
 
 
 def test_a_shuffle_may_choose_among_the_workers_that_are_left():
