@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pylops_dispatch
+from pylops_dispatch.operators import made_lazy
 
 from . import helpers, interpreters
 from .coverage import (  # noqa: F401
@@ -83,6 +84,15 @@ def count_executions():
 @pytest.fixture
 def forbid_executions():
     return helpers.forbid_executions
+
+
+@pytest.fixture
+def first_of_its_kind():
+    """As in a program that has not made an operator of dask arrays before; call it for the next."""
+    seen = set(made_lazy)
+    made_lazy.clear()
+    yield made_lazy.clear
+    made_lazy.update(seen)
 
 
 @pytest.fixture(scope="module")

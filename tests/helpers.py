@@ -6,7 +6,7 @@ import contextlib
 import gc
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
@@ -93,6 +93,16 @@ def assert_bitwise(actual: Any, expected: Any) -> None:
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert actual.tobytes() == expected.tobytes()
+
+
+def noting(made: list[Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of blocks, for ``map_blocks``, that adds the shape of each to `made`."""
+
+    def block(x: np.ndarray) -> np.ndarray:
+        made.append(x.shape)
+        return x
+
+    return block
 
 
 # ------------------------------------------------------------ random arrays

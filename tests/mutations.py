@@ -1591,13 +1591,17 @@ FAULTS = [
     ),
     Fault(
         "complex samples that windows add up in real ones", "rules/windows.py",
-        "return added_up(op, dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint))",
-        "return np.dtype(op.dtype)",
+        "return added_up(op, dtype)", "return np.dtype(op.dtype)",
         "tests/test_errors.py", "dtype or windows",
     ),
     Fault(
+        "asking what windows give counts in their operator", "rules/windows.py",
+        "left_as_they_are([op.Op])", "left_as_they_are([])",
+        "tests/test_errors.py", "changes_nothing",
+    ),
+    Fault(
         "what windows are given is taken for what they add up", "rules/windows.py",
-        "dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint)", "dtype",
+        "if not op.simOp:", "if False:",
         "tests/test_errors.py", "dtype or windows",
     ),
     Fault(

@@ -33,13 +33,13 @@ from pylops.waveeqprocessing import (
 )
 
 import pylops_dispatch
-from pylops_dispatch.operators import made_lazy
 
 from .helpers import (
     assert_close,
     assert_same,
     count_executions,
     forbid_executions,
+    noting,
     rand,
     random_chunks,
     to_dask,
@@ -799,15 +799,6 @@ def test_wavelet_estimated_from_angle_gathers(lazy):
 # ------------------------------------------ what applies operators while it makes them
 
 
-@pytest.fixture
-def first_of_its_kind():
-    """As in a program that has not made an operator of dask arrays before."""
-    seen = set(made_lazy)
-    made_lazy.clear()
-    yield
-    made_lazy.update(seen)
-
-
 @pytest.mark.usefixtures("first_of_its_kind")
 def test_constructor_that_tests_its_operator_runs_it_on_blocks():
     """``LSM(..., dottest=True)``: two executions, not one for each trace of each pixel."""
@@ -819,8 +810,7 @@ def test_constructor_that_tests_its_operator_runs_it_on_blocks():
         LSM(z, x, t, ends, ends, 1000.0, wav, 2, mode="analytic", engine="numpy", dottest=True)
 
 
-@pytest.mark.usefixtures("first_of_its_kind")
-def test_inversion_that_tests_its_operator_runs_it_on_blocks():
+def test_inversion_that_tests_its_operator_runs_it_on_blocks(first_of_its_kind):
     """``MDD(..., dottest=True)``: one more execution, and the kernel is worked out once."""
     made = []
 
@@ -839,7 +829,7 @@ def test_inversion_that_tests_its_operator_runs_it_on_blocks():
 
     np.random.seed(0)
     tested = executions(dottest=True)
-    made_lazy.clear()
+    first_of_its_kind()
     assert tested == executions() + 1
 
 
@@ -864,13 +854,9 @@ def test_values_that_an_application_looks_at_are_worked_out_once(name):
     solve, values = LOOKED_AT[name]
     made = []
 
-    def block(x):
-        made.append(x.shape)
-        return x
-
     expected = solve(values)
     with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match="computed once"):
-        found = solve(da.from_array(values).map_blocks(block, meta=values))
+        found = solve(da.from_array(values).map_blocks(noting(made), meta=values))
     assert_close(np.asarray(found), expected, rtol=RTOL)
     assert np.abs(expected).max() > 0
     assert len(made) == 1

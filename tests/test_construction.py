@@ -18,7 +18,7 @@ from pylops_dispatch.operators import is_lazy_operator, made_lazy
 from pylops_dispatch.rules.table import whole_axis
 
 from .catalogue import WITH_COEFFICIENTS, build
-from .helpers import as_dask_coefficient, assert_same, forbid_executions, rand, to_dask
+from .helpers import as_dask_coefficient, assert_same, forbid_executions, noting, rand, to_dask
 
 NT = 9
 WAVELET, THETA, VSVP = np.array([0.2, 1.0, 0.3]), np.linspace(5, 30, 4), np.linspace(0.4, 0.6, NT)
@@ -235,16 +235,14 @@ def test_approximate_reflection_of_lazy_layers_is_lazy(number, count):
     assert_same(found, expected)
 
 
-def test_operators_of_dask_arrays_are_known_as_such_from_the_first():
+def test_operators_of_dask_arrays_are_known_as_such_from_the_first(first_of_its_kind):
     """NumPy vectors that they are applied to would else go to PyLops's code for NumPy arrays."""
-    seen = set(made_lazy)
     unknown = []
     for entry in WITH_COEFFICIENTS:
-        made_lazy.clear()
+        first_of_its_kind()
         with warnings.catch_warnings(action="ignore"), build(entry, as_dask_coefficient) as op:
             if is_lazy_operator(op) and not made_lazy:
                 unknown.append(entry.id)
-    made_lazy.update(seen)
     assert unknown == []
 
 
@@ -260,17 +258,13 @@ def test_what_is_made_of_operators_only_has_pylops_own_constructor():
 def test_lazy_numbers_that_pylops_counts_with_are_computed_once(name):
     made = []
 
-    def block(x):
-        made.append(x)
-        return x
-
     def make(**changed):
         given = {"nt": 9, "nr": 3, "ns": 4, "dt": 0.1, "nttot": 20, **changed}
         return BlendingContinuous(**given, times=np.array([0.0, 0.35, 0.6, 1.0]))
 
     value = np.array({"nr": 3, "dt": 0.1, "nttot": 20}[name])
     with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match=f"values of {name}"):
-        op = make(**{name: da.from_array(value).map_blocks(block, meta=value)})
+        op = make(**{name: da.from_array(value).map_blocks(noting(made), meta=value)})
     x = rand((4, 3, 9))
     np.testing.assert_array_equal(op @ x, make() @ x)
     assert len(made) == 1

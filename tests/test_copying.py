@@ -18,7 +18,7 @@ import pylops_dispatch
 from pylops_dispatch import set_policy
 from pylops_dispatch.copying import with_own_settings
 
-from .helpers import assert_close, assert_same, forbid_executions, rand, to_dask
+from .helpers import assert_close, assert_same, forbid_executions, noting, rand, to_dask
 
 
 class Scaling(pylops.LinearOperator):
@@ -231,11 +231,7 @@ def test_dask_arrays_that_a_function_closes_over_come_into_the_task_as_values(ho
     weights, x = 1 + rand(12) ** 2, rand(12)
     worked_out = []
 
-    def noted(block):
-        worked_out.append(block.shape)
-        return block
-
-    lazy = to_dask(weights, 5).map_blocks(noted, dtype=float, meta=np.empty(0))
+    lazy = to_dask(weights, 5).map_blocks(noting(worked_out), dtype=float, meta=np.empty(0))
     ops = []
     for w in (weights, lazy):
         product = hold(lambda w, x: np.asarray(x) * w, w)

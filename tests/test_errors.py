@@ -132,6 +132,22 @@ def test_what_an_operator_of_windows_gives_is_what_is_added_up(real):
     assert op.Op.matvec_count == (3 if real else 0)  # NumPy's three windows
 
 
+def test_asking_what_windows_give_changes_nothing_in_their_operator():
+    class Weakens(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype="float64", dims=(6,), dimsd=(6,))
+            self.applied = 0
+
+        def _matvec(self, x):
+            self.applied += 1
+            return x / self.applied
+
+    op = pylops.signalprocessing.Sliding1D(Weakens(), 18, 12, nwin=6, nover=3)
+    with forbid_executions():
+        op @ da.ones(18, dtype="float32", chunks=6)
+    assert op.Op.applied == 0
+
+
 @pytest.mark.parametrize("name", operators())
 @pytest.mark.parametrize("shape", [(31,), (29,), (0,), (5, 6), (7, 5), (6, 5, 1, 2), (1, 30)])
 def test_wrong_shape(name, shape):

@@ -15,7 +15,7 @@ import pylops_dispatch
 from pylops_dispatch import solvers
 from pylops_dispatch.array import DispatchArray, lift, lower
 
-from .helpers import assert_close, count_executions, cut, forbid_executions, printed, rand
+from .helpers import assert_close, count_executions, cut, forbid_executions, noting, printed, rand
 
 DTYPES = ["float64", "complex128"]
 ENGINES = {"scipy": {"iter_lim": 6}, "pylops": {"niter": 6}}
@@ -274,7 +274,7 @@ def test_spgl1_reads_lazy_arrays_once(first):
     runs = []
 
     def noted(a):
-        made = lazy(a).map_blocks(lambda block: (runs.append(1), block)[1], meta=np.empty(0))
+        made = lazy(a).map_blocks(noting(runs), meta=np.empty(0))
         assert made.npartitions > 1
         return made
 
@@ -584,12 +584,8 @@ if RUNS_SPGL1:
 def test_a_lazy_array_of_the_operator_is_worked_out_once(name):
     made = []
 
-    def block(x):
-        made.append(x.shape)
-        return x
-
     a = rand((8, 8))
-    matrix = da.from_array(a @ a.T, chunks=4).map_blocks(block, dtype=float, meta=a[:0, :0])
+    matrix = da.from_array(a @ a.T, chunks=4).map_blocks(noting(made), dtype=float, meta=a[:0, :0])
     np.random.seed(0)
     VALUES[name](pylops.MatrixMult(matrix), da.from_array(rand(8), chunks=4))
     assert made == [(4, 4)] * 4
@@ -770,13 +766,9 @@ BESIDE = {
 def test_one_lazy_operator_next_to_numpy_arrays_makes_a_solve_lazy(name):
     made = []
 
-    def block(x):
-        made.append(x.shape)
-        return x
-
     weights, op, y = np.linspace(1, 2, 9), pylops.MatrixMult(rand((12, 9))), rand(12, seed=1)
     expected = BESIDE[name](op, y, pylops.Diagonal(weights))[0]
-    cut_weights = da.from_array(weights, chunks=4).map_blocks(block, meta=weights)
+    cut_weights = da.from_array(weights, chunks=4).map_blocks(noting(made), meta=weights)
     found = BESIDE[name](op, y, pylops.Diagonal(cut_weights))[0]
     assert isinstance(found, da.Array)
     assert_close(found.compute(), expected, rtol=1e-8)
@@ -815,12 +807,8 @@ def of_an_attribute(weights):
 def test_functions_that_refer_to_dask_arrays_make_a_solve_lazy(make, solver, monkeypatch):
     made = []
 
-    def block(x):
-        made.append(x.shape)
-        return x
-
     weights, y = np.linspace(1, 2, 9), rand(9)
-    lazy_weights = da.from_array(weights, chunks=4).map_blocks(block, meta=weights)
+    lazy_weights = da.from_array(weights, chunks=4).map_blocks(noting(made), meta=weights)
     monkeypatch.setitem(globals(), "SHIFT", lazy_weights)
     expected = pylops.cgls(pylops.Diagonal(weights), y, niter=4)[0]
     found = solver(make(lazy_weights), y, niter=4)[0]
@@ -863,16 +851,12 @@ def test_weights_that_are_made_of_the_data_are_made_of_the_same_data(name):
 def test_operators_that_share_an_array_work_it_out_once():
     made = []
 
-    def block(x):
-        made.append(x.shape)
-        return x
-
     def solved(weights, y):
         op, other = pylops.Diagonal(y * weights), pylops.Diagonal(3 * weights)
         return pylops.preconditioned_inversion(op, 2 * y, other, iter_lim=4)[0]
 
     given = np.linspace(1, 2, 9), rand(9)
-    found = solved(*(da.from_array(a, chunks=4).map_blocks(block, meta=a) for a in given))
+    found = solved(*(da.from_array(a, chunks=4).map_blocks(noting(made), meta=a) for a in given))
     assert_close(found.compute(), solved(*given), rtol=1e-8)
     assert len(made) == 2 * 3
 

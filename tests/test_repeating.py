@@ -15,7 +15,7 @@ from pylops_dispatch import repeating
 from pylops_dispatch.operators import all_parts, counters
 from pylops_dispatch.solvers import Session, _sessions
 
-from .helpers import assert_close, chunks_for, rand
+from .helpers import assert_close, chunks_for, noting, rand
 
 DIMS = (6, 5)
 
@@ -263,14 +263,10 @@ def test_arrays_of_an_operator_that_are_not_needed_stay_lazy(renamed, read):
     """The adjoint kernel that Fredholm1 keeps: its rule does without."""
     runs = []
 
-    def noted(block):
-        runs.append(block.shape)
-        return block
-
     kernel = rand((4, 3, 3))
     given = da.from_array(kernel, chunks=(2, 3, 3))
     op = pylops.signalprocessing.Fredholm1(given + 0 if read else given, saveGt=True)
-    op.GT = op.GT.map_blocks(noted, meta=np.ones((0, 0, 0)))
+    op.GT = op.GT.map_blocks(noting(runs), meta=np.ones((0, 0, 0)))
     y = rand(12)
     own = pylops.signalprocessing.Fredholm1(kernel, saveGt=True)
     assert_close(steps(op, da.from_array(y, chunks=6), 4), steps(own, y, 4), rtol=1e-9)

@@ -67,11 +67,7 @@ def built(
         outermost = holds((args, kwargs), is_dask)
         if not outermost and not holds((args, kwargs), is_box):
             return original(*args, **kwargs)
-        given = named_arguments(original, args, kwargs)
-        for name, value in given.items():
-            if is_dask(value):
-                check(value, name)
-        given.update(inspect_all(original, inspected, given))
+        given = _settled_arguments(original, inspected, args, kwargs)
         given = walk(given, is_dask, lift)
         if everything:
             given = walk(given, is_array, as_box)
@@ -95,14 +91,21 @@ def settled(original: Callable[..., Any]) -> Callable[..., Any]:
         if not holds((args, kwargs), is_lazy):
             return original(*args, **kwargs)
         made_lazy.add(True)
-        given = named_arguments(original, args, kwargs)
-        for name, value in given.items():
-            if is_dask(value):
-                check(value, name)
-        given.update(inspect_all(original, inspected, given))
+        given = _settled_arguments(original, inspected, args, kwargs)
         return original(given.pop("self"), **given)
 
     return wrapper
+
+
+def _settled_arguments(
+    original: Callable[..., Any], inspected: tuple[str, ...], args: Any, kwargs: Any
+) -> dict[str, Any]:
+    given = named_arguments(original, args, kwargs)
+    for name, value in given.items():
+        if is_dask(value):
+            check(value, name)
+    given.update(inspect_all(original, inspected, given))
+    return given
 
 
 def settings_of(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -874,8 +874,7 @@ def application(
 def _holds_lazy(owner: Any) -> bool:
     if isinstance(owner, np.ndarray) or not hasattr(owner, "__dict__"):
         return False
-    values = list(vars(owner).values())
-    return any(is_dask(value) or is_lazy_operator(value) for value in values)
+    return any(map(is_made_of_lazy, list(vars(owner).values())))
 
 
 def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import dims_of, duplicate, resized
+from pylops_dispatch.operators import dims_of, duplicate, left_as_they_are, resized
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.castings import added_up, applied_dtype
@@ -229,4 +229,7 @@ def _dtype(cls: type, op: Any, dtype: np.dtype[Any], adjoint: bool) -> np.dtype[
         return dtype if tapers is None else np.result_type(dtype, tapers.dtype)
     if adjoint or dtype == op.dtype:
         return np.dtype(op.dtype)
-    return added_up(op, dtype if op.simOp else applied_dtype(op.Op, dtype, adjoint))
+    if not op.simOp:
+        with left_as_they_are([op.Op]):
+            dtype = applied_dtype(op.Op, dtype, adjoint)
+    return added_up(op, dtype)
