@@ -15,7 +15,7 @@ import pytest
 from dask._task_spec import DataNode, Task, TaskRef
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pylops_dispatch
@@ -75,6 +75,7 @@ def found(monkeypatch):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", OPERATORS)
 @given(data=st.data())
+@settings(max_examples=3)  # of each of thirty
 def test_steps_give_what_they_give_where_each_graph_is_optimised(name, solver, data):
     op = OPERATORS[name]()
     y = rand(op.shape[0], op.dtype, seed=4)
