@@ -24,13 +24,12 @@ import dask.array as da
 import matplotlib.cbook as cbook
 import numpy as np
 import pylops
-from dask.callbacks import Callback
 from matplotlib import colormaps
 from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-import pylops_dispatch  # noqa: F401  (the import is what makes PyLops take dask arrays)
+import pylops_dispatch
 
 CHUNKS = (172, 202)  # two by two
 BLUR = 2.0  # standard deviation, in samples
@@ -58,19 +57,6 @@ class Answer(NamedTuple):
     seconds: float
     executions: int
     tasks: int
-
-
-class Executions(Callback):
-    """Count the graphs that dask's embedded scheduler runs, and their tasks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-        self.tasks = 0
-
-    def _start(self, dsk: dict[Any, Any]) -> None:
-        self.count += 1
-        self.tasks += len(dsk)
 
 
 def load_survey() -> Survey:
@@ -108,7 +94,7 @@ def restore(survey: Survey, as_array: Callable[[NDArray[np.float64]], Any]) -> A
     truth = as_array(survey.elevation - mean)
     dims = survey.elevation.shape
 
-    with Executions() as executions:
+    with pylops_dispatch.ledger() as log:
         start = time.perf_counter()
         centre = (survey.blur.shape[0] // 2, survey.blur.shape[1] // 2)
         blur = pylops.signalprocessing.Convolve2D(dims, h=survey.blur, offset=centre)
@@ -128,8 +114,8 @@ def restore(survey: Survey, as_array: Callable[[NDArray[np.float64]], Any]) -> A
         data=data + mean,
         cost=np.asarray(cost, dtype=np.float64),
         seconds=seconds,
-        executions=executions.count,
-        tasks=executions.tasks,
+        executions=len(log),
+        tasks=log.tasks,
     )
 
 

@@ -48,7 +48,8 @@ def blocky(block_info: Any = None) -> NDArray[np.float64]:
     z, y, x = np.ogrid[z0:z1, y0:y1, x0:x1]
     layers = np.sin(2 * np.pi * z / 70)
     boxes = ((z // 23 + y // 31 + x // 41) % 3 == 0).astype(float)
-    return layers + boxes
+    model: NDArray[np.float64] = layers + boxes
+    return model
 
 
 @contextmanager

@@ -27,11 +27,10 @@ import dask
 import dask.array as da
 import numpy as np
 import pylops
-from dask.callbacks import Callback
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-import pylops_dispatch  # noqa: F401  (the import is what makes PyLops take dask arrays)
+import pylops_dispatch
 
 TRACES = 200  # in one chunk; time is not cut
 NOISE = 0.1  # standard deviation, relative to that of the data
@@ -58,17 +57,6 @@ class Answer(NamedTuple):
     executions: int
 
 
-class Executions(Callback):
-    """Count the graphs that dask's embedded scheduler runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def _start(self, dsk: dict[Any, Any]) -> None:
-        self.count += 1
-
-
 def find_model() -> Path | None:
     """Return the path of the impedance model, or None if this machine has none."""
     beside = Path(sys.argv[0]).resolve().parents[1] / ".." / "shared" / "data"
@@ -85,7 +73,8 @@ def layers(n_times: int = 300, n_traces: int = 600) -> NDArray[np.float64]:
     bent = 25 * np.sin(position / 110) + np.where(position > 0.6 * n_traces, 22, 0)
     time = np.arange(n_times)[:, np.newaxis] + bent
     layer = np.clip(time // 17, 0, per_layer.size - 1).astype(int)
-    return per_layer[layer] + 4 * time
+    impedance: NDArray[np.float64] = per_layer[layer] + 4 * time
+    return impedance
 
 
 def load_section(path: Path | None) -> Section:
@@ -128,7 +117,7 @@ def invert(section: Section, as_array: Callable[[NDArray[np.float64]], Any]) -> 
         As NumPy arrays.
     """
     dims = section.truth.shape
-    with Executions() as executions:
+    with pylops_dispatch.ledger() as log:
         start = time.perf_counter()
         modelling = pylops.avo.poststack.PoststackLinearModelling(
             section.wavelet / 2, nt0=dims[0], spatdims=dims[1]
@@ -148,7 +137,7 @@ def invert(section: Section, as_array: Callable[[NDArray[np.float64]], Any]) -> 
         model = background + update
         data, model = dask.compute(data, model)
         seconds = time.perf_counter() - start
-    return Answer(data, model, seconds, executions.count)
+    return Answer(data, model, seconds, len(log))
 
 
 def rms(difference: NDArray[np.float64]) -> float:

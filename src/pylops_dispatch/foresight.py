@@ -97,7 +97,7 @@ def created_arrays() -> Iterator[dict[str, DaskArray]]:
     """
     found: dict[str, DaskArray] = {}
     with _lock:
-        original = DaskArray.__new__
+        original: Any = DaskArray.__new__
 
         def noting(cls: type, *args: Any, **kwargs: Any) -> Any:
             array = original(cls, *args, **kwargs)
