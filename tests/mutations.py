@@ -1639,8 +1639,13 @@ FAULTS = [
     ),
     Fault(
         "whole numbers that PyLops counts with stay lazy", "construction.py",
-        "if name in _SETTINGS or _is_count(p))", "if name in _SETTINGS)",
+        "in _SETTINGS or known.issuperset(kinds)", "in _SETTINGS",
         "tests/test_construction.py", "counts_with",
+    ),
+    Fault(
+        "velocities that code writes with stay lazy", "construction.py",
+        'if numbers else {"int", "bool", "None"}', 'if False else {"int", "bool", "None"}',
+        "tests/test_construction.py", "are_looked_at",
     ),
     Fault(
         "globals of functions of operators are not looked into", "operators.py",

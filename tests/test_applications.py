@@ -846,7 +846,14 @@ LOOKED_AT = {
         ).apply_onepoint(0.004 * np.array([3.0, 4.0, 5.0]), nfft=nfft, rtm=True, iter_lim=2)[0],
         np.array(32),
     ),
-}
+    "WavefieldDecomposition": (
+        lambda vel: WavefieldDecomposition(
+            rand((16, 9)), rand((16, 9), seed=1), 16, 9, 0.004, 10.0, 1000.0, vel,
+            nffts=(16, 16), ntaper=2, kind="inverse", iter_lim=2,
+        )[0],
+        np.array(1500.0),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOOKED_AT)

@@ -10,7 +10,12 @@ import pylops
 import pytest
 from pylops import avo, linearoperator
 from pylops import signalprocessing as sp
-from pylops.waveeqprocessing import BlendingContinuous
+from pylops.waveeqprocessing import (
+    BlendingContinuous,
+    PressureToVelocity,
+    UpDownComposition2D,
+    UpDownComposition3D,
+)
 from pylops.waveeqprocessing.marchenko import directwave
 
 import pylops_dispatch
@@ -18,7 +23,15 @@ from pylops_dispatch.operators import is_lazy_operator, made_lazy
 from pylops_dispatch.rules.table import whole_axis
 
 from .catalogue import WITH_COEFFICIENTS, build
-from .helpers import as_dask_coefficient, assert_same, forbid_executions, noting, rand, to_dask
+from .helpers import (
+    as_dask_coefficient,
+    assert_bitwise,
+    assert_same,
+    forbid_executions,
+    noting,
+    rand,
+    to_dask,
+)
 
 NT = 9
 WAVELET, THETA, VSVP = np.array([0.2, 1.0, 0.3]), np.linspace(5, 30, 4), np.linspace(0.4, 0.6, NT)
@@ -268,6 +281,32 @@ def test_lazy_numbers_that_pylops_counts_with_are_computed_once(name):
     x = rand((4, 3, 9))
     np.testing.assert_array_equal(op @ x, make() @ x)
     assert len(made) == 1
+
+
+SCALED = {
+    "PressureToVelocity": lambda **given: PressureToVelocity(**given),
+    "UpDownComposition2D": lambda **given: UpDownComposition2D(**given, scaling=2.0),
+    "UpDownComposition3D": lambda nr, dr, nffts, **given: UpDownComposition3D(
+        nr=(nr, nr), dr=(dr, dr), nffts=(8, 8, 16), **given
+    ),
+}
+
+
+@pytest.mark.parametrize("number", ["dt", "rho", "vel", "critical"])
+@pytest.mark.parametrize("name", SCALED)
+def test_lazy_numbers_of_which_wavefields_are_scaled_are_looked_at(name, number):
+    given: dict = {
+        "nt": 12, "nr": 7, "dt": 0.004, "dr": 10.0, "rho": 1000.0, "vel": 1500.0,
+        "critical": 90.0, "ntaper": 2, "nffts": (8, 16),
+    }  # fmt: skip
+    expected = SCALED[name](**given)
+    made = []
+    lazy = da.from_array(np.array(given[number])).map_blocks(noting(made), meta=np.empty(()))
+    with pytest.warns(pylops_dispatch.ImplicitComputeWarning, match=f"{name} inspects .* {number}"):
+        op = SCALED[name](**{**given, number: lazy})
+    assert len(made) == 1
+    x = rand(op.shape[1], op.dtype)
+    assert_bitwise(op @ x, expected @ x)
 
 
 def test_a_function_of_spread_that_gives_dask_arrays_is_refused():

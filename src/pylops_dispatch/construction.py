@@ -46,6 +46,7 @@ def built(
     inspected: tuple[str, ...] = (),
     everything: bool = False,
     namespace: bool = False,
+    numbers: bool = False,
 ) -> Callable[..., Any]:
     """Wrap a constructor, or a function that builds an operator, that is given dask arrays.
 
@@ -60,8 +61,10 @@ def built(
         namespace of one array and works on another with it.
     namespace : bool, optional
         Whether the code calls ``np.asarray`` and its like, not its input's namespace.
+    numbers : bool, optional
+        Whether what PyLops says is a number is computed, as its settings are.
     """
-    inspected += settings_of(original)
+    inspected += settings_of(original, numbers)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         outermost = holds((args, kwargs), is_dask)
@@ -108,16 +111,15 @@ def _settled_arguments(
     return given
 
 
-def settings_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the parameters of a constructor that are never coefficients of the operator."""
-    parameters = inspect.signature(function).parameters
-    return tuple(name for name, p in parameters.items() if name in _SETTINGS or _is_count(p))
+def settings_of(function: Callable[..., Any], numbers: bool = False) -> tuple[str, ...]:
+    """Return the parameters that are never coefficients: with `numbers`, all single numbers."""
+    known = {"int", "bool", "None", "float"} if numbers else {"int", "bool", "None"}
 
+    def is_setting(parameter: inspect.Parameter) -> bool:
+        kinds = str(getattr(parameter.annotation, "__name__", parameter.annotation)).split(" | ")
+        return parameter.name in _SETTINGS or known.issuperset(kinds)
 
-def _is_count(parameter: inspect.Parameter) -> bool:
-    """Whether PyLops says that a parameter is a whole number, or true or false."""
-    kinds = str(getattr(parameter.annotation, "__name__", parameter.annotation)).split(" | ")
-    return {"int", "bool", "None"}.issuperset(kinds)
+    return tuple(p.name for p in inspect.signature(function).parameters.values() if is_setting(p))
 
 
 # what PyLops makes integers, tuples and shapes of, wherever it is a parameter
@@ -291,6 +293,12 @@ FUNCTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "PrestackWaveletModelling": {},
     },
     "pylops.waveeqprocessing.mdd": {"MDC": {}},
+    # OBL[critical_mask] = ...; scaling * op, both of np
+    "pylops.waveeqprocessing.wavedecomposition": {
+        "PressureToVelocity": {"numbers": True},
+        "UpDownComposition2D": {"numbers": True},
+        "UpDownComposition3D": {"numbers": True},
+    },
 }
 
 # constructors, likewise
