@@ -307,6 +307,7 @@ def test_the_norm_of_the_data_for_a_callback_is_worked_out_with_the_first_step(c
         x = x.compute()
     known, expected = solve(y)
     assert_close(x, expected)
-    assert float(solver.callbacks[0].ynorm) == pytest.approx(known.callbacks[0].ynorm)
+    assert isinstance(solver.callbacks[0].ynorm, np.float64)
+    assert solver.callbacks[0].ynorm == pytest.approx(known.callbacks[0].ynorm)
     assert len(runs) == 1
     assert executions.count <= solver.iiter + 3

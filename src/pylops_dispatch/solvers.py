@@ -991,6 +991,12 @@ def _boxes_inside(solver: Any) -> Iterator[None]:
         yield
     finally:
         _convert(solver, is_box, lower)
+        for callbacks in getattr(solver, "callbacks", None) or ():
+            _convert(callbacks, _is_read, lower)  # CostToDataCallback.ynorm, with the first step
+
+
+def _is_read(x: Any) -> bool:
+    return is_box(x) and x.value is not None
 
 
 @contextmanager
