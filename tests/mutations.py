@@ -1668,8 +1668,28 @@ FAULTS = [
         "tests/test_pyproximal.py", "terms_of",
     ),
     Fault(
+        "dtypes of columns from zeros of another dtype", "rules/castings.py",
+        "da.zeros(shape, dtype=dtype)", "da.zeros(shape, dtype)",
+        "tests/test_states.py", "columns_have_the_dtype",
+    ),
+    Fault(
+        "solutions of a matrix in the operator's dtype", "blocks.py",
+        "dtype = _dtype_of_solution(op.A, y.dtype, args, kwargs)", "dtype = np.dtype(op.dtype)",
+        "tests/test_solvers.py", "division_has_the_dtype",
+    ),
+    Fault(
+        "one window taken for what its operator gives", "rules/windows.py",
+        "if op.simOp and tuple(op.Op.dimsd[:n]) != dims[:n]:", "if False:",
+        "tests/test_construction.py", "one_window",
+    ),
+    Fault(
+        "points beyond the grid are refused in their tasks", "rules/points.py",
+        "    _require_inside(op, dims)\n", "",
+        "tests/test_construction.py", "on_both_sides",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
-        "da.zeros(shape, dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
+        "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",
     ),
     Fault(
@@ -1739,7 +1759,7 @@ FAULTS = [
     ),
     Fault(
         "columns of a matrix are as many as what is solved with all of it", "blocks.py",
-        'shape = (getattr(op, "A", op).shape[1], ', "shape = (op.shape[1], ",
+        'shape = (op.A.shape[1], ', "shape = (op.shape[1], ",
         "tests/test_inversions.py", "columns_of_a_matrix",
     ),
     Fault(

@@ -134,6 +134,27 @@ def test_windows_of_a_block_are_put_where_they_start():
     assert y.chunks == ((4, 8, 8),)
 
 
+@pytest.mark.parametrize("tapertype", [None, "hanning"])
+def test_one_window_is_what_pylops_takes_for_it(tapertype):
+    """Of an operator on all windows at once whose data have no axis of windows."""
+    matrix = pylops.MatrixMult(rand((4, 3)))
+    op = sp.Sliding1D(matrix, 3, 4, 4, 0, tapertype=tapertype, savetaper=False)
+    x, y = rand(3), rand(4)
+    assert_same(op @ to_dask(x, 2), op @ x)
+    assert_same(op.H @ to_dask(y, 3), op.H @ y)
+
+
+@pytest.mark.parametrize("at", [(7, 2), (2, 5), (-9, 0), (0, -7)])
+def test_points_without_samples_on_both_sides_are_refused_when_applied(at):
+    points = np.array([[3.2, at[0], 1], [1.5, at[1], 2.5]])
+    op = sp.Bilinear(points, (8, 6))
+    with pytest.raises(IndexError):
+        op @ np.ones((8, 6))
+    for apply in (lambda: op @ da.ones((8, 6), chunks=4), lambda: op.H @ da.ones(3, chunks=2)):
+        with forbid_executions(), pytest.raises(IndexError, match="point 1 lies at"):
+            apply()
+
+
 def test_a_kernel_is_read_from_one_layout_only():
     """The transpose that ``saveGt`` keeps is not read forward, nor the kernel in the adjoint."""
     kernel = rand((3, 4, 5))

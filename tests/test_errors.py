@@ -132,6 +132,19 @@ def test_what_an_operator_of_windows_gives_is_what_is_added_up(real):
     assert op.Op.matvec_count == (3 if real else 0)  # NumPy's three windows
 
 
+def test_complex_data_of_a_users_real_windows_are_refused_when_applied():
+    class Matrix(pylops.LinearOperator):
+        def __init__(self):
+            super().__init__(dtype=np.dtype("float64"), shape=(4, 2))
+
+        def _matvec(self, x):
+            return np.ones((4, 2)) @ x
+
+    op = pylops.signalprocessing.Sliding1D(Matrix(), 4, 7, 4, 1)
+    with forbid_executions(), pytest.raises(TypeError, match="complex128"):
+        op @ da.ones(4, dtype="complex64", chunks=2)
+
+
 def test_asking_what_windows_give_changes_nothing_in_their_operator():
     class Weakens(pylops.LinearOperator):
         def __init__(self):

@@ -15,6 +15,7 @@ import numpy as np
 import pylops
 import pytest
 import scipy.ndimage
+import scipy.sparse
 from pylops.optimization.callback import Callbacks, MetricsCallback
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
 from pylops.optimization.cls_sparsity import FISTA
@@ -595,6 +596,22 @@ def test_divide_by_an_explicit_operator(shape, dtype, coefficient):
         assert_close(result.compute(), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("densesolver", ["scipy", "numpy"])
+@pytest.mark.parametrize("of_data", ["float32", "int32", "complex64"])
+@pytest.mark.parametrize("of_matrix", ["float32", "int8", "complex64", "sparse"])
+@pytest.mark.parametrize("shape", [(6, 6), (8, 6)], ids=["square", "tall"])
+def test_a_division_has_the_dtype_that_scipy_gives(shape, of_matrix, of_data, densesolver):
+    """Which that of the operator, double precision by default, has no part in."""
+    if of_matrix == "sparse":
+        a = scipy.sparse.csc_array(4 * np.eye(6, dtype="float32"))
+    else:
+        a = (9 * rand(shape, "complex64")).astype(of_matrix)
+    op, y0 = pylops.MatrixMult(a), np.arange(a.shape[0]).astype(of_data)
+    expected = op.div(y0, densesolver=densesolver)
+    found = op.div(to_dask(y0, 4), densesolver=densesolver)
+    assert found.dtype == found.compute().dtype == expected.dtype
+
+
 @pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("shape", [(12, 12), (20, 12)], ids=["square", "tall"])
 def test_divide_numpy_data_by_an_operator_of_a_dask_matrix(shape, explicit):
@@ -610,8 +627,6 @@ def test_divide_numpy_data_by_an_operator_of_a_dask_matrix(shape, explicit):
 
 
 def test_divide_by_a_sparse_operator():
-    import scipy.sparse
-
     a = scipy.sparse.csc_matrix(np.where(rand((9, 9)) > 1, 1.0, 0) + 4 * np.eye(9))
     y0 = rand(9)
     result = pylops.MatrixMult(a) / to_dask(y0, 4)

@@ -295,3 +295,18 @@ def test_columns_of_operators_that_hold_dask_arrays_are_lazy(name):
         Y = op.todense() if name == "todense" else op @ (X if name == "of NumPy" else da.array(X))
     expected = np.diag(weights) @ (np.eye(6) if name == "todense" else X)
     assert_close(Y.compute(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "complex64"])
+def test_columns_have_the_dtype_that_a_users_code_gives(dtype):
+    op, X = Doubles(), (5 * rand((6, 3))).astype(dtype)
+    Y = op.matmat(da.from_array(X, chunks=(4, 2)))
+    assert Y.dtype == Y.compute().dtype == op.matmat(X).dtype
+
+
+class Doubles(pylops.LinearOperator):
+    def __init__(self):
+        super().__init__(dtype=np.dtype("float32"), shape=(6, 6))
+
+    def _matvec(self, x):
+        return x + x

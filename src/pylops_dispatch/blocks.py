@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import numpy as np
+import pylops
+import scipy.sparse
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
@@ -905,10 +907,20 @@ def solve_explicit(
     whole = [y.rechunk(-1), *held, *large]
     name = f"solve-{tokenize(name_of(op), y.name, args, kwargs)}"
     given = (DataNode(None, template), len(large), args, kwargs)
-    dtype = np.result_type(op.dtype, y.dtype, np.float32)
     # ``_ColumnLinearOperator`` solves with the matrix that it has columns of
-    shape = (getattr(op, "A", op).shape[1], *y.shape[1:])
+    shape = (op.A.shape[1], *y.shape[1:])
+    dtype = _dtype_of_solution(op.A, y.dtype, args, kwargs)
     return one_block(name, _solve_block, given, whole, shape, dtype)
+
+
+def _dtype_of_solution(matrix: Any, dtype: Any, args: Any, kwargs: Any) -> np.dtype[Any]:
+    """Return the dtype of what SciPy gives for a matrix of one column like this one."""
+    rows = 1 if matrix.shape[0] == matrix.shape[1] else 2
+    column: Any = np.ones((rows, 1), matrix.dtype)
+    if scipy.sparse.issparse(matrix):
+        column = scipy.sparse.csc_array(column)
+    small = pylops.MatrixMult(column)
+    return LinearOperator.__truediv__(small, np.ones(rows, dtype), *args, **kwargs).dtype
 
 
 def _solve_block(template: Any, large: int, args: Any, kwargs: Any, y: Any, *arrays: Any) -> Any:

@@ -29,7 +29,7 @@ def applied_dtype(op: Any, dtype: Any, adjoint: bool) -> np.dtype[Any]:
     # of zeros that are known as such NumPy's functions make numbers, which a user's code may mix
     # with dask arrays
     users = any(map(runs_users_code, all_parts(op)))
-    zeros = DispatchArray(da.zeros(shape, dtype) if users else Zeros(shape, dtype))
+    zeros = DispatchArray(da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype))
     counts = counters(op)
     try:
         with set_policy(whole_array="allow"):

@@ -19,7 +19,7 @@ from pylops_dispatch.functions.positions import balanced, take
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, for_tasks, resized, shaped
-from pylops_dispatch.pieces import Chunks
+from pylops_dispatch.pieces import Chunks, Shape
 from pylops_dispatch.workers import client_in_use
 
 # attributes of Bilinear with one value for each point
@@ -44,6 +44,7 @@ _plans: weakref.WeakKeyDictionary[Any, dict[Chunks, _Plan]] = weakref.WeakKeyDic
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     """Apply ``Bilinear`` to the blocks of the grid, with the points that lie in them."""
     dims = dims_of(op, False)[0]
+    _require_inside(op, dims)
     dtype = np.dtype(op.dtype) if adjoint else np.result_type(op.dtype, box.dtype)
     # indices below zero count from the end of an axis, which then is one block
     wraps = min(int(getattr(op, names[0]).min(initial=0)) for names in _INDICES) < 0
@@ -55,6 +56,19 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
         return _onto_points(cls, op, x.rechunk({0: -1, 1: -1}) if wraps else x, dtype)
 
     return shaped(op, box, adjoint, dtype, apply)
+
+
+def _require_inside(op: Any, dims: Shape) -> None:
+    """Raise NumPy's error for points whose neighbours are not on the grid, before any work."""
+    for axis, names in enumerate(_INDICES):
+        first, after = (getattr(op, name) for name in names)
+        outside = np.flatnonzero((first < -dims[axis]) | (after >= dims[axis]))
+        if outside.size:
+            point = outside[0]
+            raise IndexError(
+                f"Bilinear reads the samples on both sides of a point: point {point} lies at "
+                f"{first[point]} or beyond along axis {axis}, which has {dims[axis]} samples"
+            )
 
 
 def _plan(op: Any, grid: Chunks) -> _Plan:

@@ -32,6 +32,8 @@ def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     """
     dims, dimsd = dims_of(op, False)
     n = len(_lengths(op))
+    if op.simOp and tuple(op.Op.dimsd[:n]) != dims[:n]:
+        return NotImplemented  # PyLops takes windows out of what has no axis of them
     tapers = _tapers(op)
     if tapers is not None and op.savetaper and tapers.shape[:n] != dims[:n]:
         return NotImplemented  # a single window: PyLops stacks two tapers for it
