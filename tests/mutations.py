@@ -1688,6 +1688,42 @@ FAULTS = [
         "tests/test_construction.py", "on_both_sides",
     ),
     Fault(
+        "checkpoints overwrite what else is in a store", "checkpoint.py",
+        'if others := {name for name in others if not name.startswith(".")}:', "if False:",
+        "tests/test_checkpoint.py", "left_alone",
+    ),
+    Fault(
+        "checkpoints of other problems", "checkpoint.py",
+        "        _require_same(solver, state)\n", "",
+        "tests/test_checkpoint.py", "another_problem",
+    ),
+    Fault(
+        "workers that write elsewhere are not noticed", "checkpoint.py",
+        "            _reach(self._zarr, self._store)\n", "",
+        "tests/test_checkpoint.py", "other_processes",
+    ),
+    Fault(
+        "paths that depend on the folder of a process", "checkpoint.py",
+        "path = Path(store).absolute()", "path = Path(store)",
+        "tests/test_checkpoint.py", "other_processes",
+    ),
+    Fault(
+        "bytes of a checkpoint are not checked", "checkpoint.py",
+        "compressors=[zarr.codecs.Crc32cCodec()]", "compressors=None",
+        "tests/test_checkpoint.py", "the_one_that_is_whole",
+    ),
+    Fault(
+        "solvers without steps are given a checkpoint", "checkpoint.py",
+        "if isinstance(solver, _WITHOUT_STEPS):", "if False:",
+        "tests/test_checkpoint.py", "without_steps",
+    ),
+    Fault(
+        "blocks that were not written count", "checkpoint.py",
+        '        _check_arrays(group, state["stored"])\n    except _Incomplete as error:  # of',
+        "        pass\n    except _Incomplete as error:  # of",
+        "tests/test_checkpoint.py", "after_writing",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
         "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",

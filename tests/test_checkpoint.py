@@ -9,12 +9,17 @@ import numpy as np
 import pylops
 import pytest
 from pylops.optimization.cls_basic import CG, CGLS, LSQR
-from pylops.optimization.cls_sparsity import FISTA, IRLS, ISTA, OMP, SplitBregman
+from pylops.optimization.cls_leastsquares import (
+    NormalEquationsInversion,
+    PreconditionedInversion,
+    RegularizedInversion,
+)
+from pylops.optimization.cls_sparsity import FISTA, IRLS, ISTA, OMP, SPGL1, SplitBregman
 
 import pylops_dispatch
 from pylops_dispatch.array import lift
 
-from .helpers import assert_close, count_executions, rand, to_dask
+from .helpers import assert_close, count_executions, forbid_executions, rand, to_dask
 from .interpreters import run_python
 
 zarr = pytest.importorskip("zarr")
@@ -284,6 +289,12 @@ def chunk_of(slot):
     return min(path for path in slot.glob("iterate.0.0/c/**/*") if path.is_file())
 
 
+def put_zeros_into_a_chunk(slot):
+    """As a file may have them whose blocks were not written before the power went."""
+    chunk = chunk_of(slot)
+    chunk.write_bytes(bytes(len(chunk.read_bytes())))
+
+
 def remove_an_array(slot):
     (slot / "iterate.0.0" / "zarr.json").unlink()
 
@@ -308,6 +319,7 @@ def put_a_number_for_the_state(slot):
 DAMAGES = {
     remove_a_chunk: "1 of [0-9]+ chunks of 'iterate.0.0' are missing",
     cut_a_chunk_short: "'iterate.0.0' has [0-9]+ bytes instead of",
+    put_zeros_into_a_chunk: "checksum",
     remove_an_array: "the array 'iterate.0.0' is missing",
     change_the_metadata_of_an_array: "the array 'iterate.0.0' is missing or damaged",
     change_the_metadata_of_the_slot: "the group is damaged",
@@ -455,10 +467,95 @@ def test_errors_say_what_is_wrong(tmp_path):
         pylops_dispatch.checkpoint(tmp_path, every="second")
     with pytest.raises(TypeError, match=r"resume\(store, solver\)"):
         pylops_dispatch.resume(solver, tmp_path / "run")
-    irls = IRLS(op)
-    irls.callbacks = [pylops_dispatch.checkpoint(tmp_path / "irls", every=1)]
-    with pytest.raises(TypeError, match="IRLS"):
-        irls.solve(y, nouter=2, kind="data")
+
+
+WITHOUT_STEPS = {
+    IRLS: {"nouter": 2},
+    NormalEquationsInversion: {"Regs": None},
+    PreconditionedInversion: {"P": pylops.Identity(63)},
+    RegularizedInversion: {"Regs": None},
+    SPGL1: {},
+}
+
+
+@pytest.mark.parametrize("cls", WITHOUT_STEPS)
+def test_solvers_without_steps_are_refused_before_they_do_anything(tmp_path, cls):
+    solver, store = cls(square()), tmp_path / "run"
+    solver.callbacks = [pylops_dispatch.checkpoint(store, every=1)]
+    with forbid_executions(), pytest.raises(TypeError, match=f"{cls.__name__} has no steps"):
+        solver.solve(data(square(), "dask"), **WITHOUT_STEPS[cls])
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"damp": 5.0}, "damp 0.0, here 25.0"),
+        ({"op": "complex128"}, "dtype of the operator float64, here complex128"),
+        ({"y": "float32"}, "dtype of the data float64, here float32"),
+    ],
+)
+def test_a_checkpoint_of_another_problem_is_refused(tmp_path, kind, change, told):
+    run_and_write(CGLS(stacked()), tmp_path, data(stacked(), kind), 2, tol=0)
+    solver = CGLS(stacked(change.get("op", "float64")))
+    y = data(stacked(), kind).astype(change.get("y", "float64"))
+    solver.setup(y, damp=change.get("damp", 0.0))
+    before = dict(vars(solver))
+    with pytest.raises(ValueError, match=f"of another problem: .*{told}"):
+        pylops_dispatch.resume(tmp_path, solver)
+    assert vars(solver) == before
+
+
+def test_limits_and_manners_may_be_others(tmp_path):
+    op = stacked()
+    y = data(op, "dask")
+    run_and_write(CGLS(op), tmp_path, y, 2, tol=0, preallocate=True)
+    solver = CGLS(op)
+    solver.setup(y, niter=9, tol=0.5)
+    pylops_dispatch.resume(tmp_path, solver)
+    assert (solver.niter, solver.tol) == (9, 0.5)
+
+
+def hold_an_array(store):
+    da.ones(3).to_zarr(str(store), component="a")
+
+
+def be_an_array(store):
+    da.ones(3).to_zarr(str(store))
+
+
+def hold_files(store):
+    (store / "a").mkdir(parents=True)
+    (store / "a" / "notes.txt").write_text("of somebody else")
+
+
+def be_damaged(store):
+    store.mkdir()
+    (store / "zarr.json").write_text("[1]")
+
+
+@pytest.mark.parametrize("fill", [hold_an_array, be_an_array, hold_files, be_damaged])
+def test_what_else_is_in_a_store_is_left_alone(tmp_path, fill):
+    fill(tmp_path / "run")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(FileExistsError, match="give"):
+        pylops_dispatch.checkpoint(tmp_path / "run")
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_what_comes_into_a_store_before_a_solve_is_left_alone(tmp_path):
+    solver = CGLS(stacked())
+    solver.callbacks = [pylops_dispatch.checkpoint(tmp_path / "run")]
+    hold_an_array(tmp_path / "run")
+    with forbid_executions(), pytest.raises(FileExistsError, match="something else"):
+        solver.solve(data(stacked(), "dask"), niter=2)
+
+
+def test_blocks_that_are_not_there_after_writing_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(da, "store", lambda *args, **kwargs: None)
+    with pytest.raises(OSError, match=r"after writing .* chunks of .* are missing"):
+        run_and_write(CGLS(stacked()), tmp_path, data(stacked(), "dask"), 2, tol=0)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.txt/run.zarr"])
@@ -487,6 +584,23 @@ def test_without_zarr_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r"pylops-dispatch\[storage\]"):
         pylops_dispatch.checkpoint(tmp_path)
+
+
+def test_workers_of_other_processes_write_where_they_can_be_read(tmp_path, monkeypatch):
+    """A path is the same in another folder; what is in the memory of one process is refused."""
+    op = stacked()
+    y = data(op, "dask")
+    with pylops_dispatch.client(n_workers=1, threads_per_worker=1):
+        monkeypatch.chdir(tmp_path)
+        for store in ({}, zarr.storage.MemoryStore()):
+            with pytest.raises(ValueError, match="does not come here: on a cluster give a path"):
+                run_and_write(CGLS(op), store, y, 2, tol=0)
+        run_and_write(CGLS(op), "run.zarr", y, 2, tol=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.zarr"]
+    solver = CGLS(op)
+    solver.setup(y, niter=5, tol=0)
+    x = solver.run(pylops_dispatch.resume("run.zarr", solver))
+    assert_close(values(x), values(CGLS(op).solve(y, niter=5, tol=0)[0]))
 
 
 def test_on_a_cluster(tmp_path):

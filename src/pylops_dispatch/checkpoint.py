@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import uuid
@@ -16,13 +17,19 @@ import numpy as np
 from dask.array.core import Array as DaskArray
 from pylops.optimization.basesolver import Solver
 from pylops.optimization.callback import Callbacks
-from pylops.optimization.cls_sparsity import IRLS
+from pylops.optimization.cls_leastsquares import (
+    NormalEquationsInversion,
+    PreconditionedInversion,
+    RegularizedInversion,
+)
+from pylops.optimization.cls_sparsity import IRLS, SPGL1
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.arguments import require_count
 from pylops_dispatch.array import DispatchArray, is_box, lift, lower_all, session, walk
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.steps import needed, steps_of
+from pylops_dispatch.workers import client_in_use
 
 # written in turn, so that there is always one that is complete
 _SLOTS = ("a", "b")
@@ -30,20 +37,29 @@ _SLOTS = ("a", "b")
 _GIVEN = frozenset({"Op", "y", "x", "callback", "callbacks", "tstart", "tend", "telapsed"})
 # how far to go is for the run that goes on to say
 _LIMITS = frozenset(
-    {"niter", "nouter", "niter_outer", "decay", "tol", "atol", "btol", "ctol", "conlim"}
+    {"niter", "nouter", "niter_outer", "decay", "tol", "atol", "btol", "ctol", "conlim", "sigma"}
 )
+# how a run prints, and how it uses memory
+_MANNERS = frozenset({"show", "verb", "preallocate"})
+# solvers whose steps are those of another one, inside
+_WITHOUT_STEPS = (
+    IRLS, NormalEquationsInversion, PreconditionedInversion, RegularizedInversion, SPGL1,
+)  # fmt: skip
+# what tells a store of checkpoints from one that holds something else
+_MARK = {"pylops_dispatch": "checkpoints"}
 
 
 def checkpoint(store: Any, every: int = 10) -> Callbacks:
     """Write the state of a solver to a Zarr store every few steps.
 
     Dask vectors are written by the workers, block by block. The last two checkpoints are kept,
-    one of which is complete at any time, also when the process ends while it writes.
+    one of which is complete at any time, also when the process ends while it writes. Before the
+    first step each worker writes something, to see that it reaches the store.
 
     Parameters
     ----------
     store : str, pathlib.Path or zarr store
-        Where to write; on a cluster, what its workers can reach too.
+        Where to write, and nothing else is; on a cluster, what its workers can reach too.
     every : int, optional
         The number of steps from one checkpoint to the next.
 
@@ -61,7 +77,7 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
     ValueError
         If `every` is not positive.
     FileExistsError
-        If a file is where the folder `store` is to be.
+        If a file is where the folder `store` is to be, or something else is in the store.
 
     See Also
     --------
@@ -87,15 +103,16 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
     """
     require_count(every, "every")
     zarr = _zarr()
-    _require_store(zarr, store)
+    store = _checked(zarr, store)
+    _require_own(zarr, store)
     return _Checkpoint(zarr, store, every)
 
 
 def resume(store: Any, solver: Solver) -> Any:
     """Bring a solver to where the last complete checkpoint was written.
 
-    A checkpoint of which something is missing, or was cut short, is passed over for the one
-    before it.
+    A checkpoint of which something is missing, was cut short, or has other bytes than were
+    written, is passed over for the one before it.
 
     Parameters
     ----------
@@ -104,7 +121,8 @@ def resume(store: Any, solver: Solver) -> Any:
     solver : pylops.optimization.basesolver.Solver
         Of the same class and operator, after ``setup`` with the same data. Its state becomes
         that of the checkpoint, all but the number of iterations and the tolerances, which
-        stay as given to ``setup``.
+        stay as given to ``setup``. Shapes, dtypes and settings are compared; the values of data
+        and of operators are not.
 
     Returns
     -------
@@ -131,28 +149,20 @@ def resume(store: Any, solver: Solver) -> Any:
             "resume(store, solver) takes what checkpoint() was given, and a solver after setup, "
             f"got {type(store).__name__} and {type(solver).__name__}"
         )
-    _require_store(zarr, store)
-    found, reasons = _latest(zarr, store)
-    if found is None:
-        raise FileNotFoundError(f"there is no complete checkpoint in {store}: {'; '.join(reasons)}")
-    group, state = found
-    if not hasattr(solver, "y"):
-        raise ValueError("set the solver up first: x = solver.setup(y, ...)")
-    written, here = (state["solver"], tuple(state["shape"])), _problem(solver)
-    if written != here:
-        raise ValueError(f"the checkpoint is of {written}, the solver is {here}")
-    lazy = _is_lazy(solver)
-    if lazy and not state["lazy"]:
-        raise ValueError("the checkpoint is of NumPy vectors, and y is a dask array")
-    attributes = {
-        name: _decoded(value, group, lazy)
-        for name, value in state["attributes"].items()
-        if name not in _LIMITS
-    }
-    iterate = _decoded(state["iterate"], group, lazy)
-    boxes: list[DispatchArray] = []
-    walk([attributes, iterate], is_box, boxes.append)
-    _persist(boxes)
+    store = _checked(zarr, store)
+    complete, reasons = _complete(zarr, store)
+    for group, state in complete:
+        if not hasattr(solver, "y"):
+            raise ValueError("set the solver up first: x = solver.setup(y, ...)")
+        _require_same(solver, state)
+        try:
+            attributes, iterate = _read(group, state, _is_lazy(solver))
+            break
+        except ValueError as error:  # of a checksum
+            reasons.append(f"in {state['slot']!r} {error}")
+    else:
+        lacking = "; ".join(sorted(reasons))
+        raise FileNotFoundError(f"there is no complete checkpoint in {_name(store)}: {lacking}")
     vars(solver).update(lower_all(attributes))
     iterate = lower_all(iterate)
     # a run takes x, while the next step may need more of the iterate than that
@@ -171,12 +181,12 @@ def _zarr() -> Any:
     return zarr
 
 
-def _require_store(zarr: Any, store: Any) -> None:
-    """Raise for what zarr cannot write to, before a solve begins."""
+def _checked(zarr: Any, store: Any) -> Any:
+    """Return a store; raise for what zarr cannot write to, before a solve begins."""
     if isinstance(store, (str, os.PathLike)):
         if "://" in os.fspath(store) or "::" in os.fspath(store):
-            return
-        path = Path(store)
+            return store
+        path = Path(store).absolute()  # workers may have been started in another folder
         for each in (path, *path.parents):
             # zarr keeps a whole store in a single file where it is an archive
             if each.is_file() and not (each == path and path.suffix == ".zip"):
@@ -184,15 +194,74 @@ def _require_store(zarr: Any, store: Any) -> None:
                     f"the store {str(store)!r} is to be a folder, and {str(each)!r} is a file: "
                     "give another path, such as 'run.zarr'"
                 )
-        return
+        return str(path)
     if not isinstance(store, (dict, zarr.abc.store.Store, zarr.storage.StorePath)):
         raise TypeError(
             f"store must be a path or a store of zarr, and is of type {type(store).__name__}"
         )
+    return store
 
 
-def _problem(solver: Solver) -> tuple[str, tuple[int, ...]]:
-    return type(solver).__name__, tuple(int(n) for n in solver.Op.shape)
+def _name(store: Any) -> str:
+    return repr(store) if isinstance(store, str) else f"of type {type(store).__name__}"
+
+
+def _require_own(zarr: Any, store: Any) -> None:
+    """Raise if there is something else than checkpoints in a store: it would be overwritten."""
+    folder = isinstance(store, str) and os.path.isdir(store)
+    others = {name for name in os.listdir(store) if name != "zarr.json"} if folder else set()
+    try:
+        root = zarr.open_group(store, mode="r")
+    except FileNotFoundError:
+        root = None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileExistsError(
+            f"the store {_name(store)} is no group of zarr, or a damaged one: give another path"
+        ) from error
+    if root is not None:
+        if _MARK.items() <= dict(root.attrs).items():
+            return
+        others.update(root)
+    if others := {name for name in others if not name.startswith(".")}:
+        raise FileExistsError(
+            f"the store {_name(store)} has something else in it ({', '.join(sorted(others)[:5])}): "
+            "give checkpoints a store of their own, such as 'run.zarr'"
+        )
+
+
+def _problem(solver: Solver) -> dict[str, Any]:
+    """Return what a problem is known by, in words."""
+    return {
+        "solver": type(solver).__name__,
+        "shape of the operator": str(tuple(int(n) for n in solver.Op.shape)),
+        "dtype of the operator": str(np.dtype(solver.Op.dtype)),
+        "dtype of the data": str(solver.y.dtype),
+    }
+
+
+def _settings(solver: Solver) -> dict[str, Any]:
+    """Return what was said in ``setup``, of which no step changes anything, for JSON."""
+    parameters = inspect.signature(type(solver).setup).parameters.values()
+    left_out = _GIVEN | _LIMITS | _MANNERS
+    # what is None by default is worked out: the step length of ISTA, by a random start
+    names = {p.name for p in parameters if p.default is not None} - left_out
+    said = {name: vars(solver)[name] for name in names & vars(solver).keys()}
+    plain = (bool, int, float, complex, str, np.generic)
+    return {name: str(value) for name, value in said.items() if isinstance(value, plain)}
+
+
+def _require_same(solver: Solver, state: dict[str, Any]) -> None:
+    """Raise if a checkpoint is of another problem than a solver was set up for."""
+    here = {**_problem(solver), **_settings(solver)}
+    written = state["problem"]
+    other = [name for name in written.keys() & here.keys() if written[name] != here[name]]
+    if other:
+        raise ValueError(
+            "the checkpoint is of another problem: "
+            + "; ".join(f"{name} {written[name]}, here {here[name]}" for name in sorted(other))
+        )
+    if _is_lazy(solver) and not state["lazy"]:
+        raise ValueError("the checkpoint is of NumPy vectors, and y is a dask array")
 
 
 def _is_lazy(solver: Solver) -> bool:
@@ -204,16 +273,69 @@ class _Checkpoint(Callbacks):
 
     def __init__(self, zarr: Any, store: Any, every: int) -> None:
         self._zarr, self._store, self._every = zarr, store, every
+        self._reached = False
+
+    def on_setup_begin(self, solver: Solver, x0: Any) -> None:
+        """Refuse solvers and stores before any work."""
+        self._prepare(solver)
+
+    def on_run_begin(self, solver: Solver, x: Any) -> None:
+        """Likewise, of a solver that was given this after its ``setup``."""
+        self._prepare(solver)
+
+    on_step_begin = on_run_begin
 
     def on_step_end(self, solver: Solver, x: Any) -> None:
         """Write a checkpoint where one is due."""
-        if isinstance(solver, IRLS):
-            raise TypeError("IRLS changes its data in every run, and cannot go on from a step")
         if solver.iiter % self._every == 0:
             _write(self._zarr, self._store, solver, steps_of(solver).complete or (x,))
 
+    def _prepare(self, solver: Solver) -> None:
+        if isinstance(solver, _WITHOUT_STEPS):
+            raise TypeError(
+                f"{type(solver).__name__} has no steps to go on from: those that it takes are of "
+                "another solver, whose data it makes. Solve with that one (CGLS, LSQR) to have "
+                "checkpoints"
+            )
+        if not self._reached:
+            _require_own(self._zarr, self._store)
+            _reach(self._zarr, self._store)
+            self._reached = True
+
 
 # ---- writing -------------------------------------------------------------------------------
+
+
+def _reach(zarr: Any, store: Any) -> None:
+    """Begin a store, from here and from each worker of a cluster.
+
+    Workers that write elsewhere, into a copy of what is in this process's memory or onto a disk
+    of their own, would leave checkpoints without blocks.
+    """
+    root = zarr.open_group(store, mode="a")
+    root.attrs.update(_MARK)
+    client = client_in_use()
+    if client is None:
+        return
+    key = f"reached-{uuid.uuid4().hex}"
+    workers = client.run(_written_by_a_worker, store, key)
+    there = {str(name) for name in root[key]} if key in root else set()
+    missing = [worker for worker, name in workers.items() if name not in there]
+    if key in root:
+        del root[key]
+    if missing:
+        raise ValueError(
+            f"what {', '.join(missing)} writes to the store {_name(store)} does not come here: on "
+            "a cluster give a path, or a store, that its workers and this process share"
+        )
+
+
+def _written_by_a_worker(store: Any, key: str) -> str:
+    import zarr
+
+    name = uuid.uuid4().hex
+    zarr.open_group(store, mode="a", path=f"{key}/{name}")
+    return name
 
 
 class _NotWritable(TypeError):
@@ -229,22 +351,25 @@ def _write(zarr: Any, store: Any, solver: Solver, iterate: tuple[Any, ...]) -> N
             with suppress(_NotWritable):
                 attributes[name] = _encoded(value, name, found)
                 vectors.update(found)
-    latest, _ = _latest(zarr, store)
-    slot = next(s for s in _SLOTS if latest is None or s != latest[1]["slot"])
-    solver_class, shape = _problem(solver)
+    complete, _ = _complete(zarr, store)
+    latest: dict[str, Any] = complete[0][1] if complete else {"slot": None, "serial": 0}
+    slot = next(s for s in _SLOTS if s != latest["slot"])
     state = {
-        "solver": solver_class,
-        "shape": shape,
+        "problem": {**_problem(solver), **_settings(solver)},
         "lazy": _is_lazy(solver),
         "slot": slot,
-        "serial": 1 if latest is None else latest[1]["serial"] + 1,
+        "serial": latest["serial"] + 1,
         "attributes": attributes,
         "iterate": _encoded(list(iterate), "iterate", vectors),
     }
     _persist([v for v in vectors.values() if isinstance(v, DispatchArray)])
     group = _emptied(zarr, store, slot)
-    _store(group, vectors)
-    state["stored"] = {name: _stored(array) for name, array in group.arrays()}
+    _store(zarr, group, vectors)
+    state["stored"] = {name: int(array.nbytes_stored()) for name, array in group.arrays()}
+    try:
+        _check_arrays(group, state["stored"])
+    except _Incomplete as error:  # of workers that came after the first step
+        raise OSError(f"after writing a checkpoint to {_name(store)}, {error}") from error
     text = json.dumps(state)
     # the last thing written: without it the slot does not count
     group.attrs.update({"state": text, "digest": _digest(text)})
@@ -296,31 +421,32 @@ def _emptied(zarr: Any, store: Any, slot: str) -> Any:
     return root.create_group(slot, overwrite=True)
 
 
-def _store(group: Any, vectors: dict[str, Any]) -> None:
+def _store(zarr: Any, group: Any, vectors: dict[str, Any]) -> None:
     """Write NumPy arrays from here, and dask arrays from the workers in one execution."""
     sources: list[DaskArray] = []
     targets: list[Any] = []
     for name, value in vectors.items():
         if isinstance(value, np.ndarray):
-            _new_array(group, name, value, value.shape)[...] = value
+            _new_array(zarr, group, name, value, value.shape)[...] = value
             continue
         for i, piece in enumerate(value.pieces):
             if not isinstance(piece, Zeros):
                 # two blocks must not meet in one chunk of the store, whose chunks are all alike
                 size = tuple(max(axis) for axis in piece.chunks)
                 sources.append(piece.rechunk(size))
-                targets.append(_new_array(group, f"{name}.{i}", piece, size))
+                targets.append(_new_array(zarr, group, f"{name}.{i}", piece, size))
     if sources:
         da.store(sources, targets, lock=False)
 
 
-def _new_array(group: Any, name: str, like: Any, chunks: tuple[int, ...]) -> Any:
+def _new_array(zarr: Any, group: Any, name: str, like: Any, chunks: tuple[int, ...]) -> Any:
     return group.create_array(
         name,
         shape=like.shape,
         dtype=like.dtype,
         chunks=tuple(max(n, 1) for n in chunks),
-        compressors=None,
+        compressors=[zarr.codecs.Crc32cCodec()],
+        config={"write_empty_chunks": True},  # what is missing was not written
     )
 
 
@@ -331,8 +457,8 @@ class _Incomplete(Exception):
     """What a slot lacks."""
 
 
-def _latest(zarr: Any, store: Any) -> tuple[tuple[Any, dict[str, Any]] | None, list[str]]:
-    """Return the newest complete slot of a store and the state in it, and what others lack."""
+def _complete(zarr: Any, store: Any) -> tuple[list[tuple[Any, dict[str, Any]]], list[str]]:
+    """Return the complete slots of a store, the newest first, and what others lack."""
     found, reasons = [], []
     for slot in _SLOTS:
         try:
@@ -341,7 +467,21 @@ def _latest(zarr: Any, store: Any) -> tuple[tuple[Any, dict[str, Any]] | None, l
             found.append((group, state))
         except _Incomplete as error:
             reasons.append(f"in {slot!r} {error}")
-    return max(found, key=lambda each: each[1]["serial"], default=None), reasons
+    return sorted(found, key=lambda each: -each[1]["serial"]), reasons
+
+
+def _read(group: Any, state: dict[str, Any], lazy: bool) -> tuple[dict[str, Any], Any]:
+    """Return the attributes of a solver and its iterate, with all blocks in memory."""
+    attributes = {
+        name: _decoded(value, group, lazy)
+        for name, value in state["attributes"].items()
+        if name not in _LIMITS
+    }
+    iterate = _decoded(state["iterate"], group, lazy)
+    boxes: list[DispatchArray] = []
+    walk([attributes, iterate], is_box, boxes.append)
+    _persist(boxes)
+    return attributes, iterate
 
 
 def _opened(zarr: Any, store: Any, slot: str) -> tuple[Any, dict[str, Any]]:
@@ -359,22 +499,18 @@ def _opened(zarr: Any, store: Any, slot: str) -> tuple[Any, dict[str, Any]]:
     return group, json.loads(text)
 
 
-def _check_arrays(group: Any, stored: dict[str, list[int]]) -> None:
+def _check_arrays(group: Any, stored: dict[str, int]) -> None:
     """Compare what there is of each array with what was written."""
-    for name, (chunks, n_bytes) in stored.items():
+    for name, n_bytes in stored.items():
         try:
-            there = _stored(group[name])
+            array = group[name]
+            missing, found = array.nchunks - array.nchunks_initialized, int(array.nbytes_stored())
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise _Incomplete(f"the array {name!r} is missing or damaged") from error
-        if there[0] < chunks:
-            raise _Incomplete(f"{chunks - there[0]} of {chunks} chunks of {name!r} are missing")
-        if there != [chunks, n_bytes]:
-            raise _Incomplete(f"{name!r} has {there[1]} bytes instead of {n_bytes}")
-
-
-def _stored(array: Any) -> list[int]:
-    """Return how many chunks of an array there are, and their bytes; zeros are not stored."""
-    return [int(array.nchunks_initialized), int(array.nbytes_stored())]
+        if missing:
+            raise _Incomplete(f"{missing} of {array.nchunks} chunks of {name!r} are missing")
+        if found != n_bytes:
+            raise _Incomplete(f"{name!r} has {found} bytes instead of {n_bytes}")
 
 
 def _digest(text: str) -> str:
