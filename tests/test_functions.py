@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from pylops_dispatch import NotDispatchedError
 from pylops_dispatch.array import DispatchArray, lift, lower
 
-from .helpers import assert_close, chunks_for, forbid_executions, rand, random_chunks, to_dask
+from .helpers import (
+    assert_close,
+    assert_same,
+    chunks_for,
+    forbid_executions,
+    noting,
+    rand,
+    random_chunks,
+    to_dask,
+)
 
 SHAPE = (4, 5)
 DTYPES = ["float64", "float32", "complex128", "int64", "int8", "uint8", "bool"]
@@ -803,3 +812,45 @@ def test_a_masked_matrix_is_refused_when_it_is_applied():
     matrix = da.ma.masked_greater(to_dask(rand((4, 4)), 2), 0.5)
     with forbid_executions(), pytest.raises(TypeError, match="masked"):
         pylops.MatrixMult(matrix) @ da.ones(4, chunks=2)
+
+
+# ------------------------------------- dask arrays that an operator's code gives to functions
+
+PLACES, PAIRS = np.array([4, 0, 3, 8, 8, 1]), np.array([[2, 0], [5, 7]])
+HELD = {
+    "take": (lambda x, i: np.take(x, i), PLACES),
+    "take from the end": (lambda x, i: np.take(x, i), PLACES - 9),
+    "take pairs": (lambda x, i: np.take(x, i), PAIRS),
+    "take pairs of rows": (lambda x, i: np.take(x.reshape(9, 1) * [1, 2], i, axis=0), PAIRS),
+    "take around": (lambda x, i: np.take(x, i, mode="wrap"), PLACES + 5),
+    "take clipped": (lambda x, i: np.take(x, i, mode="clip"), PLACES + 5),
+    "take one": (lambda x, i: np.take(x, i), np.array(3)),
+    "bincount": (lambda x, i: np.bincount(i, x[:6], minlength=9), PLACES),
+    "slice": (lambda x, i: x[:i], np.array(3)),
+    "slice of a slice": (lambda x, i: x[i - 1 : i + 4 : i][:i], np.array(2)),
+    "histogram": (lambda x, i: np.histogram(x, bins=i)[0], np.linspace(-1, 1, 4)),
+}
+
+
+class Holds(pylops.LinearOperator):
+    def __init__(self, function, held, size):
+        self.function, self.held = function, held
+        super().__init__(dtype=np.dtype(float), shape=(size, 9))
+
+    def _matvec(self, x):
+        return self.function(x, self.held).ravel()
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", HELD)
+def test_what_an_operator_holds_is_not_worked_out_by_a_function(name):
+    function, held = HELD[name]
+    x = rand(9)
+    expected = function(x, held).ravel()
+    made = []
+    lazy = da.from_array(held, chunks=2 if held.ndim else ()).map_blocks(noting(made), meta=held)
+    with forbid_executions():
+        y = Holds(function, lazy, expected.size) @ to_dask(x, 4)
+    assert made == []
+    assert_same(y.astype(expected.dtype), expected)
+    assert len(made) == lazy.npartitions

@@ -369,3 +369,26 @@ def test_integers_whose_difference_their_own_dtype_does_not_have():
 def test_a_number_of_examples_is_needed():
     with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
         check_operator(Faulty(None), examples=0)
+
+
+class KeepsAnArray(pylops.LinearOperator):
+    """Works in an array of its own, which NumPy vectors leave with other numbers in it."""
+
+    def __init__(self):
+        self.work, self.weights = np.zeros(9), rand(9)
+        super().__init__(dtype=np.dtype(float), shape=(9, 9))
+
+    def _matvec(self, x):
+        self.work[:] = 0
+        self.work[1:] += x[:-1] * self.weights[:-1]
+        return self.work.copy()
+
+    def _rmatvec(self, x):
+        self.work.fill(0)
+        self.work[:-1] = x[1:]
+        self.work *= self.weights
+        return self.work.copy()
+
+
+def test_an_operator_that_works_in_an_array_of_its_own_keeps_the_laws():
+    check_operator(KeepsAnArray(), one_task=True, examples=2)

@@ -45,6 +45,7 @@ from pylops_dispatch.operators import (
     lazy_arrays,
     let_boxes_out,
     made_lazy,
+    numpy_arrays_of,
     parts_without_lazy_arrays,
     put_back,
     state_since,
@@ -287,6 +288,8 @@ def _changes_on_zeros(op: Any, x: DispatchArray, adjoint: bool) -> list[Callable
     if identity(op) in _steady or max(op.shape) > PROBED or any(True for _ in lazy_arrays(op)):
         return []
     kept = [kept_of(part) for part in all_parts(op)]
+    written = [array for array in numpy_arrays_of(all_parts(op)) if array.flags.writeable]
+    contents = [array.copy() for array in written]
     with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         try:
             (op._rmatvec if adjoint else op._matvec)(np.zeros(x.size, x.dtype))
@@ -295,6 +298,9 @@ def _changes_on_zeros(op: Any, x: DispatchArray, adjoint: bool) -> list[Callable
     found = [change for each in kept for change in state_since(each)]
     for each in kept:
         put_back(each)
+    for array, content in zip(written, contents, strict=True):
+        if array.tobytes() != content.tobytes():
+            array[...] = content
     if not found:
         keep_for(op, _steady, True)
     return found

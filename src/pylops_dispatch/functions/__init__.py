@@ -79,6 +79,8 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     _refuse_lazy_settings(func, name, args, kwargs)
     shim = SHIMS.get(func)
     if shim is not None:
+        if any(map(is_dask, (*args, *kwargs.values()))):  # as an operator holds them
+            args, kwargs = tuple(map(_lifted, args)), {k: _lifted(v) for k, v in kwargs.items()}
         return shim(*args, **kwargs)
     if func in _ACCUMULATIONS:
         return _accumulated(func, name, *args, **kwargs)
@@ -99,6 +101,10 @@ def call_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         given = (args[0] if args else kwargs["a"]).dtype
         wrapped = wrapped.astype(func(np.ones(1, given), *args[1:], **kwargs).dtype)
     return written(out, wrapped, name, "unsafe" if func in _CAST_UNSAFELY else "same_kind")
+
+
+def _lifted(x: Any) -> Any:
+    return as_box(x) if is_dask(x) else x
 
 
 def _refuse_lazy_settings(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:

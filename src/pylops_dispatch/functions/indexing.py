@@ -15,7 +15,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import Layer, MaterializedLayer
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, is_dask
+from pylops_dispatch.array import DispatchArray, as_box, is_dask, is_lazy
 from pylops_dispatch.functions.parts import Parts
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
@@ -65,7 +65,13 @@ def _to_index(index: Any) -> Any:
         return tuple(_to_index(i) for i in index)
     if isinstance(index, DispatchArray):
         return index.dask() if index.value is None else index.value
+    if isinstance(index, slice):  # each bound is read once: what follows asks for it again
+        return slice(*map(_bound, (index.start, index.stop, index.step)))
     return np.asarray(index) if isinstance(index, (list, range)) else index
+
+
+def _bound(value: Any) -> Any:
+    return operator.index(as_box(value)) if is_lazy(value) else value
 
 
 # ---- reading -----------------------------------------------------------------------------
@@ -337,13 +343,16 @@ def _take(
     if axis is None:
         a, axis = np.ravel(a), 0
     box = as_box(a)
-    if isinstance(indices, DispatchArray):
-        if mode != "raise":
-            raise not_dispatched(f"np.take(mode={mode!r})", "Its indices are lazy.")
-        result = DispatchArray(da.take(box.dask(), indices.dask(), axis=axis))
+    lazy = isinstance(indices, DispatchArray)
+    positions = _within(indices if lazy else np.asarray(indices), box.shape[axis], mode)
+    if lazy and indices.ndim:
+        axis = range(box.ndim)[axis]
+        taken = da.take(box.dask(), positions.reshape(-1).dask(), axis=axis)
+        shape = (*box.shape[:axis], *indices.shape, *box.shape[axis + 1 :])
+        result = DispatchArray(taken).reshape(shape)
     else:
         where: list[Any] = [slice(None)] * box.ndim
-        where[axis] = _within(np.asarray(indices), box.shape[axis], mode)
+        where[axis] = positions
         result = getitem(box, tuple(where))
     if out is None:
         return result
@@ -351,13 +360,13 @@ def _take(
     return out
 
 
-def _within(positions: np.ndarray[Any, Any], n: int, mode: str) -> Any:
-    """Return positions as ``np.take`` wants them; one alone as an integer."""
+def _within(positions: Any, n: int, mode: str) -> Any:
+    """Return positions as ``np.take`` wants them; one alone as an integer, if it is not lazy."""
     if mode == "wrap":
         positions = positions % n
     elif mode == "clip":
         positions = np.clip(positions, 0, n - 1)
-    return positions if positions.ndim else operator.index(positions)
+    return positions if positions.ndim or is_lazy(positions) else operator.index(positions)
 
 
 # ---- writing -----------------------------------------------------------------------------
@@ -697,7 +706,9 @@ def add_at(ufunc: np.ufunc, target: Any, index: Any, values: Any = None) -> None
 @implements(np.bincount)
 def _bincount(x: Any, /, weights: Any = None, minlength: int = 0) -> DispatchArray:
     if isinstance(x, DispatchArray):
-        lazy = None if weights is None else as_box(weights, x).dask()
+        if not minlength:
+            raise not_dispatched("np.bincount of lazy numbers", "Give it minlength.")
+        lazy = None if weights is None else as_box(weights, x).dask().rechunk(x.dask().chunks)
         return DispatchArray(da.bincount(x.dask(), weights=lazy, minlength=minlength))
     positions = np.asarray(x)
     n = max(int(positions.max(initial=-1)) + 1, minlength)
