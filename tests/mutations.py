@@ -1739,6 +1739,11 @@ FAULTS = [
         "tests/test_testing.py", "array_of_its_own",
     ),
     Fault(
+        "flattened zeros cut as what they were", "functions/elementwise.py",
+        "zeros = Zeros(x.shape, piece.dtype)", "zeros = piece",
+        "tests/test_array.py", "flattened_zeros",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
         "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",

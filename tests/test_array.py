@@ -331,6 +331,13 @@ def test_zeros_take_the_layout_of_what_they_meet():
         assert lower(y.reshape(SHAPE)).chunks == x.chunks
 
 
+def test_flattened_zeros_meet_an_array_of_more_axes():
+    x = box(rand((2, 30)))
+    y = x + get_array_module(x).zeros((5, 6)).ravel()
+    assert_close(y.compute(), rand((2, 30)))
+    assert y.dask().chunks == x.dask().chunks
+
+
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 def test_zeros_between_pieces_are_zeros_and_nothing_else_is(dtype):
     x0 = rand(30, dtype)

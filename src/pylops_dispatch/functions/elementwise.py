@@ -106,7 +106,8 @@ def _whole(x: Any, arrays: Sequence[DispatchArray]) -> Any:
     if x.ndim and len(x.pieces) == 1 and isinstance(piece, Zeros):
         models = [a for a in arrays if not isinstance(a.pieces[0], Zeros)]
         if models:
-            return pc.realise(piece, pc.chunks_like(x.shape, models[0].dask()))
+            zeros = Zeros(x.shape, piece.dtype)  # a vector's piece may have other dims
+            return pc.realise(zeros, pc.chunks_like(x.shape, models[0].dask()))
     return x.dask()
 
 
