@@ -487,6 +487,12 @@ def test_solvers_without_steps_are_refused_before_they_do_anything(tmp_path, cls
     assert not store.exists()
 
 
+def test_a_checkpoint_is_no_callback_of_a_function(tmp_path):
+    checkpoint = pylops_dispatch.checkpoint(tmp_path / "run")
+    with pytest.raises(TypeError, match="for the callbacks of a solver's class"):
+        pylops.cgls(stacked(), data(stacked(), "dask"), niter=2, callback=checkpoint)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("change", "told"),

@@ -356,3 +356,10 @@ def test_a_script_that_workers_import_starts_no_workers_again(monkeypatch):
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(RuntimeError, match="__main__"), pylops_dispatch.client(n_workers=1):
         pass
+
+
+def test_a_client_that_is_not_started_says_how_to_start_it():
+    client = pylops_dispatch.client(processes=False, n_workers=1)
+    assert "with pylops_dispatch.client(...) as client" in repr(client)
+    with pytest.raises(AttributeError, match=r"no 'submit' before it is started: .*with pylops"):
+        client.submit(sum, [1, 2])

@@ -720,6 +720,7 @@ def test_chunks_of_the_data():
     "given",
     [
         {"dims": (3, 4)},
+        {"dims": (3, 4, 99)},
         {"dims": (3, -4, 5)},
         {"dims": ("a", 4, 5)},
         {"dims": 7},

@@ -6,7 +6,7 @@ from pylops_dispatch.activation import disable, disabled, enable, is_enabled
 from pylops_dispatch.capability import Capability, capability
 from pylops_dispatch.checkpoint import checkpoint, resume
 from pylops_dispatch.cluster import client
-from pylops_dispatch.ledger import ledger
+from pylops_dispatch.ledger import Execution, Ledger, ledger
 from pylops_dispatch.planning import Plan
 from pylops_dispatch.planning_solvers import SolverPlan, plan
 from pylops_dispatch.policy import (
@@ -33,7 +33,9 @@ __version__ = version("pylops-dispatch")
 
 __all__ = [
     "Capability",
+    "Execution",
     "ImplicitComputeWarning",
+    "Ledger",
     "NotDispatchedError",
     "PerformanceWarning",
     "Plan",
@@ -62,5 +64,10 @@ __all__ = [
     "whole",
     "whole_axis",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
 
 enable()

@@ -32,6 +32,8 @@ def require_operator(value: Any, name: str = "Op") -> None:
         f"Make an operator of it: pylops.{made_by}({name})." if np.ndim(value) == 2 or of_scipy
         else "Give it one of PyLops's operators, or one of your own."
     )  # fmt: skip
+    if is_dask(value):
+        advice += " If it is the model or the data, it comes after the operator."
     raise _not(value, name, "a pylops.LinearOperator", advice)
 
 

@@ -59,14 +59,15 @@ def checkpoint(store: Any, every: int = 10) -> Callbacks:
     Parameters
     ----------
     store : str, pathlib.Path or zarr store
-        Where to write, and nothing else is; on a cluster, what its workers can reach too.
+        Where to write; it must hold nothing else, and on a cluster its workers must reach it.
     every : int, optional
         The number of steps from one checkpoint to the next.
 
     Returns
     -------
     pylops.optimization.callback.Callbacks
-        For the ``callbacks`` of a solver.
+        For the ``callbacks`` of a solver: of its class, as functions such as ``pylops.cgls`` have
+        none.
 
     Raises
     ------
@@ -274,6 +275,13 @@ class _Checkpoint(Callbacks):
     def __init__(self, zarr: Any, store: Any, every: int) -> None:
         self._zarr, self._store, self._every = zarr, store, every
         self._reached = False
+
+    def __call__(self, x: Any) -> None:
+        """Refuse to be the ``callback`` of a solver's function, which is given no solver."""
+        raise TypeError(
+            "checkpoint() is for the callbacks of a solver's class: solver = CGLS(Op); "
+            "solver.callbacks = [checkpoint(...)]; solver.solve(y)"
+        )
 
     def on_setup_begin(self, solver: Solver, x0: Any) -> None:
         """Refuse solvers and stores before any work."""

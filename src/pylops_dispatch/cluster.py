@@ -8,7 +8,7 @@ import inspect
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import dask
@@ -31,12 +31,14 @@ _LOOPBACK = "127.0.0.1"
 _ADDRESSES = ("dashboard_address", "host", "worker_dashboard_address")
 
 
-@contextmanager
-def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> Iterator[Any]:
-    """Start a cluster, connect to it, and stop both at the end; or take what is running.
+def client(
+    kind: Any = "local", *, jobs: int | None = None, **options: Any
+) -> AbstractContextManager[Any]:
+    """Start a cluster, connect to it, and stop both at the end; or use one that is running.
 
     Inside the ``with`` block the client is dask's scheduler, and code that runs on threads
-    runs on the cluster as it is.
+    runs on the cluster as it is. A script that starts processes of this machine has its own work
+    under ``if __name__ == "__main__":``, because these processes import it.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
     ImportError
         If a package is missing, with what to install.
     RuntimeError
-        In a worker, if the script that started it does so when it is imported.
+        If the script starts processes while they import it.
 
     Examples
     --------
@@ -76,6 +78,30 @@ def client(kind: Any = "local", *, jobs: int | None = None, **options: Any) -> I
     ...     c.submit(sum, [1, 2]).result()
     3
     """
+    return _Client(_connected(kind, jobs, options))
+
+
+class _Client(AbstractContextManager[Any]):
+    """What :func:`client` returns: nothing is started before the ``with`` block begins."""
+
+    def __init__(self, context: AbstractContextManager[Any]) -> None:
+        self._context = context
+
+    def __enter__(self) -> Any:
+        return self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._context.__exit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no {name!r} before it is started: {self!r}")
+
+    def __repr__(self) -> str:
+        return "<a client to be started: with pylops_dispatch.client(...) as client: ...>"
+
+
+@contextmanager
+def _connected(kind: Any, jobs: int | None, options: dict[str, Any]) -> Iterator[Any]:
     import distributed
 
     with ExitStack() as stack:

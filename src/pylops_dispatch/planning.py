@@ -170,7 +170,8 @@ def fallbacks_of(caught: Iterable[warnings.WarningMessage]) -> tuple[str, ...]:
 
 def _described(chunks: Chunks, n_bytes: int) -> str:
     shape = " x ".join(str(sum(axis)) for axis in chunks)
-    return f"{shape}, {math.prod(len(axis) for axis in chunks)} chunks, {format_bytes(n_bytes)}"
+    count = math.prod(len(axis) for axis in chunks)
+    return f"{shape}, {count} chunk{'s' * (count != 1)}, {format_bytes(n_bytes)}"
 
 
 def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1) -> Plan:

@@ -212,7 +212,7 @@ def suggest_chunks(
         If `Op` is no operator, `dims` no shape, `adjoint` neither true nor false, or
         `target_bytes` or `blocks` no number.
     ValueError
-        If `dims` does not have the axes of the operator, or a number is not positive.
+        If `dims` does not fit the operator, or a number is not positive.
     RuntimeError
         While the dispatch is disabled: the operator is applied to dask arrays to see its graph.
 
@@ -229,8 +229,8 @@ def suggest_chunks(
     require_direction(adjoint)
     own = dims_of(Op, adjoint)[0]
     shape = own if dims is None else _shape(dims)
-    if len(shape) != len(own):
-        raise ValueError(f"dims must have {len(own)} axes, those of {own}, got {shape}")
+    if len(shape) != len(own) or math.prod(shape) != math.prod(own):
+        raise ValueError(f"dims must have {len(own)} axes and fit {own}, got {shape}")
     target = require_count(
         parse_bytes(target_bytes) if isinstance(target_bytes, str) else target_bytes, "target_bytes"
     )

@@ -144,7 +144,9 @@ def assert_lazy(budget: int | None = 0) -> Iterator[Executions]:
     """
     whole = isinstance(budget, numbers.Integral) and not isinstance(budget, bool)
     if budget is not None and not (whole and budget >= 0):
-        raise ValueError(f"budget must be a number of executions, 0 or more, or None: {budget!r}")
+        raise ValueError(
+            f"budget must be a number of executions, 0 or more, or None, got {budget!r}"
+        )
     seen = Executions()
     lock = threading.Lock()
 

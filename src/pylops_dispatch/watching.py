@@ -38,6 +38,8 @@ def progress(show: bool | None = None, **options: Any) -> Iterator[None]:
     ------
     ImportError
         If bars are to be shown and tqdm is not installed.
+    TypeError
+        If `show` is none of its values.
 
     Examples
     --------
@@ -47,6 +49,8 @@ def progress(show: bool | None = None, **options: Any) -> Iterator[None]:
     >>> with pylops_dispatch.progress():
     ...     x = pylops.cgls(pylops.Diagonal(np.ones(5)), np.ones(5))[0]
     """
+    if show not in (None, True, False):
+        raise TypeError(f"show must be True, False or None, got {show!r}")
     if not (_seen(options.get("file") or sys.stderr) if show is None else show):
         yield
         return
@@ -154,10 +158,11 @@ def plot_convergence(cost: Any, ax: Any = None, **options: Any) -> Any:
         name, cost = type(cost).__name__, getattr(cost, "cost", None)
         if cost is None or not len(cost):
             raise ValueError(f"{name} has no costs to plot; run it first.")
-    if not isinstance(cost, Iterable):
+    if not isinstance(cost, Iterable) or isinstance(cost, (str, tuple)):
         raise TypeError(
-            "plot_convergence() takes the costs that a solver returned, one for each step, or a "
-            f"solver; got {type(cost).__name__}"
+            "plot_convergence() takes the costs that a solver returned, one for each step (the "
+            "last of what pylops.cgls(...) and the like return), or a solver; got "
+            f"{type(cost).__name__}"
         )
     values = np.asarray([float(c) for c in cost])
     if ax is None:

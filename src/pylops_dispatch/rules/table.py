@@ -111,9 +111,9 @@ def alone(coefficients: tuple[str, ...] = (), note: str = "") -> Rule:
     Parameters
     ----------
     coefficients : tuple of str, optional
-        Attributes that hold arrays to multiply by, of the operator's dims, with one sample along
-        axes that they are the same along, or flat: each block has its own part of them, in the
-        same form. Numbers, None and all that is not named are for every block.
+        Attributes that hold arrays to multiply by: of the operator's dims, of length one along
+        axes where they do not vary, or flat. Each block has its own part of them, in the same
+        form. Numbers, None and all that is not named are for every block.
     note : str, optional
         For the table.
 
@@ -143,9 +143,9 @@ def halo(
         in another way. A function may return pairs, forward and adjoint, or None for an
         operator that has no such neighbourhood.
     coefficients : tuple of str, optional
-        Attributes that hold arrays to multiply by, of the operator's dims, with one sample along
-        axes that they are the same along, or flat: each block has its own part of them, in the
-        same form. Numbers, None and all that is not named are for every block.
+        Attributes that hold arrays to multiply by: of the operator's dims, of length one along
+        axes where they do not vary, or flat. Each block has its own part of them, in the same
+        form. Numbers, None and all that is not named are for every block.
     note : str, optional
         For the table.
     axes : callable, optional
