@@ -1744,6 +1744,11 @@ FAULTS = [
         "tests/test_array.py", "flattened_zeros",
     ),
     Fault(
+        "products with all of a large vector, for each of its blocks", "rules/matrix.py",
+        "if blocks > 1 and (axis := _axis_to_cut(A, x)) is not None:", "if axis := None:",
+        "tests/test_graphs.py", "small_matrix",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
         "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",

@@ -9,6 +9,8 @@ import dask.array as da
 import numpy as np
 import pylops
 import pytest
+import scipy.sparse
+from dask.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 from pylops import signalprocessing as sp
@@ -18,7 +20,7 @@ from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.remembering import checksum, remembered
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
-from .helpers import assert_same, graph_of, rand, random_chunks, to_dask
+from .helpers import assert_close, assert_same, graph_of, rand, random_chunks, to_dask
 
 MOVES = ("rechunk", "reshape", "ravel")
 
@@ -498,3 +500,28 @@ def test_layers_do_not_hold_the_box():
     finder = BoxFinder(io.BytesIO())
     finder.dump(dict(graph_of(y)))
     assert finder.boxes == 0
+
+
+@pytest.mark.parametrize("kind", ["NumPy", "dask", "by rows", "by columns"])
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("chunks", [((9,) * 8, (4000,)), ((30, 42), (1500, 2500))], ids=str)
+def test_a_small_matrix_meets_no_more_than_a_block_of_a_large_vector(chunks, adjoint, kind):
+    """Cut along the axis that it sums over, the vector is cut along another one instead."""
+    a = rand((72, 72), "complex128")
+    held = {
+        "NumPy": lambda: a,
+        "dask": lambda: da.from_array(a, chunks=(40, 72)),
+        "by rows": lambda: scipy.sparse.csr_array(a),
+        "by columns": lambda: scipy.sparse.csc_array(a),
+    }[kind]()
+    op, known = (pylops.MatrixMult(m, otherdims=4000, dtype=a.dtype) for m in (held, a))
+    x = rand((72, 4000))
+    lazy = to_dask(x, chunks)
+    y = (op.H if adjoint else op) @ lazy
+    sizes = {}
+    with Callback(posttask=lambda key, result, *_: sizes.update({key: np.size(result)})):
+        found = y.compute(scheduler="synchronous")
+    assert_close(found, (known.H if adjoint else known) @ x)
+    assert y.chunks == chunks
+    assert max(sizes.values()) <= 1.2 * max(map(max, chunks)) * max(chunks[0])
+    assert len(sizes) <= 10 * lazy.npartitions

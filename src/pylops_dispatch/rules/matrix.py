@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -121,6 +122,13 @@ def _product(
             "masked elements, as in dask.array.ma.filled(x, 0)"
         )
     blocks = x.numblocks[0]
+    if blocks > 1 and (axis := _axis_to_cut(A, x)) is not None:
+        # the vector moves twice, where sums of products would move it for each of its blocks
+        finer = (balanced(n, min(n, blocks)) for n in x.chunks[axis])
+        A = A.rechunk(-1) if isinstance(A, DaskArray) else A
+        whole = x.rechunk({0: -1, axis: tuple(itertools.chain.from_iterable(finer))})
+        y = _product(A, whole, n_out, adjoint, dtype, apart, turned)
+        return y.rechunk({0: balanced(n_out, blocks), axis: x.chunks[axis]})
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
         if A.numblocks[1] > 1:
@@ -153,6 +161,22 @@ def _product(
         return y
     y = add_up(y, (0,), dtype)
     return y.rechunk({0: balanced(n_out, blocks)})
+
+
+_SMALL = 1 << 20  # bytes of a vector whose parts take longer to move than its products are large
+
+
+def _axis_to_cut(A: Any, x: DaskArray) -> int | None:
+    """Return an axis to cut instead of the first, of a vector that is larger than the matrix.
+
+    That is, of one that stands for as many columns as the matrix has rows, or more.
+    """
+    if x.ndim == 1 or x.nbytes <= max(_SMALL, math.prod(A.shape) * A.dtype.itemsize):
+        return None
+    if isinstance(A, DaskArray) and A.nbytes * x.npartitions > x.nbytes:
+        return None
+    axis = max(range(1, x.ndim), key=lambda a: x.shape[a])
+    return axis if min(x.chunks[axis]) >= x.numblocks[0] else None
 
 
 def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:
