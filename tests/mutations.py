@@ -1749,6 +1749,33 @@ FAULTS = [
         "tests/test_graphs.py", "small_matrix",
     ),
     Fault(
+        "all of an array in one block on its way to others", "pieces.py",
+        "return x.rechunk(chunks, threshold=_DIRECT, block_size_limit=1)",
+        "return x.rechunk(chunks)",
+        "tests/test_graphs.py", "ever_being_one_block",
+    ),
+    Fault(
+        "the last of two axes transformed in one block", "rules/running.py",
+        "if x.npartitions > math.prod(count for a, count in enumerate(cut) if a != axis) == 1:",
+        "if False:",
+        "tests/test_graphs.py", "ever_being_one_block",
+    ),
+    Fault(
+        "an axis is cut again within an operator", "entry.py",
+        "return y if within and _works_along_axes(op) else", "return",
+        "tests/test_graphs.py", "leaves_its_axis_whole",
+    ),
+    Fault(
+        "settings of a solution are looked at in its task", "namespace.py",
+        "np.ones(1, columns.dtype), kwargs).dtype", "np.ones(1, columns.dtype), {}).dtype",
+        "tests/test_construction.py", "settings_of_scipy",
+    ),
+    Fault(
+        "positions of sources are computed without a word", "construction.py",
+        '("vp", "src_x", "src_z", "rec_x", "rec_z")', "()",
+        "tests/test_construction.py", "acoustic",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
         "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",

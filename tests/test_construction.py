@@ -3,6 +3,7 @@
 import functools
 import itertools
 import warnings
+from contextlib import suppress
 
 import dask.array as da
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from pylops import avo, linearoperator
 from pylops import signalprocessing as sp
 from pylops.waveeqprocessing import (
+    AcousticWave2D,
     BlendingContinuous,
     PressureToVelocity,
     UpDownComposition2D,
@@ -364,3 +366,30 @@ def test_filters_in_between_are_dask_arrays():
     x = da.ones(20, chunks=8)
     assert (op @ x).name == (make(hs=op.hs) @ x).name  # nothing of it stays in the operator
     del op.hsinterp
+
+
+@pytest.mark.parametrize("name", ["vp", "src_x", "src_z", "rec_x", "rec_z"])
+def test_arrays_of_an_acoustic_model_are_looked_at_once(name):
+    """Before Devito gets them, which only the session with all engines has."""
+    given = {"vp": np.full((5, 4), 1500.0), **dict.fromkeys(("src_x", "src_z", "rec_x", "rec_z"))}
+    given = {key: rand(3) if value is None else value for key, value in given.items()}
+    made = []
+    lazy = da.from_array(given[name]).map_blocks(noting(made), meta=given[name])
+    with (
+        pytest.warns(pylops_dispatch.ImplicitComputeWarning, match=f"values of {name}"),
+        suppress(Exception),
+    ):
+        AcousticWave2D((5, 4), (0, 0), (10, 10), **{**given, name: lazy}, t0=0, tn=0.1)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("settings", [{"iter_lim": 4}, {"lapack_driver": "none"}], ids=str)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_settings_of_scipy_are_refused_when_a_solve_is_asked_for(settings, lazy):
+    """An explicit inversion takes those of ``scipy.linalg.lstsq``."""
+    data = rand((12, 3, 4))
+    data = da.from_array(data, chunks=3) if lazy else data
+    with forbid_executions(), pytest.raises((TypeError, ValueError), match=r"iter_lim|none"):
+        avo.prestack.PrestackInversion(
+            data, THETA[:3], WAVELET, explicit=True, epsI=0.1, **settings
+        )

@@ -525,3 +525,31 @@ def test_a_small_matrix_meets_no_more_than_a_block_of_a_large_vector(chunks, adj
     assert y.chunks == chunks
     assert max(sizes.values()) <= 1.2 * max(map(max, chunks)) * max(chunks[0])
     assert len(sizes) <= 10 * lazy.npartitions
+
+
+ALONG_ROWS = {
+    "FFT": lambda n: sp.FFT((n, n), axis=0),
+    "FFT2D": lambda n: sp.FFT2D((n, n), real=True),
+    "DWT": lambda n: sp.DWT((n, n), axis=0),
+    "Shift": lambda n: sp.Shift((n, n), 3.3, axis=0),
+}
+
+
+@pytest.mark.parametrize("name", ALONG_ROWS)
+def test_blocks_of_rows_are_transformed_along_columns_without_ever_being_one_block(name):
+    """``da.rechunk`` alone would put all that has less than 128 MiB into one, on its way."""
+    n = 2048
+    op = ALONG_ROWS[name](n)
+    y = op @ da.ones((n, n), chunks=(n // 16, n))
+    largest = []
+    with Callback(posttask=lambda key, result, *_: largest.append(getattr(result, "nbytes", 0))):
+        y.persist()
+    assert max(largest) < y.nbytes / 2 + n
+
+
+def test_an_operator_within_others_leaves_its_axis_whole():
+    """The vector of ``Shift`` moves twice: before its first transform, and after its second."""
+    op = sp.Shift((2048, 2048), 3.3, axis=0)
+    y = op @ da.ones((2048, 2048), chunks=(128, 2048))
+    assert sum(name.startswith("rechunk-merge") for name in y.dask.layers) == 2
+    assert y.chunks == ((128,) * 16, (2048,))

@@ -322,6 +322,8 @@ CLASSES: dict[str, dict[str, dict[str, Any]]] = {
         "Seislet": {},
     },
     "pylops.waveeqprocessing": {
+        # Devito makes numbers of the velocity, and arrays of its own of positions
+        "AcousticWave2D": {"inspected": ("vp", "src_x", "src_z", "rec_x", "rec_z")},
         "LSM": {"inspected": ("z", "x", "y", "t", "srcs", "recs", "vel")},
         "Marchenko": {"inspected": ("wav",)},  # a loop over the frequencies of the wavelet
         "BlendingContinuous": {"inspected": ("times",)},  # int(shift // dt)
@@ -371,6 +373,8 @@ def constructors() -> Iterator[tuple[type, str, Callable[..., Any]]]:
     yield pylops.Restriction, "mask", masked
     # ncp.array([ncp.roll(...) for h in hs])
     yield pylops.signalprocessing.NonStationaryConvolve1D, "todense", lazily
+    acoustic = pylops.waveeqprocessing.AcousticWave2D
+    yield acoustic, "updatesrc", functools.partial(built, inspected=("wav",))
     changed = set()
     for module, names in CLASSES.items():
         for name, settings in names.items():

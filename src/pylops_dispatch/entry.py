@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pylops
 from dask.array.core import Array as DaskArray
+from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOperator
 
 from pylops_dispatch import blocks, construction, solvers
 from pylops_dispatch.array import (
@@ -50,7 +51,7 @@ from pylops_dispatch.operators import (
     put_back,
     state_since,
 )
-from pylops_dispatch.pieces import contents, identity, keep_for
+from pylops_dispatch.pieces import contents, identity, keep_for, rechunk
 from pylops_dispatch.placing import applied
 from pylops_dispatch.policy import (
     NotDispatchedError,
@@ -62,7 +63,13 @@ from pylops_dispatch.policy import (
 from pylops_dispatch.refilling import run_users_code
 from pylops_dispatch.repeating import repeated
 from pylops_dispatch.rules import RULES
-from pylops_dispatch.rules.running import PROBED, error_on_zeros, run_whole, why_unused
+from pylops_dispatch.rules.running import (
+    PROBED,
+    error_on_zeros,
+    rule_of,
+    run_whole,
+    why_unused,
+)
 from pylops_dispatch.scipy_solvers import scipy_lsqr
 
 logger = logging.getLogger(__name__)
@@ -218,6 +225,9 @@ def _apply_or_whole(
     return repeated(op, x, adjoint, lambda vector: _applied(original, op, vector, adjoint))
 
 
+_within: ContextVar[bool] = ContextVar("within", default=False)  # another operator
+
+
 def _applied(
     original: Callable[..., Any], op: Any, x: DispatchArray, adjoint: bool
 ) -> DispatchArray:
@@ -228,7 +238,14 @@ def _applied(
     known = _is_known(op)
 
     def on_box() -> DispatchArray:
-        return _in_chunks_of(x, _checked(original(op, x), op))
+        within = _within.get()
+        token = _within.set(True)
+        try:
+            y = _checked(original(op, x), op)
+        finally:
+            _within.reset(token)
+        # within others, axes stay whole: what comes next may work along them too
+        return y if within and _works_along_axes(op) else _in_chunks_of(x, y)
 
     def run() -> DispatchArray:
         return on_box() if known else run_users_code(op, on_box, lambda: _put_back(before))
@@ -403,6 +420,13 @@ def _is_reshaping(frame: Any) -> bool:
     return known and frame.f_code.co_name in ("matvec", "rmatvec")
 
 
+def _works_along_axes(op: Any) -> bool:
+    while isinstance(op, (_AdjointLinearOperator, _TransposedLinearOperator)):
+        (op,) = op.args
+    rule = rule_of(op)
+    return rule is not None and rule.kind == "whole_axis"
+
+
 def _is_known(op: Any) -> bool:
     """Whether no user's code runs in an operator, so that its errors are to be seen."""
     return all(
@@ -432,7 +456,7 @@ def _in_chunks_of(x: DispatchArray, y: DispatchArray) -> DispatchArray:
             and before.shape == after.shape
             and before.chunks != after.chunks
         ):
-            y.replace([after.rechunk(before.chunks)])
+            y.replace([rechunk(after, before.chunks)])
     return y
 
 

@@ -297,7 +297,7 @@ def _convolve_block(x: Any, h: Any, *, axes: Any) -> Any:
 def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, None]:
     """Solve for all columns of `b` with a small matrix, blocks of columns apart."""
     matrix, columns = as_box(a).dask().rechunk(-1), as_box(b).dask().rechunk({0: -1})
-    dtype = np.linalg.lstsq(np.ones((1, 1), matrix.dtype), np.ones(1, columns.dtype))[0].dtype
+    dtype = _lstsq_block(np.ones((1, 1), matrix.dtype), np.ones(1, columns.dtype), kwargs).dtype
     index = tuple(range(1, 1 + columns.ndim))
     x = da.blockwise(
         _lstsq_block,
@@ -315,7 +315,7 @@ def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, No
     return DispatchArray(x), None, None, None
 
 
-def _lstsq_block(a: Any, b: Any, *, settings: dict[str, Any]) -> Any:
+def _lstsq_block(a: Any, b: Any, settings: dict[str, Any]) -> Any:
     return scipy.linalg.lstsq(a, b, **settings)[0]
 
 

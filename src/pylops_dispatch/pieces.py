@@ -21,6 +21,8 @@ from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
+from pylops_dispatch.workers import client_in_use
+
 _HASHED = 1 << 16  # bytes: what is hashed in less time than a task takes
 
 Shape = tuple[int, ...]
@@ -184,6 +186,20 @@ def split_like(pieces: Sequence[Piece], model: Sequence[Piece]) -> list[Piece]:
         out.append(assemble(part, target.shape) if part else Zeros(target.shape, pieces[0].dtype))
         offset += n
     return out
+
+
+_DIRECT = 16  # in dask's measure of graphs: up to 32 blocks go straight to as many others
+
+
+def rechunk(x: DaskArray, chunks: Any) -> DaskArray:
+    """Rechunk, on the way by no larger blocks than those that there are or will be.
+
+    dask's plan puts up to 128 MiB (``array.chunk-size``) into one block, in one task, where blocks
+    go to more than four others; on a cluster it shuffles them instead.
+    """
+    if client_in_use() is not None:
+        return x.rechunk(chunks)
+    return x.rechunk(chunks, threshold=_DIRECT, block_size_limit=1)
 
 
 def chunks_like(shape: Shape, model: DaskArray) -> Chunks:

@@ -21,7 +21,7 @@ from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import name_of_matrix
-from pylops_dispatch.pieces import Chunks, Zeros, contents
+from pylops_dispatch.pieces import Chunks, Zeros, contents, rechunk
 from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.rules.running import run_whole
@@ -126,9 +126,9 @@ def _product(
         # the vector moves twice, where sums of products would move it for each of its blocks
         finer = (balanced(n, min(n, blocks)) for n in x.chunks[axis])
         A = A.rechunk(-1) if isinstance(A, DaskArray) else A
-        whole = x.rechunk({0: -1, axis: tuple(itertools.chain.from_iterable(finer))})
+        whole = rechunk(x, {0: -1, axis: tuple(itertools.chain.from_iterable(finer))})
         y = _product(A, whole, n_out, adjoint, dtype, apart, turned)
-        return y.rechunk({0: balanced(n_out, blocks), axis: x.chunks[axis]})
+        return rechunk(y, {0: balanced(n_out, blocks), axis: x.chunks[axis]})
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
         if A.numblocks[1] > 1:

@@ -17,6 +17,7 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
+from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import (
     dims_of,
@@ -347,12 +348,9 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
     def apply(x: DaskArray) -> DaskArray:
         if x.nbytes > _ONE_TASK and x.npartitions > math.prod(x.numblocks[a] for a in free) == 1:
-            longest = max(free, key=lambda axis: x.shape[axis], default=None)
             factors = rule.factors(op) if rule.factors is not None else []
-            if longest is not None and x.shape[longest] > 1:
-                # of less, what moves takes longer than what runs at once gains
-                length = -(-x.shape[longest] // min(x.npartitions, 1 + x.nbytes // _BLOCK))
-                x = x.rechunk({**dict.fromkeys(whole, -1), longest: length})
+            if any(x.shape[axis] > 1 for axis in free):
+                x = _cut_elsewhere(x, whole)
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
             else:
@@ -366,13 +364,24 @@ _ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
 _BLOCK = 1 << 24  # bytes of a block that is cut for others to run beside it
 
 
+def _cut_elsewhere(x: DaskArray, whole: set[int]) -> DaskArray:
+    """Rechunk axes to one block each, and cut the longest of the others instead."""
+    longest = max(set(range(x.ndim)) - whole, key=lambda axis: x.shape[axis])
+    # of less, what moves takes longer than what runs at once gains
+    count = min(x.npartitions, 1 + x.nbytes // _BLOCK, x.shape[longest])
+    return pc.rechunk(x, {**dict.fromkeys(whole, -1), longest: balanced(x.shape[longest], count)})
+
+
 def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> DaskArray:
     """Apply operators that each work along one axis, in parallel over the others."""
     cut = x.numblocks
     for factor in factors[::-1] if adjoint else factors:
-        (axis,) = np.atleast_1d(factor.axes)
+        axis = int(np.atleast_1d(factor.axes)[0]) % x.ndim
         lengths = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
-        x = x.rechunk({a: -1 if a == axis else n for a, n in enumerate(lengths)})
+        if x.npartitions > math.prod(count for a, count in enumerate(cut) if a != axis) == 1:
+            x = _cut_elsewhere(x, {axis})
+        else:
+            x = pc.rechunk(x, {a: -1 if a == axis else n for a, n in enumerate(lengths)})
         box = DispatchArray([x], (x.size,))
         y = factor.rmatvec(box) if adjoint else factor.matvec(box)
         x = y.as_shape(tuple(factor.dims if adjoint else factor.dimsd))

@@ -101,13 +101,15 @@ _ALL_AXES = "along one axis after another where all axes are cut and transformed
 
 RULES[fft._FFT_numpy] = whole_axis(_axes, dtype=_numpy_dtype)
 RULES[fft._FFT_scipy] = RULES[fft._FFT_mklfft] = whole_axis(_axes, dtype=_scipy_dtype)
-for _classes, _dtype in (
-    ((fft2d._FFT2D_numpy, fftnd._FFTND_numpy), _numpy_dtype),
-    ((fft2d._FFT2D_scipy, fftnd._FFTND_scipy), _scipy_dtype),
-    ((fft2d._FFT2D_mklfft, fftnd._FFTND_mklfft), _scipy_dtype),
+for _cls, _several, _dtype in (
+    (fft2d._FFT2D_numpy, fftnd._FFTND_numpy, _numpy_dtype),
+    (fftnd._FFTND_numpy, fftnd._FFTND_numpy, _numpy_dtype),
+    (fft2d._FFT2D_scipy, fftnd._FFTND_scipy, _scipy_dtype),
+    (fftnd._FFTND_scipy, fftnd._FFTND_scipy, _scipy_dtype),
+    (fft2d._FFT2D_mklfft, fftnd._FFTND_mklfft, _numpy_dtype),  # y.astype(self.cdtype)
+    (fftnd._FFTND_mklfft, fftnd._FFTND_mklfft, _scipy_dtype),
 ):
-    for _cls in _classes:
-        _rule = whole_axis(_axes, _ALL_AXES, _dtype)
-        RULES[_cls] = replace(_rule, factors=_fourier_factors(_classes[-1]))
+    _rule = whole_axis(_axes, _ALL_AXES, _dtype)
+    RULES[_cls] = replace(_rule, factors=_fourier_factors(_several))
 RULES[fft._FFT_fftw] = whole_axis(_axes, "each thread has plans of its own", _own_dtype)
 RULES[sp.DCT] = replace(whole_axis(_axes, _ALL_AXES, _cosine_dtype), factors=_cosine_factors)
