@@ -1752,7 +1752,7 @@ FAULTS = [
         "all of an array in one block on its way to others", "pieces.py",
         "return x.rechunk(chunks, threshold=_DIRECT, block_size_limit=1)",
         "return x.rechunk(chunks)",
-        "tests/test_graphs.py", "ever_being_one_block",
+        "tests/test_graphs.py", "small_matrix",
     ),
     Fault(
         "the last of two axes transformed in one block", "rules/running.py",
