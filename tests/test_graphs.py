@@ -504,7 +504,7 @@ def test_layers_do_not_hold_the_box():
 
 @pytest.mark.parametrize("kind", ["NumPy", "dask", "by rows", "by columns"])
 @pytest.mark.parametrize("adjoint", [False, True])
-@pytest.mark.parametrize("chunks", [((9,) * 8, (4000,)), ((30, 42), (1500, 2500))], ids=str)
+@pytest.mark.parametrize("chunks", [((9,) * 8, (40000,)), ((30, 42), (15000, 25000))], ids=str)
 def test_a_small_matrix_meets_no_more_than_a_block_of_a_large_vector(chunks, adjoint, kind):
     """Cut along the axis that it sums over, the vector is cut along another one instead."""
     a = rand((72, 72), "complex128")
@@ -514,17 +514,17 @@ def test_a_small_matrix_meets_no_more_than_a_block_of_a_large_vector(chunks, adj
         "by rows": lambda: scipy.sparse.csr_array(a),
         "by columns": lambda: scipy.sparse.csc_array(a),
     }[kind]()
-    op, known = (pylops.MatrixMult(m, otherdims=4000, dtype=a.dtype) for m in (held, a))
-    x = rand((72, 4000))
+    op, known = (pylops.MatrixMult(m, otherdims=40000, dtype=a.dtype) for m in (held, a))
+    x = rand((72, 40000))
     lazy = to_dask(x, chunks)
     y = (op.H if adjoint else op) @ lazy
     sizes = {}
     with Callback(posttask=lambda key, result, *_: sizes.update({key: np.size(result)})):
-        found = y.compute(scheduler="synchronous")
-    assert_close(found, (known.H if adjoint else known) @ x)
+        found = y.persist(scheduler="synchronous")
+    assert_close(found.compute(), (known.H if adjoint else known) @ x)
     assert y.chunks == chunks
     assert max(sizes.values()) <= 1.2 * max(map(max, chunks)) * max(chunks[0])
-    assert len(sizes) <= 10 * lazy.npartitions
+    assert len(sizes) <= 25 * lazy.npartitions
 
 
 ALONG_ROWS = {

@@ -188,16 +188,17 @@ def split_like(pieces: Sequence[Piece], model: Sequence[Piece]) -> list[Piece]:
     return out
 
 
+LARGE = 1 << 24  # bytes of an array that is not to be one block, so that others run beside it
 _DIRECT = 16  # in dask's measure of graphs: up to 32 blocks go straight to as many others
 
 
 def rechunk(x: DaskArray, chunks: Any) -> DaskArray:
-    """Rechunk, on the way by no larger blocks than those that there are or will be.
+    """Rechunk, a large array on the way by no larger blocks than those that there are or will be.
 
     dask's plan puts up to 128 MiB (``array.chunk-size``) into one block, in one task, where blocks
     go to more than four others; on a cluster it shuffles them instead.
     """
-    if client_in_use() is not None:
+    if x.nbytes <= LARGE or client_in_use() is not None:
         return x.rechunk(chunks)
     return x.rechunk(chunks, threshold=_DIRECT, block_size_limit=1)
 

@@ -361,14 +361,13 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
 
 _ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
-_BLOCK = 1 << 24  # bytes of a block that is cut for others to run beside it
 
 
 def _cut_elsewhere(x: DaskArray, whole: set[int]) -> DaskArray:
     """Rechunk axes to one block each, and cut the longest of the others instead."""
     longest = max(set(range(x.ndim)) - whole, key=lambda axis: x.shape[axis])
     # of less, what moves takes longer than what runs at once gains
-    count = min(x.npartitions, 1 + x.nbytes // _BLOCK, x.shape[longest])
+    count = min(x.npartitions, 1 + x.nbytes // pc.LARGE, x.shape[longest])
     return pc.rechunk(x, {**dict.fromkeys(whole, -1), longest: balanced(x.shape[longest], count)})
 
 
