@@ -1776,6 +1776,11 @@ FAULTS = [
         "tests/test_construction.py", "acoustic",
     ),
     Fault(
+        "large data of a small model in one block", "rules/basic.py",
+        'min(parse_bytes(dask.config.get("array.chunk-size")), pc.LARGE)', "None",
+        "tests/test_graphs.py", "larger_than_their_model",
+    ),
+    Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",
         "da.zeros(shape, dtype=dtype) if users else Zeros(shape, dtype)", "Zeros(shape, dtype)",
         "tests/test_states.py", "columns",

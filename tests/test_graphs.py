@@ -553,3 +553,11 @@ def test_an_operator_within_others_leaves_its_axis_whole():
     y = op @ da.ones((2048, 2048), chunks=(128, 2048))
     assert sum(name.startswith("rechunk-merge") for name in y.dask.layers) == 2
     assert y.chunks == ((128,) * 16, (2048,))
+
+
+@pytest.mark.parametrize(("size", "blocks"), [("128 MiB", 2), ("4 MiB", 8)])
+def test_data_that_are_larger_than_their_model_are_cut(size, blocks):
+    """No chunks of four coefficients say how four million samples are to be cut."""
+    with dask.config.set({"array.chunk-size": size}):
+        y = pylops.Regression(np.linspace(-1, 1, 4_000_000), order=3) @ da.ones(4, chunks=4)
+    assert y.numblocks == (blocks,)

@@ -7,10 +7,12 @@ import operator
 import weakref
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pylops
 from dask.array.core import normalize_chunks
+from dask.utils import parse_bytes
 from pylops import basicoperators as basic
 from pylops import signalprocessing as sp
 from pylops.signalprocessing import convolve1d
@@ -191,9 +193,9 @@ def _regression(op: Any) -> Terms | None:
 
 
 def _sizes_of_regression(op: Any, x: Any, adjoint: bool) -> dict[str, tuple[int, ...]]:
-    (time,) = (
-        x.chunks if adjoint else normalize_chunks("auto", op.taxis.shape, dtype=op.taxis.dtype)
-    )
+    limit = min(parse_bytes(dask.config.get("array.chunk-size")), pc.LARGE)
+    new = normalize_chunks("auto", op.taxis.shape, limit, op.taxis.dtype)
+    (time,) = x.chunks if adjoint else new
     return {"degree": (int(op.shape[1]),), "time": time}
 
 
