@@ -1703,6 +1703,11 @@ FAULTS = [
         "tests/test_checkpoint.py", "other_processes",
     ),
     Fault(
+        "workers that cannot read are not noticed", "checkpoint.py",
+        "        _require_seen(store)\n", "",
+        "tests/test_checkpoint.py", "other_processes",
+    ),
+    Fault(
         "paths that depend on the folder of a process", "checkpoint.py",
         "path = Path(store).absolute()", "path = Path(store)",
         "tests/test_checkpoint.py", "other_processes",

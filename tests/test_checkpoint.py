@@ -596,8 +596,13 @@ def test_workers_of_other_processes_write_where_they_can_be_read(tmp_path, monke
     """A path is the same in another folder; what is in the memory of one process is refused."""
     op = stacked()
     y = data(op, "dask")
+    run_and_write(CGLS(op), "memory://checkpoints", y, 2, tol=0)
     with pylops_dispatch.client(n_workers=1, threads_per_worker=1):
         monkeypatch.chdir(tmp_path)
+        solver = CGLS(op)
+        solver.setup(y)
+        with pytest.raises(ValueError, match="cannot read the store 'memory://checkpoints'"):
+            pylops_dispatch.resume("memory://checkpoints", solver)
         for store in ({}, zarr.storage.MemoryStore()):
             with pytest.raises(ValueError, match="does not come here: on a cluster give a path"):
                 run_and_write(CGLS(op), store, y, 2, tol=0)

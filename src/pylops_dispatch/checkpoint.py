@@ -142,7 +142,8 @@ def resume(store: Any, solver: Solver) -> Any:
     FileNotFoundError
         If the store has no complete checkpoint, with what each of them lacks.
     ValueError
-        If the solver is not set up, or the checkpoint is one of another problem.
+        If the solver is not set up, the checkpoint is one of another problem, or workers of a
+        cluster cannot read it.
     """
     zarr = _zarr()
     if isinstance(store, Solver) or not isinstance(solver, Solver):
@@ -156,6 +157,7 @@ def resume(store: Any, solver: Solver) -> Any:
         if not hasattr(solver, "y"):
             raise ValueError("set the solver up first: x = solver.setup(y, ...)")
         _require_same(solver, state)
+        _require_seen(store)
         try:
             attributes, iterate = _read(group, state, _is_lazy(solver))
             break
@@ -228,6 +230,27 @@ def _require_own(zarr: Any, store: Any) -> None:
             f"the store {_name(store)} has something else in it ({', '.join(sorted(others)[:5])}): "
             "give checkpoints a store of their own, such as 'run.zarr'"
         )
+
+
+def _require_seen(store: Any) -> None:
+    """Raise if workers of a cluster do not see a store: what is missing would be zeros there."""
+    client = client_in_use()
+    seen = {} if client is None else client.run(_is_seen, store)
+    blind = [worker for worker, sees in seen.items() if not sees]
+    if blind:
+        raise ValueError(
+            f"{', '.join(blind)} cannot read the store {_name(store)}: on a cluster it must be one "
+            "that its workers and this process share"
+        )
+
+
+def _is_seen(store: Any) -> bool:
+    import zarr
+
+    try:
+        return _MARK.items() <= dict(zarr.open_group(store, mode="r").attrs).items()
+    except FileNotFoundError:
+        return False
 
 
 def _problem(solver: Solver) -> dict[str, Any]:
