@@ -266,6 +266,17 @@ def test_values_are_those_without_watching():
     assert not dask.is_dask_collection(result)
 
 
-def test_what_has_no_costs_cannot_be_plotted():
-    with pytest.raises(TypeError, match=r"the costs that a solver returned.*got int"):
-        pylops_dispatch.plot_convergence(3)
+@pytest.mark.parametrize("given", [3, "cost", pylops.cgls(pylops.Identity(2), np.ones(2))])
+def test_what_has_no_costs_cannot_be_plotted(given):
+    name = type(given).__name__
+    with pytest.raises(TypeError, match=rf"the costs that a solver returned.*got {name}"):
+        pylops_dispatch.plot_convergence(given)
+
+
+@pytest.mark.parametrize("show", ["yes", 5])
+def test_bars_are_shown_or_not(show):
+    with (
+        pytest.raises(TypeError, match="show must be True, False or None"),
+        pylops_dispatch.progress(show),
+    ):
+        pass

@@ -305,7 +305,8 @@ def _changes_on_zeros(op: Any, x: DispatchArray, adjoint: bool) -> list[Callable
     if identity(op) in _steady or max(op.shape) > PROBED or any(True for _ in lazy_arrays(op)):
         return []
     kept = [kept_of(part) for part in all_parts(op)]
-    written = [array for array in numpy_arrays_of(all_parts(op)) if array.flags.writeable]
+    arrays = numpy_arrays_of(all_parts(op))
+    written = [array for array in arrays if array.flags.writeable and array.size <= PROBED]
     contents = [array.copy() for array in written]
     with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         try:

@@ -158,13 +158,15 @@ def plot_convergence(cost: Any, ax: Any = None, **options: Any) -> Any:
         name, cost = type(cost).__name__, getattr(cost, "cost", None)
         if cost is None or not len(cost):
             raise ValueError(f"{name} has no costs to plot; run it first.")
-    if not isinstance(cost, Iterable) or isinstance(cost, (str, tuple)):
+    several = isinstance(cost, Iterable) and not isinstance(cost, str)
+    costs = list(cost) if several else []
+    if not several or any(map(np.ndim, costs)):  # all that a solver returned
         raise TypeError(
             "plot_convergence() takes the costs that a solver returned, one for each step (the "
             "last of what pylops.cgls(...) and the like return), or a solver; got "
             f"{type(cost).__name__}"
         )
-    values = np.asarray([float(c) for c in cost])
+    values = np.asarray([float(c) for c in costs])
     if ax is None:
         ax = plt.figure().add_subplot()
     ax.plot(np.arange(values.size), values, **options)

@@ -163,7 +163,7 @@ def _product(
     return y.rechunk({0: balanced(n_out, blocks)})
 
 
-_SMALL = 1 << 20  # bytes of a vector whose parts take longer to move than its products are large
+_SMALL = 1 << 20  # bytes of a vector: to move its parts takes longer than it gains
 
 
 def _axis_to_cut(A: Any, x: DaskArray) -> int | None:
