@@ -223,7 +223,7 @@ FAULTS = [
     ),
     Fault(
         "parts put at the start of each block", "functions/parts.py",
-        "(max(a - first, 0),", "(0 * max(a - first, 0),",
+        "(max(p.start - first, 0),", "(0 * max(p.start - first, 0),",
         "tests/test_parts.py", "as_in_numpy",
     ),
     Fault(
@@ -1784,6 +1784,11 @@ FAULTS = [
         "large data of a small model in one block", "rules/basic.py",
         'min(parse_bytes(dask.config.get("array.chunk-size")), pc.LARGE)', "None",
         "tests/test_graphs.py", "larger_than_their_model",
+    ),
+    Fault(
+        "large parts of an array lose their chunks", "functions/parts.py",
+        "<= _FEW < len(placed):", "<= 0:",
+        "tests/test_parts.py", "keep_their_chunks",
     ),
     Fault(
         "dtypes of columns from zeros that are known as such", "rules/castings.py",

@@ -163,3 +163,14 @@ def test_a_part_of_the_wrong_shape_is_refused_at_once():
     with pytest.raises(ValueError, match="shape"):
         y[1] = np.ones(5)
     assert_close(y.compute(), np.ones((4, 6)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_large_parts_keep_their_chunks(axis):
+    """``Symmetrize`` writes its vector once from the end and once from the start."""
+    op = pylops.Symmetrize((64, 64), axis=axis)
+    x = da.ones((64, 64), chunks=16)
+    y = op @ x
+    assert y.chunks[axis] == (16, 16, 16, 15, 16, 16, 16, 16)
+    assert (op.H @ y).chunks[axis] == (16, 16, 16, 16)
+    assert not any(name.startswith("rechunk") for name in y.dask.layers)

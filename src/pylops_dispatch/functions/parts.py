@@ -7,9 +7,10 @@ together once, by as many tasks as the result has blocks.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from dask._task_spec import List, Task, TaskRef
@@ -23,6 +24,7 @@ from pylops_dispatch.pieces import Piece, Shape, Zeros, array_of, realise
 
 _BYTES = 1 << 24  # of a block where nothing else says how long it is
 _BLOCKS = 8  # at least, if there are as many elements along the axis
+_FEW = 2  # parts, which keep their chunks
 
 
 class Parts:
@@ -96,34 +98,36 @@ def _put_together(under: Piece, axis: int, parts: Sequence[tuple[int, int, Piece
     lazy = [part for *_, part in parts if isinstance(part, DaskArray)]
     model = under if isinstance(under, DaskArray) else lazy[0]
     others = [sizes for place, sizes in enumerate(model.chunks) if place != axis]
-    along = model.chunks[axis] if model is under else _chunks(under.shape, under.dtype, axis)
-    chunks = (*others[:axis], along, *others[axis:])
-    numblocks = tuple(map(len, chunks))
-
     arrays: list[DaskArray] = [] if isinstance(under, Zeros) else [under]
-    placed: list[tuple[int, int, DaskArray]] = []
+    placed: list[_Placed] = []
     for start, stop, part in parts:
         if isinstance(part, Zeros) and isinstance(under, Zeros):
             continue
-        whole = (*others[:axis], (stop - start,), *others[axis:])
-        array = realise(part, whole)
-        array = array if array.chunks == whole else array.rechunk(whole)
-        placed.append((start, stop, array))
+        own = part.chunks[axis] if isinstance(part, DaskArray) else (stop - start,)
+        wanted = (*others[:axis], own, *others[axis:])
+        array = realise(part, wanted)
+        array = array if array.chunks == wanted else array.rechunk(wanted)
+        edges = itertools.pairwise(itertools.accumulate(own, initial=start))
+        placed += [_Placed(*edge, array, number) for number, edge in enumerate(edges)]
         arrays.append(array)
+    along = model.chunks[axis] if model is under else _chunks(under, axis, placed)
+    chunks = (*others[:axis], along, *others[axis:])
+    numblocks = tuple(map(len, chunks))
 
     name = f"put-together-{tokenize([a.name for a in arrays], [p[:2] for p in placed], chunks)}"
     spans = []  # of the blocks along the axis: what is written there, and where
     for last, length in zip(np.cumsum(along).tolist(), along, strict=True):
         first = last - length
-        inside = [part for part in placed if part[0] < last and part[1] > first]
+        inside = [part for part in placed if part.start < last and part.stop > first]
         places = [
-            (max(a - first, 0), min(b, last) - first, max(first - a, 0)) for a, b, _ in inside
+            (max(p.start - first, 0), min(p.stop, last) - first, max(first - p.start, 0))
+            for p in inside
         ]
-        spans.append(([array for *_, array in inside], places))
+        spans.append((inside, places))
     graph: dict[Any, Any] = {}
     for block in np.ndindex(*numblocks):
         written, places = spans[block[axis]]
-        index = (*block[:axis], 0, *block[axis + 1 :])
+        before, after = block[:axis], block[axis + 1 :]
         there = None
         if isinstance(under, DaskArray) and sum(b - a for a, b, _ in places) < along[block[axis]]:
             there = TaskRef((under.name, *block))  # some of it is not written anew
@@ -133,7 +137,7 @@ def _put_together(under: Piece, axis: int, parts: Sequence[tuple[int, int, Piece
             key,
             _block_of_parts,
             there,
-            List(*(TaskRef((array.name, *index)) for array in written)),
+            List(*(TaskRef((p.array.name, *before, p.number, *after)) for p in written)),
             places,
             axis,
             shape,
@@ -145,10 +149,22 @@ def _put_together(under: Piece, axis: int, parts: Sequence[tuple[int, int, Piece
     )
 
 
-def _chunks(shape: Shape, dtype: np.dtype[Any], axis: int) -> tuple[int, ...]:
-    """Return chunks of moderate size along an axis."""
-    n = shape[axis]
-    row = max(1, math.prod(shape) // max(n, 1) * dtype.itemsize)
+class _Placed(NamedTuple):
+    """A block of a part: where it begins and ends along the axis, and its number there."""
+
+    start: int
+    stop: int
+    array: DaskArray
+    number: int
+
+
+def _chunks(under: Piece, axis: int, placed: Sequence[_Placed]) -> tuple[int, ...]:
+    """Return chunks along an axis: those of a few large parts, else of moderate size."""
+    n = under.shape[axis]
+    row = max(1, math.prod(under.shape) // max(n, 1) * under.dtype.itemsize)
+    if [part.number for part in placed].count(0) <= _FEW < len(placed):
+        edges = sorted({0, n, *(p.start for p in placed), *(p.stop for p in placed)})
+        return tuple(b - a for a, b in itertools.pairwise(edges))
     length = min(-(-n // _BLOCKS), max(1, _BYTES // row))
     return (*((length,) * (n // length)), *((n % length,) if n % length else ()))
 
@@ -168,7 +184,7 @@ def _block_of_parts(
     under : numpy.ndarray or None
         What was there, None for zeros.
     parts : sequence of numpy.ndarray
-        Whole along the axis.
+        Blocks of them.
     places : sequence of tuple
         Where each part begins and ends in the block, and what of it comes before that.
     """
