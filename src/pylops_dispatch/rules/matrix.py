@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -24,7 +23,7 @@ from pylops_dispatch.naming import name_of_matrix
 from pylops_dispatch.pieces import Chunks, Zeros, contents, rechunk
 from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.rules.running import cut_elsewhere, run_whole
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
@@ -122,13 +121,11 @@ def _product(
             "masked elements, as in dask.array.ma.filled(x, 0)"
         )
     blocks = x.numblocks[0]
-    if blocks > 1 and (axis := _axis_to_cut(A, x)) is not None:
+    if blocks > 1 and _is_small_for(A, x):
         # the vector moves twice, where sums of products would move it for each of its blocks
-        finer = (balanced(n, min(n, blocks)) for n in x.chunks[axis])
         A = A.rechunk(-1) if isinstance(A, DaskArray) else A
-        whole = rechunk(x, {0: -1, axis: tuple(itertools.chain.from_iterable(finer))})
-        y = _product(A, whole, n_out, adjoint, dtype, apart, turned)
-        return rechunk(y, {0: balanced(n_out, blocks), axis: x.chunks[axis]})
+        y = _product(A, cut_elsewhere(x, {0}), n_out, adjoint, dtype, apart, turned)
+        return rechunk(y, (balanced(n_out, blocks), *x.chunks[1:]))
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
     if isinstance(A, DaskArray):
         if A.numblocks[1] > 1:
@@ -166,17 +163,16 @@ def _product(
 _SMALL = 1 << 20  # bytes of a vector: to move its parts takes longer than it gains
 
 
-def _axis_to_cut(A: Any, x: DaskArray) -> int | None:
-    """Return an axis to cut instead of the first, of a vector that is larger than the matrix.
+def _is_small_for(A: Any, x: DaskArray) -> bool:
+    """Whether a matrix is smaller than a vector, which can be cut along another axis instead.
 
-    That is, of one that stands for as many columns as the matrix has rows, or more.
+    That is, than one that stands for as many columns as the matrix has rows, or more.
     """
     if x.ndim == 1 or x.nbytes <= max(_SMALL, math.prod(A.shape) * A.dtype.itemsize):
-        return None
+        return False
     if isinstance(A, DaskArray) and A.nbytes * x.npartitions > x.nbytes:
-        return None
-    axis = max(range(1, x.ndim), key=lambda a: x.shape[a])
-    return axis if min(x.chunks[axis]) >= x.numblocks[0] else None
+        return False
+    return max(x.shape[1:]) >= x.npartitions
 
 
 def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any, apart: bool) -> DaskArray:

@@ -350,7 +350,7 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
         if x.nbytes > _ONE_TASK and x.npartitions > math.prod(x.numblocks[a] for a in free) == 1:
             factors = rule.factors(op) if rule.factors is not None else []
             if any(x.shape[axis] > 1 for axis in free):
-                x = _cut_elsewhere(x, whole)
+                x = cut_elsewhere(x, whole, _worth_cutting(x))
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
             else:
@@ -363,12 +363,28 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 _ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
 
 
-def _cut_elsewhere(x: DaskArray, whole: set[int]) -> DaskArray:
-    """Rechunk axes to one block each, and cut the longest of the others instead."""
+def _worth_cutting(x: DaskArray) -> int:
+    """Into how many blocks: of smaller ones, to move them takes longer than it gains."""
+    return 1 + int(x.nbytes) // pc.LARGE
+
+
+def cut_elsewhere(x: DaskArray, whole: set[int], most: int | None = None) -> DaskArray:
+    """Rechunk axes to one block each, and cut the longest of the others instead.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Cut along some of these axes.
+    whole : set of int
+        The axes.
+    most : int, optional
+        How many blocks the longest axis gets at most. By default as many as there were along it
+        and along these axes together.
+    """
     longest = max(set(range(x.ndim)) - whole, key=lambda axis: x.shape[axis])
-    # of less, what moves takes longer than what runs at once gains
-    count = min(x.npartitions, 1 + x.nbytes // pc.LARGE, x.shape[longest])
-    return pc.rechunk(x, {**dict.fromkeys(whole, -1), longest: balanced(x.shape[longest], count)})
+    count = math.prod(x.numblocks[axis] for axis in (*whole, longest))
+    sizes = balanced(x.shape[longest], count if most is None else min(count, most))
+    return pc.rechunk(x, {**dict.fromkeys(whole, -1), longest: sizes})
 
 
 def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> DaskArray:
@@ -378,7 +394,7 @@ def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> D
         axis = int(np.atleast_1d(factor.axes)[0]) % x.ndim
         lengths = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
         if x.npartitions > math.prod(count for a, count in enumerate(cut) if a != axis) == 1:
-            x = _cut_elsewhere(x, {axis})
+            x = cut_elsewhere(x, {axis}, _worth_cutting(x))
         else:
             x = pc.rechunk(x, {a: -1 if a == axis else n for a, n in enumerate(lengths)})
         box = DispatchArray([x], (x.size,))
