@@ -1704,7 +1704,7 @@ FAULTS = [
     ),
     Fault(
         "workers that cannot read are not noticed", "checkpoint.py",
-        "        _require_seen(store)\n", "",
+        "        _require_seen(store)\n", "        pass\n",
         "tests/test_checkpoint.py", "other_processes",
     ),
     Fault(
@@ -1784,6 +1784,11 @@ FAULTS = [
         "large data of a small model in one block", "rules/basic.py",
         'min(parse_bytes(dask.config.get("array.chunk-size")), pc.LARGE)', "None",
         "tests/test_graphs.py", "larger_than_their_model",
+    ),
+    Fault(
+        "what lies between large parts is one block", "functions/parts.py",
+        "length = max(length, *(part.stop - part.start for part in placed))", "length = n",
+        "tests/test_parts.py", "between_large_parts",
     ),
     Fault(
         "large parts of an array lose their chunks", "functions/parts.py",

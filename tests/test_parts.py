@@ -174,3 +174,14 @@ def test_two_large_parts_keep_their_chunks(axis):
     assert y.chunks[axis] == (16, 16, 16, 15, 16, 16, 16, 16)
     assert (op.H @ y).chunks[axis] == (16, 16, 16, 16)
     assert not any(name.startswith("rechunk") for name in y.dask.layers)
+
+
+def test_what_lies_between_large_parts_is_cut():
+    """No block is longer than the longest of the parts, or than they would be without them."""
+    y = DispatchArray(Zeros((1000, 6), np.dtype(float)))
+    y[40:100] = lift(da.ones((60, 6), chunks=(20, 6)))
+    y[400:600] = lift(da.ones((200, 6), chunks=(200, 3)))
+    expected = np.zeros((1000, 6))
+    expected[40:100] = expected[400:600] = 1
+    assert y.dask().chunks[0] == (40, 20, 20, 20, 200, 100, 200, 200, 200)
+    assert_close(y.compute(), expected)

@@ -153,11 +153,12 @@ def resume(store: Any, solver: Solver) -> Any:
         )
     store = _checked(zarr, store)
     complete, reasons = _complete(zarr, store)
+    if complete:
+        _require_seen(store)
     for group, state in complete:
         if not hasattr(solver, "y"):
             raise ValueError("set the solver up first: x = solver.setup(y, ...)")
         _require_same(solver, state)
-        _require_seen(store)
         try:
             attributes, iterate = _read(group, state, _is_lazy(solver))
             break
@@ -222,7 +223,7 @@ def _require_own(zarr: Any, store: Any) -> None:
             f"the store {_name(store)} is no group of zarr, or a damaged one: give another path"
         ) from error
     if root is not None:
-        if _MARK.items() <= dict(root.attrs).items():
+        if _has_mark(root):
             return
         others.update(root)
     if others := {name for name in others if not name.startswith(".")}:
@@ -248,9 +249,13 @@ def _is_seen(store: Any) -> bool:
     import zarr
 
     try:
-        return _MARK.items() <= dict(zarr.open_group(store, mode="r").attrs).items()
+        return _has_mark(zarr.open_group(store, mode="r"))
     except FileNotFoundError:
         return False
+
+
+def _has_mark(root: Any) -> bool:
+    return _MARK.items() <= dict(root.attrs).items()
 
 
 def _problem(solver: Solver) -> dict[str, Any]:

@@ -162,11 +162,13 @@ def _chunks(under: Piece, axis: int, placed: Sequence[_Placed]) -> tuple[int, ..
     """Return chunks along an axis: those of a few large parts, else of moderate size."""
     n = under.shape[axis]
     row = max(1, math.prod(under.shape) // max(n, 1) * under.dtype.itemsize)
-    if [part.number for part in placed].count(0) <= _FEW < len(placed):
-        edges = sorted({0, n, *(p.start for p in placed), *(p.stop for p in placed)})
-        return tuple(b - a for a, b in itertools.pairwise(edges))
     length = min(-(-n // _BLOCKS), max(1, _BYTES // row))
-    return (*((length,) * (n // length)), *((n % length,) if n % length else ()))
+    edges = {0, n}
+    if [part.number for part in placed].count(0) <= _FEW < len(placed):
+        edges.update(*(part[:2] for part in placed))
+        length = max(length, *(part.stop - part.start for part in placed))
+    spans = (divmod(b - a, length) for a, b in itertools.pairwise(sorted(edges)))
+    return tuple(m for count, left in spans for m in (*(length,) * count, left) if m)
 
 
 def _block_of_parts(
