@@ -1176,6 +1176,32 @@ FAULTS = [
         OPERATORS, "Blending",
     ),
     Fault(
+        "records that are too short left to the task", "rules/waveeqprocessing.py",
+        "if end > op.nttot:", "if False:",
+        "tests/test_errors.py", "record_that_ends",
+    ),
+    Fault(
+        "shifts by whole samples said to need one more", "rules/waveeqprocessing.py",
+        "int(op.nt) + (not on_the_grid)", "int(op.nt) + 1",
+        "tests/test_errors.py", "record_that_ends",
+    ),
+    Fault(
+        "settings of transforms left to the task", "rules/transforms.py",
+        "return bool(op._kwargs_fft) or", "return",
+        "tests/test_errors.py", "transform_that",
+    ),
+    Fault(
+        "transforms of no samples left to the task", "rules/transforms.py",
+        "return bool(op._kwargs_fft) or any(op.dimsd[axis] == 0 for axis in _axes(op))",
+        "return bool(op._kwargs_fft)",
+        "tests/test_errors.py", "transform_that",
+    ),
+    Fault(
+        "no dtype of a rule taken for double precision", "rules/running.py",
+        "return None if found is None else np.dtype(found)", "return np.dtype(found)",
+        "tests/test_errors.py", "transform_that",
+    ),
+    Fault(
         "traces of one receiver only in a block of sources", "rules/waveeqprocessing.py",
         "op.nsnr = op.ns * op.nr", "op.nsnr = op.ns",
         OPERATORS, "Kirchhoff",

@@ -145,6 +145,63 @@ def test_complex_data_of_a_users_real_windows_are_refused_when_applied():
         op @ da.ones(4, dtype="complex64", chunks=2)
 
 
+def refusals(op, shape):
+    """Return what an operator raises of NumPy arrays, and raises of dask arrays when applied."""
+    found = []
+    for direction in (op, op.H):
+        x = np.ones(shape)
+        for samples in (x, da.from_array(x, chunks=2)):
+            with pytest.raises((TypeError, ValueError)) as caught, forbid_executions():
+                direction @ samples
+            found.append(caught.type)
+    return found
+
+
+TRANSFORMS = {
+    "FFT": functools.partial(pylops.signalprocessing.FFT, axis=0),
+    "FFT2D": pylops.signalprocessing.FFT2D,
+    "FFTND": functools.partial(pylops.signalprocessing.FFTND, axes=(0, 1)),
+}
+
+
+@pytest.mark.parametrize("engine", ["numpy", "scipy"])
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize(
+    ("dims", "settings", "error"),
+    [((4, 4), {"window": "hann"}, TypeError), ((0, 4), {}, ValueError)],
+    ids=["a setting that there is not", "no samples"],
+)
+def test_a_transform_that_numpy_refuses_is_refused_when_applied(
+    transform, engine, dims, settings, error
+):
+    with np.errstate(divide="ignore"):  # the frequencies of no samples
+        op = transform(dims, engine=engine, dtype=complex, **settings)
+    assert refusals(op, dims) == [error] * 4
+
+
+def test_a_transform_with_a_setting_gives_what_numpy_gives():
+    op = TRANSFORMS["FFT"]((4, 6), engine="scipy", dtype=np.float32, overwrite_x=True)
+    x0 = rand((4, 6), np.float32)
+    with forbid_executions():
+        y = op @ da.from_array(x0, chunks=2)
+    assert_same(y, op @ x0)
+
+
+@pytest.mark.parametrize("shiftall", [False, True])
+def test_a_record_that_ends_before_its_sources_do_is_refused_when_applied(shiftall):
+    times = np.array([0.0, 2.0, 5.0])
+    blending = pylops.waveeqprocessing.BlendingContinuous
+    long_enough = 5 + 6 + shiftall
+    op = blending(6, 2, 3, 1.0, times, nttot=long_enough, shiftall=shiftall)
+    assert_same(op @ da.ones((3, 2, 6), chunks=2), op @ np.ones((3, 2, 6)))
+    op = blending(6, 2, 3, 1.0, times, nttot=long_enough - 1, shiftall=shiftall)
+    for direction in (op, op.H):
+        with pytest.raises(ValueError, match="broadcast"):
+            direction @ np.ones(direction.dims)
+        with pytest.raises(ValueError, match="source 2 is recorded up to sample 1"):
+            direction @ da.ones(direction.dims, chunks=2)
+
+
 def test_asking_what_windows_give_changes_nothing_in_their_operator():
     class Weakens(pylops.LinearOperator):
         def __init__(self):

@@ -259,10 +259,15 @@ def _result_dtype(
     cls: type, op: Any, box: DispatchArray, adjoint: bool, sample: Callable[[], Any]
 ) -> np.dtype[Any]:
     """Return the dtype that a rule declares, or else that of a run on a few samples."""
-    declared = RULES[cls].dtype
+    declared = _declared_dtype(RULES[cls], op, box, adjoint)
     if declared is not None:
-        return np.dtype(declared(op, box.dtype, adjoint))
+        return declared
     return _found_once((cls, name_of(op), box.dtype, adjoint), sample)
+
+
+def _declared_dtype(rule: Rule, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any] | None:
+    found = None if rule.dtype is None else rule.dtype(op, box.dtype, adjoint)
+    return None if found is None else np.dtype(found)
 
 
 def _run_piece(
@@ -526,8 +531,9 @@ _PROBED_COEFFICIENTS = 1 << 24
 
 def _whole_dtype(cls: type | None, op: Any, box: DispatchArray, adjoint: bool) -> np.dtype[Any]:
     rule = None if cls is None else RULES.get(cls)
-    if rule is not None and rule.dtype is not None:
-        return np.dtype(rule.dtype(op, box.dtype, adjoint))
+    declared = None if rule is None else _declared_dtype(rule, op, box, adjoint)
+    if declared is not None:
+        return declared
 
     def sample() -> np.dtype[Any]:
         try:

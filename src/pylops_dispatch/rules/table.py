@@ -57,8 +57,8 @@ class Rule:
     axes : callable, optional
         Axes that must be one block.
     dtype : callable, optional
-        ``dtype(op, dtype of the input, adjoint)`` returns the dtype of the output; without it
-        one line of samples along `axes` is run to learn it.
+        ``dtype(op, dtype of the input, adjoint)`` returns the dtype of the output. Without it,
+        or where it returns None, one line of samples along `axes` is run to learn it.
     fit : callable, optional
         ``fit(op)`` sets what else follows from the dims of a copy for a block.
     place : callable, optional
@@ -229,8 +229,8 @@ def whole_axis(
     note : str, optional
         For the table.
     dtype : callable, optional
-        ``dtype(op, dtype of the input, adjoint)`` returns that of the output; without it a
-        line of zeros is run to learn it.
+        ``dtype(op, dtype of the input, adjoint)`` returns that of the output. Without it, or
+        where it returns None, a line of zeros is run to learn it.
     fit : callable, optional
         ``fit(op)`` sets what follows from the dims of a copy for a block, besides ``dims``,
         ``dimsd`` and ``shape``.
@@ -342,8 +342,8 @@ def parallel_sum(
         Attributes to be set, for `fit`, to where along an axis the samples of a block lie,
         with the name of that axis.
     dtype : callable, optional
-        ``dtype(op, dtype of the input, adjoint)`` returns that of the output; without it one
-        sample of zeros is run to learn it.
+        ``dtype(op, dtype of the input, adjoint)`` returns that of the output. Without it, or
+        where it returns None, one sample of zeros is run to learn it.
     fit : callable, optional
         ``fit(op)`` sets what else follows from the lengths of a copy for a block.
     kernel : callable, optional

@@ -37,9 +37,14 @@ def _require_spectrum(op: Any, x: np.dtype[Any], adjoint: bool) -> None:
         require_divisible(op, x)
 
 
-def _numpy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
+def _may_be_refused(op: Any) -> bool:
+    """Whether only the transform itself can tell if it takes its settings."""
+    return bool(op._kwargs_fft) or any(op.dimsd[axis] == 0 for axis in _axes(op))
+
+
+def _numpy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any] | None:
     _require_spectrum(op, x, adjoint)
-    return _own_dtype(op, x, adjoint)
+    return None if _may_be_refused(op) else _own_dtype(op, x, adjoint)
 
 
 def _own_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
@@ -47,8 +52,10 @@ def _own_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
     return np.dtype(op.rdtype if adjoint else op.cdtype)
 
 
-def _scipy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any]:
+def _scipy_dtype(op: Any, x: np.dtype[Any], adjoint: bool) -> np.dtype[Any] | None:
     _require_spectrum(op, x, adjoint)
+    if _may_be_refused(op):
+        return None
     found = _complex(x)
     real = adjoint and (op.real or not op.clinear)
     return real_dtype(found) if real else found

@@ -20,7 +20,7 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import name_of
-from pylops_dispatch.operators import dims_of, rebuilt, resized, shaped
+from pylops_dispatch.operators import dims_of, rebuilt, resized, shaped, title
 from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
 
@@ -74,6 +74,7 @@ RULES[we.Kirchhoff] = parallel_sum(
 
 def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
     """Shift and blend blocks of sources, each on the part of the record that it reaches."""
+    _require_long_record(op)
     if not op.shiftall:
         return _blended(cls, op, box, adjoint)
     # all shifts at once, by the rules of the shift; sources in blocks only to be blended
@@ -84,6 +85,18 @@ def _blending(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Dispatch
         return _blended(cls, blend, shifted, adjoint)
     shifted = _blended(cls, blend, box, adjoint)
     return op.PadOp._rmatvec(op.ShiftOp._rmatvec(shifted))
+
+
+def _require_long_record(op: Any) -> None:
+    """Raise if a source goes on after the record's end: blended_data[:, shift_int : ...] += ..."""
+    for source, shift in enumerate(op.shifts):
+        on_the_grid = not op.shiftall and op.ShiftOps[source] is None
+        end = int(shift) + int(op.nt) + (not on_the_grid)
+        if end > op.nttot:
+            raise ValueError(
+                f"{title(op)}: source {source} is recorded up to sample {end}, and the record has "
+                f"{int(op.nttot)}: give a larger nttot, or none"
+            )
 
 
 def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:
