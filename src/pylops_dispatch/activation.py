@@ -154,14 +154,22 @@ def enable() -> None:
         if _enabled:
             return
         check_seams()
-        _change_functions()
-        _change_classes()
         _enabled = True
-        for package, watcher in _watchers.items():
-            if package in sys.modules:
-                _change_package(package)
-            else:
-                watcher.watch()
+        try:
+            _change_everything()
+        except BaseException:
+            disable()
+            raise
+
+
+def _change_everything() -> None:
+    _change_functions()
+    _change_classes()
+    for package, watcher in _watchers.items():
+        if package in sys.modules:
+            _change_package(package)
+        else:
+            watcher.watch()
 
 
 def disable() -> None:

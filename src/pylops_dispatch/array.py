@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import math
 import operator
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -795,6 +797,29 @@ def check(x: Any, name: str = "x") -> None:
         )
 
 
+def check_vector(x: Any, name: str = "x") -> None:
+    """Raise for dask arrays that operators cannot be applied to, before anything is done.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check` does, and if the blocks are other than NumPy's or CuPy's arrays.
+    """
+    check(x, name)
+    kind = type(x._meta)
+    if issubclass(kind, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} has masked blocks, and operators do not know masks: say what stands for the "
+            f"masked elements, as in dask.array.ma.filled({name}, 0)"
+        )
+    if not issubclass(kind, np.ndarray) and not kind.__module__.startswith("cupy"):
+        raise TypeError(
+            f"{name} has blocks of {kind.__module__}.{kind.__qualname__}, and operators work on "
+            f"NumPy's arrays: {name}.map_blocks(lambda block: block.todense()) makes such of "
+            "sparse ones"
+        )
+
+
 def lift(x: Any) -> Any:
     """Put a dask array into a box, with the layout that it was flattened from if that is known.
 
@@ -884,14 +909,37 @@ def lower_all(x: Any) -> Any:
     return walk(x, is_box, lower)
 
 
-def found(x: Any, kinds: Callable[[Any], bool]) -> Iterator[Any]:
-    """Yield what nested lists, tuples and dicts hold for which `kinds` is true."""
-    if isinstance(x, (dict, list, tuple)):
+def found(x: Any, kinds: Callable[[Any], bool], around: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """Yield what nested lists, tuples, dicts and dataclasses hold for which `kinds` is true.
+
+    Parameters
+    ----------
+    x : object
+        What may hold some, or be one.
+    kinds : callable
+        Which.
+    around : tuple, optional
+        Objects that `x` was found in, which may be found in it again.
+    """
+    if isinstance(x, _CONTAINERS):
         # Values are taken at once: another thread may give an operator an attribute.
-        for value in list(x.values()) if isinstance(x, dict) else x:
-            yield from found(value, kinds)
+        for value in list(x.values()) if isinstance(x, dict) else list(x):
+            yield from found(value, kinds, around)
     elif kinds(x):
         yield x
+    elif _has_fields(x) and not any(x is outer for outer in around):
+        for value in list(vars(x).values()):
+            yield from found(value, kinds, (*around, x))
+
+
+_CONTAINERS = (dict, list, tuple, deque)
+
+
+def _has_fields(x: Any) -> bool:
+    """Whether an object is there to hold values under names: a dataclass, or a namespace."""
+    kind = type(x)
+    named = hasattr(kind, "__dataclass_fields__") or kind is SimpleNamespace
+    return named and hasattr(x, "__dict__")
 
 
 def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
@@ -900,12 +948,28 @@ def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
 
 
 def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
-    """Change what `matches` in nested lists, tuples and dicts."""
+    """Return what :func:`found` looks into with what `matches` changed, and else as it was."""
     if not holds(x, matches):
         return x
     if isinstance(x, dict):
-        return {k: walk(v, matches, change) for k, v in list(x.items())}
-    if isinstance(x, (list, tuple)):
-        changed: Sequence[Any] = [walk(v, matches, change) for v in x]
-        return changed if isinstance(x, list) else tuple(changed)
-    return change(x)
+        items = {k: walk(v, matches, change) for k, v in list(x.items())}
+        if type(x) is dict:
+            return items
+        new = copy.copy(x)  # defaultdict, which knows what is missing
+        new.update(items)
+        return new
+    if isinstance(x, (list, tuple, deque)):
+        values = [walk(v, matches, change) for v in x]
+        if isinstance(x, tuple):
+            return x._make(values) if hasattr(x, "_make") else tuple(values)
+        if type(x) is list:
+            return values
+        sized = copy.copy(x)  # deque, which knows how many there may be
+        sized.clear()
+        sized.extend(values)
+        return sized
+    if matches(x):
+        return change(x)
+    new = copy.copy(x)
+    vars(new).update({k: walk(v, matches, change) for k, v in vars(x).items()})
+    return new

@@ -22,6 +22,7 @@ from pylops_dispatch.array import (
     DispatchArray,
     as_box,
     check,
+    check_vector,
     holds,
     is_box,
     is_dask,
@@ -109,7 +110,7 @@ def apply_method(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             return _apply_or_whole(original, self, x, adjoint) if vector else original(self, x)
         if not is_dask(x):
             return original(self, x)
-        check(x)
+        check_vector(x)
         counts = counters(self)
         try:
             return _outwards(wrapper(self, lift(x)) if vector else original(self, lift(x)))
@@ -128,7 +129,7 @@ def on_dask_array(method: Callable[..., Any], op: Any, x: Any, adjoint: bool) ->
 
     ``Regression.apply`` and ``UDCT.inverse`` hand on the array that the user gave them.
     """
-    check(x)
+    check_vector(x)
     check_length(x, op.shape[0 if adjoint else 1])
     return _outwards(_apply_or_whole(method, op, lift(x), adjoint))
 
@@ -500,7 +501,7 @@ def divide_method(original: Callable[..., Any], name: str) -> Callable[..., Any]
             y = _named(y)
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
-        check(y, "y")
+        check_vector(y, "y")
         if self.explicit is True:
             if y.shape[0] != self.shape[0]:
                 raise ValueError(f"Dimension mismatch: {self.shape}, {y.shape}")
@@ -525,7 +526,7 @@ def own_inverse(original: Callable[..., Any]) -> Callable[..., Any]:
             y = _named(y)
         if not is_dask(y):
             return original(self, y, *args, **kwargs)
-        check(y, "y")
+        check_vector(y, "y")
         run = RULES[type(self)].inverse if type(self) in RULES else None
         box = lift(y).ravel()
         x = run(self, box) if run else original(self, box, *args, **kwargs)

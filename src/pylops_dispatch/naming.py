@@ -208,14 +208,17 @@ def _token_of_built_in(value: Any, owner: Any, within: Within) -> Any:
         return tuple(_token(v, owner, within) for v in given)
     if isinstance(value, dict):
         items = dict.items(value)
-        return tuple((_token(k, owner, within), _token(v, owner, within)) for k, v in items)
+        found = ((_token(k, owner, within), _token(v, owner, within)) for k, v in items)
+        return "dict", *found
     if isinstance(value, array.array):
         return value.typecode, hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+    # NumPy takes a list for positions and a tuple for axes
+    kind = () if isinstance(value, tuple) else ("list",)
     if all(type(v) in _PLAIN for v in value):
-        return tuple(map(repr, value))
+        return *kind, *map(repr, value)
     # stacks may have the same operator many times
     known = {id(v): _token(v, owner, within) for v in {id(v): v for v in value}.values()}
-    return tuple(known[id(v)] for v in value)
+    return *kind, *(known[id(v)] for v in value)
 
 
 def _token_of_more(value: Any, token: Any, owner: Any, within: Within) -> Any:

@@ -76,7 +76,10 @@ def size(piece: Piece) -> int:
 def realise(piece: Piece, chunks: Chunks | None = None) -> DaskArray:
     """Return `piece` as a dask array, zeros with `chunks`."""
     if isinstance(piece, Zeros):
-        return _zeros(piece, "auto" if chunks is None else chunks).copy()
+        # "auto" is as dask is set when they are asked for
+        given = "auto" if chunks is None else chunks
+        sizes = normalize_chunks(given, piece.shape, dtype=piece.dtype)
+        return _zeros(piece, sizes).copy()
     return piece
 
 
@@ -233,9 +236,19 @@ def keep_for(owner: Any, table: dict[str, Any], value: Any) -> None:
     Operators of users may be equal to others, or have no hash (``dataclasses.dataclass``).
     """
     key = identity(owner)
-    if key not in table:
-        weakref.finalize(owner, table.pop, key, None)
+    place = id(table), key
+    if place not in _watched:  # the table may have let it go meanwhile
+        _watched.add(place)
+        weakref.finalize(owner, _let_go, table, place)
     table[key] = value
+
+
+_watched: set[tuple[int, str]] = set()
+
+
+def _let_go(table: dict[str, Any], place: tuple[int, str]) -> None:
+    _watched.discard(place)
+    table.pop(place[1], None)
 
 
 def share_identity(new: Any, old: Any) -> None:
@@ -355,25 +368,20 @@ def one_block(
 
 def in_memory(array: DaskArray) -> bool:
     """Whether every block of `array` is data, or a future, and no task is left to run."""
-    layer = array.dask.layers.get(array.name)
-    if layer is None or len(array.dask.layers) != 1:
-        return False
-    try:
-        node = layer[(array.name, *(0,) * array.ndim)]
-    except KeyError:
-        return False
-    return _is_data(node)
+    layers = array.dask.layers
+    return len(layers) == 1 and array.name in layers and is_data(layers[array.name])
 
 
 def is_data(layer: Any) -> bool:
     """Whether a layer holds blocks as data, or futures: there is nothing to run for it."""
     nodes = layer.mapping if isinstance(layer, MaterializedLayer) else {}
-    return _is_data(next(iter(nodes.values()), None))
+    kinds = {type(node) for node in nodes.values()}
+    return bool(kinds) and all(map(_is_data, kinds))
 
 
-def _is_data(node: Any) -> bool:
-    return isinstance(node, (np.ndarray, np.generic, DataNode)) or hasattr(
-        node, "add_done_callback"
+def _is_data(kind: type) -> bool:
+    return issubclass(kind, (np.ndarray, np.generic, DataNode)) or hasattr(
+        kind, "add_done_callback"
     )
 
 

@@ -14,7 +14,7 @@ from dask.array.core import Array as DaskArray
 from dask.utils import format_bytes
 
 from pylops_dispatch.arguments import require_dask, require_direction
-from pylops_dispatch.array import check
+from pylops_dispatch.array import check_vector
 from pylops_dispatch.foresight import foreseen, stand_in
 from pylops_dispatch.operators import arrays_of, dims_of, parts
 from pylops_dispatch.pieces import Chunks, largest_block
@@ -200,7 +200,7 @@ def plan_operator(Op: Any, x: DaskArray, adjoint: bool = False, threads: int = 1
         If `x` is no dask array, or `adjoint` neither true nor false.
     """
     require_dask(x)
-    check(x)
+    check_vector(x)
     require_direction(adjoint)
     held = stand_in(x)
     y, graph, caught = foreseen(Op, held, adjoint)

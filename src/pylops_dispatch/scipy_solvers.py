@@ -40,10 +40,28 @@ def lsqr(original: Callable[..., Any]) -> Callable[..., Any]:
             return _flat(pylops.cgls(A, b, **kwargs))
         given = signature.bind(A, b, *args, **kwargs)
         given.apply_defaults()
+        given.arguments.update(b=_squeezed(b, A.shape[0]))
+        _require_vector(given.arguments["x0"], A.shape[1], "x0")
         with _solving():
             return _lsqr(**given.arguments)
 
     return wrapper
+
+
+def _squeezed(b: Any, length: int) -> Any:
+    """Return data as a vector where SciPy's ``lsqr`` makes one of them: ``b.squeeze()``."""
+    check_length(b, length)
+    if getattr(b, "ndim", 1) > 1 and max(b.shape) == length:
+        return b.reshape(length)
+    return _require_vector(b, length, "b")
+
+
+def _require_vector(x: Any, length: int, name: str) -> Any:
+    if getattr(x, "ndim", 1) != 1:
+        raise ValueError(
+            f"{name} has shape {x.shape}, and is to be a vector of {length}: {name}.ravel()"
+        )
+    return x
 
 
 def _meets_lazy(*given: Any) -> bool:
@@ -146,7 +164,10 @@ def cg(original: Callable[..., Any]) -> Callable[..., Any]:
         if _PYLOPS_ONLY & set(kwargs):
             return _flat(pylops.cg(A, b, x0, tol=atol or 1e-4, **kwargs)[:1])[0], None
         check_length(b, A.shape[0])
+        check_length(x0, A.shape[1])
         # SciPy's make_system
+        x0 = x0.reshape(-1) if getattr(x0, "shape", ()) == (A.shape[1], 1) else x0
+        _require_vector(x0, A.shape[1], "x0")
         own = b.dtype if b.dtype.char in "fdFD" else np.dtype(float)
         dtype = np.result_type(A.dtype if A.dtype.char in "fdFD" else float, own)
         b, x0 = (None if v is None else _in_solve(v).astype(dtype, copy=False) for v in (b, x0))

@@ -26,6 +26,8 @@ from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import (
     DispatchArray,
     as_box,
+    check,
+    check_vector,
     found,
     holds,
     is_box,
@@ -67,7 +69,7 @@ from pylops_dispatch.policy import few_reads, not_dispatched, set_policy
 from pylops_dispatch.programs import elementwise
 from pylops_dispatch.repeating import Known, LookedAt, ValuesNeededError
 from pylops_dispatch.scipy_solvers import in_place_of_scipy
-from pylops_dispatch.steps import followed
+from pylops_dispatch.steps import followed, sessions
 from pylops_dispatch.undoing import Before, read_whole
 from pylops_dispatch.workers import beside_other_tasks, client_in_use
 
@@ -588,14 +590,13 @@ new_session: ContextVar[Callable[[], Session]] = ContextVar("new_session", defau
 before_solving: ContextVar[Callable[[Any], None]] = ContextVar(
     "before_solving", default=lambda solver: None
 )
-_sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
 def exchange_session(solver: Any, new: Session | None) -> Session | None:
     """Give a solver another session, or none, and return the one that it had."""
-    known = _sessions.pop(solver, None)
+    known = sessions.pop(solver, None)
     if new is not None:
-        _sessions[solver] = new
+        sessions[solver] = new
     return known
 
 
@@ -626,12 +627,11 @@ def reading_once(op: Any) -> Iterator[None]:
 
 def result_of(value: Any) -> Any:
     """Take boxes out of a solver's result; scalars come out as NumPy's, as they would."""
-    if isinstance(value, DispatchArray):
-        return value.read("a solver's result") if value.ndim == 0 else lower(value)
-    if isinstance(value, (list, tuple)):
-        found = [result_of(v) for v in value]
-        return found if isinstance(value, list) else tuple(found)
-    return value
+
+    def outwards(box: DispatchArray) -> Any:
+        return box.read("a solver's result") if box.ndim == 0 else lower(box)
+
+    return walk(value, is_box, outwards)
 
 
 class _Shown:
@@ -828,6 +828,9 @@ def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Call
         given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
         if not isinstance(op, LinearOperator):
             return
+        for name in ("y", "b", "x0"):
+            if is_dask(given.get(name)):
+                check_vector(given[name], name)
         check_length(given.get("y", given.get("b")), op.shape[0], columns)
         preconditioner = given.get("P")
         model = op if preconditioner is None else preconditioner
@@ -891,13 +894,13 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         current = session.get()
         if holds((args, kwargs), is_box):
             refuse_outside_solve(f"{type(self).__name__}.{original.__name__}")
-        known = _sessions.get(self)
+        known = sessions.get(self)
         op = getattr(self, "Op", None)  # pyproximal's solvers have none, or not yet
         begins = original.__name__ in ("setup", "solve")
         lazy = holds((op, args, kwargs), gives_lazy if begins else is_made_of_lazy)
         if not lazy and current is not known and begins:
             known = None  # a new problem, of NumPy arrays only
-            _sessions.pop(self, None)
+            sessions.pop(self, None)
         if known is None and not lazy:
             return original(self, *args, **kwargs)
         # a class of the user's may make a problem of its own kind of data in setup
@@ -906,18 +909,18 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         if current is not None and known in (None, current):
             if known is None:
                 current.adopt(self)
-            _sessions[self] = current
+            sessions[self] = current
             with _users_callbacks(self), few_reads(math.inf):
                 result = original(self, *args, **kwargs)
             if original.__name__ == "setup":
                 current.let_go_of_data(self)
             return result
         if known is None:
-            known = _sessions[self] = new_session.get()()
+            known = sessions[self] = new_session.get()()
         if begins and known.is_cluster_gone():
             for name in [n for n, value in vars(self).items() if holds(value, is_lazy)]:
                 delattr(self, name)  # what it was of a problem that is lost
-            known = _sessions[self] = new_session.get()()
+            known = sessions[self] = new_session.get()()
         known.know((vars(self), args, kwargs))
         # on a cluster that would keep the blocks of vectors that the step replaces
         undone = is_step and client_in_use() is None
@@ -941,7 +944,7 @@ def norm_of_data(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def wrapper(self: Any, solver: Any, x: Any) -> None:
-        known = _sessions.get(solver)
+        known = sessions.get(solver)
         if known is None or session.get() is not None:
             return original(self, solver, x)
         with in_session(known), _boxes_inside(solver):
@@ -986,13 +989,24 @@ def _boxed(values: Any, lengths: set[int]) -> Any:
 @contextmanager
 def _boxes_inside(solver: Any) -> Iterator[None]:
     """Make a solver's dask arrays boxes inside, and dask arrays again outside."""
-    _convert(solver, is_dask, lift)
     try:
+        _convert(solver, _is_vector, lift)
         yield
     finally:
         _convert(solver, is_box, lower)
         for callbacks in getattr(solver, "callbacks", None) or ():
             _convert(callbacks, _is_read, lower)  # CostToDataCallback.ynorm, with the first step
+
+
+def _is_vector(x: Any) -> bool:
+    """Whether a dask array may be one of a solve; a user's solver may keep others: labels, say."""
+    if not is_dask(x):
+        return False
+    try:
+        check(x)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_read(x: Any) -> bool:
@@ -1064,9 +1078,10 @@ class _LoweredCallbacks:
 @contextmanager
 def _users_callbacks(solver: Any) -> Iterator[None]:
     """Let a solver's callbacks that are not PyLops's own, or ours, see dask arrays."""
-    given = vars(solver).get("callback")
+    given, held = solver.callback, "callback" in vars(solver)
     objects = solver.callbacks
-    if given is not None:
+    of_user = held or type(solver).callback is not Solver.callback
+    if of_user:
         solver.callback = lowered(given)
     if objects:
         solver.callbacks = [
@@ -1079,8 +1094,10 @@ def _users_callbacks(solver: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if given is not None:
+        if held:
             solver.callback = given
+        elif of_user:
+            vars(solver).pop("callback", None)
         solver.callbacks = objects
 
 

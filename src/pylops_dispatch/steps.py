@@ -37,6 +37,8 @@ class Steps:
     left: bool = False  # whether an interrupted run left its solution in solver.x
 
 
+# the session of each solver of lazy arrays; others may run in tasks of a solve, or between them
+sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _steps: weakref.WeakKeyDictionary[Any, Steps] = weakref.WeakKeyDictionary()
 
 
@@ -72,7 +74,7 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         pending, steps.pending = steps.pending, ()
         if pending and args and _same(args[0], pending[0]):
             args = (args[0], *(_own(value) for value in pending[1:]), *args[len(pending) :])
-        lazy = session.get() is not None
+        lazy = _is_lazy(self)
         made = steps.complete
         if not made and lazy:
             steps.complete = args[:length]
@@ -118,7 +120,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
             with watched(self, given.get("x"), _total(given, self)):
                 return original(self, *args, **kwargs)
         except BaseException:
-            if steps.complete and session.get() is not None:
+            if steps.complete and _is_lazy(self):
                 self.x, steps.left = steps.complete[0], True
                 steps.pending = steps.complete
             raise
@@ -126,6 +128,12 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
             steps.complete = ()
 
     return wrapper
+
+
+def _is_lazy(solver: Any) -> bool:
+    """Whether a solver works on lazy arrays, in the session that it belongs to."""
+    current = session.get()
+    return current is not None and sessions.get(solver) is current
 
 
 def _total(given: dict[str, Any], solver: Any) -> int | None:

@@ -182,6 +182,7 @@ class _Run:
                 with self._changing:
                     if number is not None:
                         self._done(number, value)
+                        value = None  # what is not needed any more is freed before the next begins
                     if self._ended.is_set() or not self._ready:
                         self._threads -= 1
                         return
@@ -189,7 +190,7 @@ class _Run:
                     _, task = self._ordered.tasks[number]
                     given = {key: self._values[key] for key in task.dependencies}
                 value = self._context.copy().run(task, given)
-                del given  # what is not needed any more is freed before the next task begins
+                del given
         except BaseException as error:  # raised where the results are waited for
             with self._changing:
                 if not self._ended.is_set():

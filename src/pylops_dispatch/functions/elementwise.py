@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
+from dask.base import tokenize
 from dask.blockwise import Blockwise, blockwise
 
 from pylops_dispatch import pieces as pc
@@ -257,7 +258,10 @@ def _blockwise(ufunc: np.ufunc, parts: Sequence[Any]) -> DaskArray:
     places = tuple(None if not isinstance(p, DaskArray) else bool(p.ndim) for p in parts)
     given = [p.name if isinstance(p, DaskArray) else p for p in parts]
     named = [name_of_number(a) if isinstance(a, np.generic) else a for a in given]
-    digest = hashlib.blake2b(repr((ufunc.__name__, named, places)).encode(), digest_size=16)
+    # others may share a name: numpy.frompyfunc, numba.vectorize
+    own = getattr(np, ufunc.__name__, None) is ufunc
+    which = ufunc.__name__ if own else tokenize(ufunc)
+    digest = hashlib.blake2b(repr((which, named, places)).encode(), digest_size=16)
     name = f"{ufunc.__name__}-{digest.hexdigest()}"
     reads = tuple(array.name for array in arrays)
     make = functools.partial(_layer, name, ufunc, lead.numblocks, places, reads)
