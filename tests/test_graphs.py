@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
 from pylops_dispatch.functions import positions
-from pylops_dispatch.functions.positions import balanced
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.remembering import checksum, remembered
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model

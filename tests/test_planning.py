@@ -24,8 +24,8 @@ from pylops.optimization.leastsquares import preconditioned_inversion, regulariz
 
 import pylops_dispatch
 from pylops_dispatch import Plan, plan, suggest_chunks
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import arrays_of, lazy_attributes
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.placing import home_of_blocks
 from pylops_dispatch.suggesting import costs_of_axes
 

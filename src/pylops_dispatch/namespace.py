@@ -19,6 +19,7 @@ from dask.array.core import Array as DaskArray
 from pylops_dispatch.array import DispatchArray, as_box, holds, is_dask, is_lazy, session
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched, report_implicit_compute
+from pylops_dispatch.whole_axes import whole_along
 
 
 def _as_shape(shape: Any) -> tuple[int, ...]:
@@ -272,7 +273,7 @@ def _fftconvolve(in1: Any, in2: Any, mode: str = "full", axes: Any = None) -> An
     x, h = as_box(in1).dask(), as_box(in2).dask()
     if mode != "same" or x.ndim != h.ndim:
         raise not_dispatched("fftconvolve", "Its lazy form has mode='same' only.")
-    x = x.rechunk({axis: -1 for axis, n in enumerate(h.shape) if n > 1})
+    x = whole_along(x, [axis for axis, n in enumerate(h.shape) if n > 1], "fftconvolve")
     index = tuple(range(x.ndim))
     y = da.blockwise(
         _convolve_block,
@@ -296,7 +297,8 @@ def _convolve_block(x: Any, h: Any, *, axes: Any) -> Any:
 
 def _lstsq(a: Any, b: Any, **kwargs: Any) -> tuple[DispatchArray, None, None, None]:
     """Solve for all columns of `b` with a small matrix, blocks of columns apart."""
-    matrix, columns = as_box(a).dask().rechunk(-1), as_box(b).dask().rechunk({0: -1})
+    matrix = as_box(a).dask().rechunk(-1)
+    columns = whole_along(as_box(b).dask(), (0,), "scipy.linalg.lstsq")
     dtype = _lstsq_block(np.ones((1, 1), matrix.dtype), np.ones(1, columns.dtype), kwargs).dtype
     index = tuple(range(1, 1 + columns.ndim))
     x = da.blockwise(

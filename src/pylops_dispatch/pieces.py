@@ -206,6 +206,13 @@ def rechunk(x: DaskArray, chunks: Any) -> DaskArray:
     return x.rechunk(chunks, threshold=_DIRECT, block_size_limit=1)
 
 
+def balanced(n: int, blocks: int) -> tuple[int, ...]:
+    """Cut `n` into at most `blocks` parts of nearly equal size."""
+    blocks = max(1, min(blocks, n))
+    small, larger = divmod(n, blocks)
+    return (small + 1,) * larger + (small,) * (blocks - larger) if n else (0,)
+
+
 def chunks_like(shape: Shape, model: DaskArray) -> Chunks:
     """Chunks for an array of `shape` that follow those of `model` wherever an axis agrees."""
     offset = model.ndim - len(shape)

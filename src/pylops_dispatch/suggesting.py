@@ -18,9 +18,8 @@ from pylops_dispatch.arguments import (
     require_operator,
 )
 from pylops_dispatch.foresight import foreseen, stand_in
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, parts
-from pylops_dispatch.pieces import Chunks, Shape
+from pylops_dispatch.pieces import Chunks, Shape, balanced
 from pylops_dispatch.rules import running
 from pylops_dispatch.rules.table import Terms
 

@@ -15,6 +15,7 @@ from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
 from pylops_dispatch.policy import not_dispatched
+from pylops_dispatch.whole_axes import whole_along
 
 Pairs = list[tuple[Any, Any]]
 
@@ -166,7 +167,7 @@ def _lengths(lengths: Any, ndim: int) -> Pairs:
 
 def _median(part: DaskArray, axis: int, keepdims: bool) -> DaskArray:
     median = functools.partial(np.median, axis=axis, keepdims=keepdims)
-    whole = part.rechunk({axis: -1})
+    whole = whole_along(part, (axis,), "numpy.pad")
     chunks = (*whole.chunks[:axis], (1,), *whole.chunks[axis + 1 :])
     dtype = np.median(np.ones(1, part.dtype)).dtype
     return da.map_blocks(median, whole, chunks=chunks, dtype=dtype, meta=part._meta.astype(dtype))

@@ -17,7 +17,7 @@ from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from pylops_dispatch.pieces import Shape
+from pylops_dispatch.pieces import Shape, balanced
 from pylops_dispatch.placing import coefficient, is_large
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.workers import client_in_use
@@ -47,13 +47,6 @@ class _Routes:
     # where they are in the blocks: rows of what is not known from where they start
     within: np.ndarray[Any, Any]
     rows: tuple[int | None, int | None]  # of what is taken, and of targets
-
-
-def balanced(n: int, blocks: int) -> Sizes:
-    """Cut `n` into at most `blocks` parts of nearly equal size."""
-    blocks = max(1, min(blocks, n))
-    small, larger = divmod(n, blocks)
-    return (small + 1,) * larger + (small,) * (blocks - larger) if n else (0,)
 
 
 def positions_of(mask: np.ndarray[Any, Any]) -> Positions:

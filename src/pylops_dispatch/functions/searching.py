@@ -19,6 +19,7 @@ from pylops_dispatch.array import DispatchArray, as_box, holds, is_box, session
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.policy import announce_whole, not_dispatched
+from pylops_dispatch.whole_axes import whole_along
 
 
 @implements(np.argwhere)
@@ -114,10 +115,11 @@ def _ordered(func: Any) -> None:
     def shim(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None):  # type: ignore[no-untyped-def]
         if axis is None:
             a, axis = np.ravel(a), -1
-        array = as_box(a).dask()
+        array, name = as_box(a).dask(), f"numpy.{func.__name__}"
         if array.ndim == 1 and array.npartitions > 1:
-            announce_whole(f"numpy.{func.__name__}", "exact ranks need all values at once")
-        array = array.rechunk({axis % array.ndim: -1})
+            announce_whole(name, "exact ranks need all values at once")
+            array = array.rechunk(-1)
+        array = whole_along(array, (axis,), name)
         dtype = func(np.ones(1, array.dtype)).dtype
         settings = {"kind": kind} if stable is None else {"stable": stable}
         return DispatchArray(da.map_blocks(func, array, axis=axis, dtype=dtype, **settings))

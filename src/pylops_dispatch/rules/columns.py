@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pylops
+from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 
 from pylops_dispatch.array import DispatchArray
@@ -28,12 +29,15 @@ from pylops_dispatch.operators import (
     kept_of,
     lazy_arrays,
     put_back,
+    title,
 )
+from pylops_dispatch.pieces import LARGE
 from pylops_dispatch.rules import matrix
 from pylops_dispatch.rules.castings import applied_dtype
 from pylops_dispatch.rules.running import rule_of
 from pylops_dispatch.rules.table import RULES
 from pylops_dispatch.turns import Turn, in_turn, out_of_own_memory, turns_of
+from pylops_dispatch.whole_axes import whole_along
 
 # a task holds at least one column, up to this many bytes of them, and as many of other arrays
 _BYTES = 1 << 27
@@ -55,8 +59,8 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             count_applications(self, adjoint, X.shape[1])
             return matrix.run_columns(self, X, adjoint)
         held = sum(lazy.nbytes for _, _, lazy in lazy_arrays(self))
-        if X.shape[1] == 1 and rule_of(self) is not None:
-            return original(self, X)  # a vector, whose blocks run in parallel
+        if rule_of(self) is not None and _are_few(X.dask()):
+            return original(self, X)  # vectors, whose blocks run in parallel
         if (
             max(X.shape[0] * X.itemsize, held) > _BYTES
             or isinstance(self, pylops.MemoizeOperator)  # it has a state, which no task may change
@@ -70,7 +74,9 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             return original(self, X)
         count_applications(self, adjoint, X.shape[1])
         template, whole = taken_apart(self)
-        array = X.dask().rechunk({0: -1, 1: "auto" if X.nbytes > _BYTES else X.dask().chunks[1]})
+        array = whole_along(X.dask(), (0,), f"{title(self)}.{name.strip('_')}")
+        if array.nbytes > _BYTES:
+            array = array.rechunk({1: "auto"})
         rows = self.shape[1 if adjoint else 0]
         key = tokenize(name_of(self), adjoint, array.name)
         y = da.blockwise(
@@ -90,6 +96,12 @@ def matmat(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         return DispatchArray(y)
 
     return wrapper
+
+
+def _are_few(columns: DaskArray) -> bool:
+    """Whether there is one column, or large ones are cut into more blocks than there are."""
+    blocks, n = columns.numblocks[0], columns.shape[1]
+    return n == 1 or (columns.nbytes > LARGE and n <= blocks)
 
 
 def _columns(block: Any, *arrays: Any, op: Any, turns: tuple[Turn, ...], adjoint: bool) -> Any:

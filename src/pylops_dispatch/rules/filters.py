@@ -13,11 +13,10 @@ from dask.base import tokenize
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray, is_lazy, source
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import everything
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, for_tasks, resized, shaped
-from pylops_dispatch.pieces import Shape
+from pylops_dispatch.pieces import Shape, balanced
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.table import Place, Run

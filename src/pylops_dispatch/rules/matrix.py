@@ -18,12 +18,12 @@ from scipy.sparse.linalg._interface import MatrixLinearOperator
 from pylops_dispatch.array import DispatchArray, as_box, is_lazy, lift, lower, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import name_of_matrix
-from pylops_dispatch.pieces import Chunks, Zeros, contents, rechunk
+from pylops_dispatch.pieces import Chunks, Zeros, balanced, contents, rechunk
 from pylops_dispatch.placing import coefficient, on_cluster
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.rules.running import cut_elsewhere, run_whole
+from pylops_dispatch.rules.running import run_whole
+from pylops_dispatch.whole_axes import cut_elsewhere
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchArray:

@@ -11,9 +11,9 @@ from pylops import medical
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, shaped
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import RULES, compose, parallel_sum
 

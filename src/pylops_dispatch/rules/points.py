@@ -15,11 +15,11 @@ from dask.highlevelgraph import HighLevelGraph
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.positions import balanced, take
+from pylops_dispatch.functions.positions import take
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, for_tasks, resized, shaped
-from pylops_dispatch.pieces import Chunks, Shape
+from pylops_dispatch.pieces import Chunks, Shape, balanced
 from pylops_dispatch.workers import client_in_use
 
 # attributes of Bilinear with one value for each point

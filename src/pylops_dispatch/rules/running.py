@@ -17,7 +17,6 @@ from pylops.linearoperator import _AdjointLinearOperator, _TransposedLinearOpera
 from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, is_lazy, source
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import (
     dims_of,
@@ -34,6 +33,13 @@ from pylops_dispatch.policy import announce_whole, users_stacklevel
 from pylops_dispatch.rules.table import RULES, Rule, Terms
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 from pylops_dispatch.turns import in_turn, turns_of
+from pylops_dispatch.whole_axes import (
+    ONE_TASK,
+    cut_elsewhere,
+    is_cut_along,
+    whole_along,
+    worth_cutting,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +296,7 @@ def _run_piece(
     if isinstance(piece, Zeros):
         cheap = [np.zeros((1,) * len(dims), a.dtype) for a, _ in held]
         return Zeros(dims, _dtype_of(cls, bare, template, need, cheap, piece, adjoint))
-    x = piece.rechunk(dict.fromkeys(need.axes, -1))
+    x = whole_along(piece, need.axes, title(op))
     coefficients = [_coefficient(a, shape, dims, offset, total, x) for a, shape in held]
     dtype = _dtype_of(cls, bare, template, need, coefficients, piece, adjoint)
     return blocks.apply_local(
@@ -352,10 +358,10 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     free = [axis for axis in range(len(dims)) if axis not in whole]
 
     def apply(x: DaskArray) -> DaskArray:
-        if x.nbytes > _ONE_TASK and x.npartitions > math.prod(x.numblocks[a] for a in free) == 1:
+        if x.nbytes > ONE_TASK and is_cut_along(x, whole):
             factors = rule.factors(op) if rule.factors is not None else []
             if any(x.shape[axis] > 1 for axis in free):
-                x = cut_elsewhere(x, whole, _worth_cutting(x))
+                x = cut_elsewhere(x, whole, worth_cutting(x))
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
             else:
@@ -365,41 +371,14 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     return shaped(op, box, adjoint, dtype, apply)
 
 
-_ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
-
-
-def _worth_cutting(x: DaskArray) -> int:
-    """Into how many blocks: of smaller ones, to move them takes longer than it gains."""
-    return 1 + int(x.nbytes) // pc.LARGE
-
-
-def cut_elsewhere(x: DaskArray, whole: set[int], most: int | None = None) -> DaskArray:
-    """Rechunk axes to one block each, and cut the longest of the others instead.
-
-    Parameters
-    ----------
-    x : dask.array.Array
-        Cut along some of these axes.
-    whole : set of int
-        The axes.
-    most : int, optional
-        How many blocks the longest axis gets at most. By default as many as there were along it
-        and along these axes together.
-    """
-    longest = max(set(range(x.ndim)) - whole, key=lambda axis: x.shape[axis])
-    count = math.prod(x.numblocks[axis] for axis in (*whole, longest))
-    sizes = balanced(x.shape[longest], count if most is None else min(count, most))
-    return pc.rechunk(x, {**dict.fromkeys(whole, -1), longest: sizes})
-
-
 def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> DaskArray:
     """Apply operators that each work along one axis, in parallel over the others."""
     cut = x.numblocks
     for factor in factors[::-1] if adjoint else factors:
         axis = int(np.atleast_1d(factor.axes)[0]) % x.ndim
         lengths = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
-        if x.npartitions > math.prod(count for a, count in enumerate(cut) if a != axis) == 1:
-            x = cut_elsewhere(x, {axis}, _worth_cutting(x))
+        if is_cut_along(x, {axis}):
+            x = cut_elsewhere(x, {axis}, worth_cutting(x))
         else:
             x = pc.rechunk(x, {a: -1 if a == axis else n for a, n in enumerate(lengths)})
         box = DispatchArray([x], (x.size,))

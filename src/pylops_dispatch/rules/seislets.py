@@ -20,6 +20,7 @@ from pylops_dispatch.namespace import with_namespace
 from pylops_dispatch.operators import dims_of, duplicate
 from pylops_dispatch.pieces import Piece
 from pylops_dispatch.placing import coefficient
+from pylops_dispatch.whole_axes import whole_along
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -59,7 +60,7 @@ def _prediction(predict: Callable[..., Any], slopes: Any) -> Callable[..., Any]:
         adj: bool = False,
     ) -> DispatchArray:
         x = pc.realise(traces.as_shape(traces.shape))
-        x = x.rechunk({1: -1})
+        x = whole_along(x, (1,), "Seislet")
         jump = 2 ** (repeat + 1)
         chunks = (tuple(n * jump for n in x.chunks[0]), (slopes.shape[1],))
         around = (

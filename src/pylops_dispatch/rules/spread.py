@@ -10,8 +10,8 @@ from dask.array.core import Array as DaskArray
 from pylops import basicoperators as basic
 
 from pylops_dispatch.array import holds, is_lazy
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.operators import dims_of, duplicate
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.running import run_terms
 from pylops_dispatch.rules.table import RULES, Rule, Terms

@@ -22,7 +22,6 @@ from pylops_dispatch import blocks
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import (
     all_parts,
@@ -34,7 +33,7 @@ from pylops_dispatch.operators import (
     parts,
     runs_users_code,
 )
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.pieces import Zeros, balanced
 from pylops_dispatch.placing import something_waits
 from pylops_dispatch.plans import has_plans
 from pylops_dispatch.programs import Setting

@@ -19,9 +19,9 @@ from pylops_dispatch import blocks
 from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.naming import layer_name, name_of
 from pylops_dispatch.operators import dims_of, duplicate, resized
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.table import Terms
 

@@ -17,12 +17,13 @@ from pylops.waveeqprocessing import oneway
 
 from pylops_dispatch import blocks
 from pylops_dispatch.array import DispatchArray
-from pylops_dispatch.functions.positions import balanced
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import name_of
 from pylops_dispatch.operators import dims_of, rebuilt, resized, shaped, title
+from pylops_dispatch.pieces import balanced
 from pylops_dispatch.rules.castings import added_up
 from pylops_dispatch.rules.table import FUNCTIONS, RULES, alone, compose, parallel_sum
+from pylops_dispatch.whole_axes import whole_along
 
 RULES[oneway._PhaseShift] = alone(("gazx",))
 
@@ -109,9 +110,10 @@ def _blended(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> DispatchA
 
 def _blend(cls: type, op: Any, piece: DaskArray, adjoint: bool) -> DaskArray:
     dims, dimsd = dims_of(op, False)
+    piece = piece if adjoint else whole_along(piece, (2,), title(op))
     sources = balanced(dims[0], min(dims[0], piece.numblocks[1])) if adjoint else piece.chunks[0]
     spans = _reached(op, sources)
-    x = gather(piece, 1, spans) if adjoint else piece.rechunk({2: -1})
+    x = gather(piece, 1, spans) if adjoint else piece
     template, held = blocks.taken_apart(op)
     y = da.blockwise(
         functools.partial(_blend_block, cls=cls, sources=sources, spans=spans, adjoint=adjoint),

@@ -1,0 +1,63 @@
+"""Axes that are worked along become one block each, and another axis is cut instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from dask.array.core import Array as DaskArray
+
+from pylops_dispatch.pieces import LARGE, balanced, rechunk
+from pylops_dispatch.policy import announce_whole
+
+ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
+
+
+def worth_cutting(x: DaskArray) -> int:
+    """Return into how many blocks: of smaller ones, to move them takes longer than it gains."""
+    return 1 + int(x.nbytes) // LARGE
+
+
+def is_cut_along(x: DaskArray, axes: Collection[int]) -> bool:
+    """Whether an array is cut, and along these axes alone."""
+    others = set(range(x.ndim)).difference(axes)
+    return x.npartitions > math.prod(x.numblocks[axis] for axis in others) == 1
+
+
+def cut_elsewhere(x: DaskArray, whole: Collection[int], most: int | None = None) -> DaskArray:
+    """Rechunk axes to one block each, and cut the longest of the others instead.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Cut along some of these axes.
+    whole : collection of int
+        The axes.
+    most : int, optional
+        How many blocks the longest axis gets at most. By default as many as there were along it
+        and along these axes together.
+    """
+    longest = max(set(range(x.ndim)).difference(whole), key=lambda axis: x.shape[axis])
+    count = math.prod(x.numblocks[axis] for axis in (*whole, longest))
+    sizes = balanced(x.shape[longest], count if most is None else min(count, most))
+    return rechunk(x, {**dict.fromkeys(whole, -1), longest: sizes})
+
+
+def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
+    """Rechunk axes to one block each; where no other is cut, cut one, or say that there is none.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Array.
+    axes : collection of int
+        The axes; negative ones count from the last.
+    what : str
+        What works along them.
+    """
+    whole = {axis % x.ndim for axis in axes}
+    if x.nbytes > ONE_TASK and is_cut_along(x, whole):
+        if any(n > 1 for axis, n in enumerate(x.shape) if axis not in whole):
+            return cut_elsewhere(x, whole, worth_cutting(x))
+        announce_whole(what, "it works along all axes of the data, which are cut")
+    return rechunk(x, dict.fromkeys(whole, -1))
