@@ -14,7 +14,7 @@ import pytest
 from pylops.utils.backend import get_array_module
 
 import pylops_dispatch
-from pylops_dispatch import disabled, enable, is_enabled
+from pylops_dispatch import activation, disabled, enable, is_enabled
 
 from .catalogue import CATALOGUE, adjoint, build, case_id, data, model, nd
 from .helpers import assert_bitwise, assert_close, assert_same, is_compiled, rand, to_dask
@@ -90,6 +90,25 @@ def test_enable_and_disable_are_idempotent():
         assert_same(pylops.Diagonal(np.ones(3)) @ da.ones(3), np.ones(3))
     finally:
         enable()
+
+
+def test_what_keeps_enable_from_its_end_leaves_pylops_as_it_was(monkeypatch):
+    before = pylops.cgls
+    pylops_dispatch.disable()
+    plain = pylops.cgls
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(activation, "_change_solvers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            enable()
+    assert not is_enabled()
+    assert pylops.cgls is plain
+    assert "__array_ufunc__" not in vars(pylops.LinearOperator)
+    enable()
+    assert pylops.cgls is before
 
 
 def test_pylops_is_restored_by_identity():

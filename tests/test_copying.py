@@ -7,15 +7,17 @@ import logging
 import os
 import threading
 import types
+import weakref
 from collections import OrderedDict, deque
 from types import SimpleNamespace
 
+import dask.array as da
 import numpy as np
 import pylops
 import pytest
 
 import pylops_dispatch
-from pylops_dispatch import set_policy
+from pylops_dispatch import pieces, set_policy
 from pylops_dispatch.copying import with_own_settings
 
 from .helpers import assert_close, assert_same, forbid_executions, noting, rand, to_dask
@@ -246,3 +248,27 @@ def test_dask_arrays_that_a_function_closes_over_come_into_the_task_as_values(ho
     assert isinstance(found, np.ndarray)
     assert_close(found, pylops.cgls(ops[0], x, niter=3, tol=0)[0], rtol=1e-9)
     assert len(worked_out) == 3
+
+
+def test_copies_that_were_let_go_are_watched_over_once(monkeypatch):
+    """Of more operators than there are copies, each is copied again."""
+    watched = []
+
+    def finalize(*args):
+        watched.append(args)
+        return weakref.finalize(*args)
+
+    class Sorted(pylops.LinearOperator):
+        def _matvec(self, x):
+            return np.sort(np.asarray(x))
+
+    op = pylops.BlockDiag([Sorted(dtype=np.dtype(float), shape=(2, 2)) for _ in range(40)])
+    x = da.ones(80, chunks=2)
+    monkeypatch.setattr(
+        pieces, "weakref", types.SimpleNamespace(ref=weakref.ref, finalize=finalize)
+    )
+    with pylops_dispatch.set_policy(whole_array="allow"):
+        op @ x
+        first = len(watched)
+        op @ x
+    assert 0 < first == len(watched)

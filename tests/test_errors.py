@@ -289,6 +289,33 @@ def test_object_dtype(name):
     unchanged(before, state(op))
 
 
+BLOCKS = {
+    "masked": (lambda: da.ma.masked_greater(da.ones(30, chunks=7), 0.5), "filled"),
+    "sparse": (
+        lambda: da.ones((30, 1), chunks=(7, 1)).map_blocks(scipy.sparse.csr_array),
+        "csr_array.*todense",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["Diagonal", "FirstDerivative", "VStack", "user"])
+@pytest.mark.parametrize(("blocks", "advice"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks_that_are_not_arrays_of_numpy(name, blocks, advice):
+    """Masks would be lost wherever blocks are joined, or written into an array of zeros."""
+    op, x = operators()[name], blocks()
+    y = x if op.shape[0] == op.shape[1] else da.concatenate([x, x])
+    with forbid_executions():
+        for refused in (
+            lambda: op @ x,
+            lambda: op.H @ y,
+            lambda: op / y,
+            lambda: pylops.cgls(op, y, niter=1),
+            lambda: pylops_dispatch.plan(op, x),
+        ):
+            with pytest.raises(TypeError, match=advice):
+                refused()
+
+
 @pytest.mark.parametrize("dtype", ["U3", "M8[s]", [("a", "f8")]])
 def test_other_dtypes_that_are_not_numbers(dtype):
     x = da.from_array(np.zeros(30, dtype=dtype), chunks=7)
@@ -1529,6 +1556,13 @@ class Partial(pylops.LinearOperator):
 
     _matvec = functools.partialmethod(_times, times=2)
     _rmatvec = functools.partialmethod(_times, times=2)
+
+
+def test_a_spread_of_other_axes_than_its_rule_names_runs_whole():
+    op = pylops.Spread((5, 6, 7), (6, 9), table=np.zeros((5, 6, 6)))
+    with pytest.warns(PerformanceWarning, match="Spread runs in one task.*two axes each"):
+        y = op.H @ da.ones((6, 9), chunks=3)
+    assert_same(y, op.H @ np.ones((6, 9)))
 
 
 @pytest.mark.parametrize("cls", [Static, Partial])

@@ -1,6 +1,7 @@
 """What the graphs look like: chunks, number of tasks, what is embedded in them."""
 
 import gc
+import warnings
 import weakref
 
 import cloudpickle
@@ -15,12 +16,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
-from pylops_dispatch.functions import positions
+import pylops_dispatch
+from pylops_dispatch import whole_axes
+from pylops_dispatch.array import lift
+from pylops_dispatch.functions import fft, positions
 from pylops_dispatch.pieces import balanced
 from pylops_dispatch.remembering import checksum, remembered
+from pylops_dispatch.rules import columns
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
-from .helpers import assert_close, assert_same, graph_of, rand, random_chunks, to_dask
+from .helpers import (
+    assert_close,
+    assert_same,
+    forbid_executions,
+    graph_of,
+    rand,
+    random_chunks,
+    to_dask,
+)
 
 MOVES = ("rechunk", "reshape", "ravel")
 
@@ -545,6 +558,83 @@ def test_blocks_of_rows_are_transformed_along_columns_without_ever_being_one_blo
     with Callback(posttask=lambda key, result, *_: largest.append(getattr(result, "nbytes", 0))):
         y.persist()
     assert max(largest) < y.nbytes / 2 + n
+
+
+ALONG = {
+    "fft": lambda x: np.fft.fft(x, axis=0),
+    "fft2": np.fft.fft2,
+    "rfftn": np.fft.rfftn,
+    "rfftn of other lengths": lambda x: np.fft.rfftn(x, s=(5, 8), axes=(0, 1), norm="ortho"),
+    "irfft2": np.fft.irfft2,
+    "irfftn of other lengths": lambda x: np.fft.irfftn(x, s=(9, 7), axes=(1, 0)),
+    "ifftn": lambda x: np.fft.ifftn(x, axes=(1, 0), norm="forward"),
+    "sort": lambda x: np.sort(x, axis=0),
+    "argsort": lambda x: np.argsort(x, axis=0),
+    "pad": lambda x: np.pad(x, ((2, 0), (0, 0)), "median"),
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_functions_along_the_axis_that_is_cut_cut_another(name, monkeypatch):
+    """No task has all of an array that is large: here, of more than 64 bytes."""
+    monkeypatch.setattr(whole_axes, "_ONE_TASK", 0)
+    for module in (whole_axes, fft):
+        monkeypatch.setattr(module, "LARGE", 64)
+    x0 = rand((6, 10))
+    with forbid_executions(), warnings.catch_warnings():
+        warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
+        y = ALONG[name](lift(to_dask(x0, (2, 10)))).dask()
+    assert min(len(layer) for layer in y.dask.layers.values()) > 1
+    assert_same(y, ALONG[name](x0))
+
+
+def test_a_function_that_can_only_work_on_the_whole_says_so(monkeypatch):
+    monkeypatch.setattr(whole_axes, "_ONE_TASK", 0)
+    x = lift(to_dask(rand(20), 5))
+    with pytest.warns(pylops_dispatch.PerformanceWarning, match="numpy.fft.fft runs in one task"):
+        np.fft.fft(x)
+
+
+N = 2048  # samples: 32 MiB where it is squared
+WORKING_ALONG = {
+    "Kronecker": lambda: pylops.Kronecker(pylops.FirstDerivative(N), pylops.FirstDerivative(N)),
+    "ChirpRadon2D": lambda: sp.ChirpRadon2D(np.arange(1.0 * N), np.arange(1.0 * N), 0.5),
+    "PWSprayer2D": lambda: sp.PWSprayer2D((N, N), np.broadcast_to(0.01, (N, N)), radius=1),
+}
+
+
+@pytest.mark.parametrize("name", WORKING_ALONG)
+def test_operators_along_the_axis_that_is_cut_cut_another(name):
+    op = WORKING_ALONG[name]()
+    x = da.ones((N, N), chunks=(N // 16, N))
+    for turned in (op, op.H):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
+            y = turned @ (x if len(turned.dims) == 2 else x.ravel())
+        assert min(len(layer) for layer in y.dask.layers.values()) > 1
+
+
+@pytest.mark.parametrize("count", [2, 4096])
+def test_blocks_of_columns_that_are_large_run_in_parallel(count):
+    """Few run one after another, on the blocks that they have; of many, each task has some."""
+    n = 2**22 // count
+    op = pylops.FirstDerivative(n)
+    X = da.ones((n, count), chunks=(n // 16, count))
+    for turned in (op, op.H):
+        y = turned @ X
+        assert y.numblocks == ((16, 2) if count == 2 else (1, 3))
+        assert min(len(layer) for layer in y.dask.layers.values()) > 1
+
+
+def test_columns_that_are_cut_give_what_numpy_gives(monkeypatch):
+    monkeypatch.setattr(whole_axes, "_ONE_TASK", 0)
+    for module in (whole_axes, columns):
+        monkeypatch.setattr(module, "LARGE", 64)
+    op = pylops.FirstDerivative(20)
+    for count in (2, 3, 30):
+        X0 = rand((20, count))
+        for turned in (op, op.H):
+            assert_same(turned @ to_dask(X0, (7, count)), turned @ X0)
 
 
 def test_an_operator_within_others_leaves_its_axis_whole():

@@ -1,6 +1,7 @@
 """PyLops's regularised, sparse and reweighted inversions on dask arrays, against NumPy."""
 
 import contextlib
+import functools
 import warnings
 
 import dask.array as da
@@ -9,13 +10,25 @@ import pylops
 import pytest
 from pylops.optimization import cls_basic, cls_leastsquares, cls_sparsity
 from pylops.optimization.eigs import power_iteration
+from pylops.optimization.leastsquares import (
+    normal_equations_inversion,
+)
 from pylops.utils import deps, estimators
 
 import pylops_dispatch
 from pylops_dispatch import solvers
 from pylops_dispatch.array import DispatchArray, lift, lower
 
-from .helpers import assert_close, count_executions, cut, forbid_executions, noting, printed, rand
+from .helpers import (
+    assert_close,
+    count_executions,
+    cut,
+    forbid_executions,
+    noting,
+    printed,
+    rand,
+    to_dask,
+)
 
 DTYPES = ["float64", "complex128"]
 ENGINES = {"scipy": {"iter_lim": 6}, "pylops": {"niter": 6}}
@@ -709,6 +722,55 @@ def test_a_first_guess_is_as_long_as_the_preconditioned_model():
         return pylops.preconditioned_inversion(OPERATOR, y, PRECONDITIONER, x0=x0, iter_lim=3)
 
     check(solve, rand(20), rand(5))
+
+
+INVERSIONS = {
+    "regularised": lambda op, y, **start: pylops.optimization.leastsquares.regularized_inversion(
+        op, y, None, **start, iter_lim=3
+    ),
+    "preconditioned": lambda op, y, **start: (
+        pylops.optimization.leastsquares.preconditioned_inversion(
+            op, y, pylops.Identity(8), **start, iter_lim=3
+        )
+    ),
+    "irls": lambda op, y: pylops.optimization.sparsity.irls(
+        op, y, nouter=2, kind="model", iter_lim=3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INVERSIONS)
+@pytest.mark.parametrize("shape", [(12, 1), (1, 12)])
+def test_a_column_or_a_row_of_data_is_a_vector_for_scipy(name, shape):
+    op, y = pylops.MatrixMult(rand((12, 8))), rand(12, seed=1).reshape(shape)
+    try:
+        expected = INVERSIONS[name](op, y)[0]
+    except ValueError:
+        with pytest.raises(ValueError, match=r"vector of 12|imension"):
+            INVERSIONS[name](op, to_dask(y, 5))
+    else:
+        found = INVERSIONS[name](op, to_dask(y, 5))[0]
+        assert found.shape == expected.shape == (8,)
+        assert_close(found.compute(), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["regularised", "preconditioned"])
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (4, 2)])
+def test_a_first_guess_that_is_no_vector_is_refused_before_any_work(name, shape):
+    op, y = pylops.MatrixMult(rand((12, 8))), rand(12, seed=1)
+    with pytest.raises(ValueError, match="imension"):
+        INVERSIONS[name](op, y, x0=np.ones(shape))
+    with forbid_executions(), pytest.raises(ValueError, match=r"vector of 8: x0\.ravel"):
+        INVERSIONS[name](op, to_dask(y, 5), x0=da.ones(shape))
+
+
+def test_a_column_is_a_first_guess_for_conjugate_gradients():
+    op, y = pylops.MatrixMult(rand((12, 8))), rand(12, seed=1)
+    solve = functools.partial(normal_equations_inversion, epsI=0.1, maxiter=3)
+    found = solve(op, to_dask(y, 5), None, x0=da.ones((8, 1), chunks=3))[0]
+    assert_close(found.compute(), solve(op, y, None, x0=np.ones((8, 1)))[0], rtol=1e-8)
+    with forbid_executions(), pytest.raises(ValueError, match=r"vector of 8: x0\.ravel"):
+        solve(op, to_dask(y, 5), None, x0=da.ones((4, 2)))
 
 
 def test_a_class_that_makes_data_of_its_own_may_take_any_length():

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import dask
 import dask.array as da
+import numba
 import numpy as np
 import pylops
 import pytest
@@ -18,7 +19,7 @@ import scipy.sparse
 
 from pylops_dispatch import halo, register_rule
 
-from .helpers import overlook_what_there_is, rand
+from .helpers import assert_same, overlook_what_there_is, rand, to_dask
 
 N = 12
 X0 = np.arange(1.0, N + 1)
@@ -385,6 +386,9 @@ ALIKE = {
     "members of an enumeration": (Colour.RED, Colour.BLUE),
     "slices of numbers of other types": (slice(np.float32(0.5)), slice(np.float64(0.5))),
     "keys of other types": ({np.float32(0.5): 1}, {np.float64(0.5): 1}),
+    "positions and axes": ([0, 1], (0, 1)),
+    "positions and axes of NumPy's": ([np.int64(0)], (np.int64(0),)),
+    "a dictionary and its items": ({"a": 1}, (("a", 1),)),
 }
 
 
@@ -397,3 +401,32 @@ def test_settings_that_look_alike_are_told_apart(name):
     finally:
         np.set_printoptions(legacy=legacy)
     assert results[0].name != results[1].name
+
+
+class Through(pylops.LinearOperator):
+    """Applies a ufunc that it is given."""
+
+    def __init__(self, ufunc):
+        self.ufunc = ufunc
+        super().__init__(dtype=np.dtype(float), shape=(6, 6))
+
+    def _matvec(self, x):
+        return 1.0 * self.ufunc(x)
+
+    _rmatvec = _matvec
+
+
+def to_the_power_of(n):
+    @numba.vectorize(["float64(float64)"])
+    def power(value):
+        return value**n
+
+    return power
+
+
+def test_ufuncs_of_one_name_are_told_apart():
+    x0 = np.arange(6.0)
+    first, second = (Through(to_the_power_of(n)) for n in (2, 3))
+    x = to_dask(x0, 3)
+    assert (first @ x).name == (Through(first.ufunc) @ x).name
+    assert_same(first @ x + second @ x, x0**2 + x0**3)

@@ -1,5 +1,6 @@
 """Code that writes an array part by part makes graphs that grow with the parts only."""
 
+import dask
 import dask.array as da
 import numpy as np
 import pylops
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylops_dispatch.array import DispatchArray, lift
-from pylops_dispatch.pieces import Zeros
+from pylops_dispatch.pieces import Zeros, realise
 
 from .helpers import assert_close, chunks_for, rand
 
@@ -185,3 +186,11 @@ def test_what_lies_between_large_parts_is_cut():
     expected[40:100] = expected[400:600] = 1
     assert y.dask().chunks[0] == (40, 20, 20, 20, 200, 100, 200, 200, 200)
     assert_close(y.compute(), expected)
+
+
+def test_zeros_are_cut_as_dask_is_set_when_they_are_asked_for():
+    zeros = Zeros((1000,), np.dtype(float))
+    assert realise(zeros).numblocks == (1,)
+    with dask.config.set({"array.chunk-size": "800B"}):
+        assert realise(zeros).numblocks == (10,)
+    assert realise(zeros).numblocks == (1,)

@@ -6,8 +6,10 @@ import hashlib
 import numbers
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
@@ -1270,6 +1272,150 @@ def test_a_solver_within_an_operator_reads_as_many_values_as_it_needs():
     expected = pylops.cg(op, np.ones(20), niter=3, tol=0)[0]
     x = pylops.cg(op, da.ones(20, chunks=10), niter=3, tol=0)[0]
     assert_close(x.compute(), expected, rtol=1e-10)
+
+
+class SolvingInTasks(pylops.LinearOperator):
+    """Takes NumPy vectors only, and solves for them."""
+
+    def __init__(self, n):
+        super().__init__(dtype=np.dtype(float), shape=(n, n))
+
+    def _matvec(self, x):
+        weights = pylops.Diagonal(np.arange(1.0, 1 + x.size))
+        return pylops.cgls(weights, np.asarray(x), niter=20)[0]
+
+    _rmatvec = _matvec
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize(("solver", "each"), [(pylops.cgls, 1), (pylops.lsqr, 2)])
+def test_a_solve_within_tasks_is_no_part_of_the_solve_that_they_are_of(solver, each):
+    op = pylops.BlockDiag([SolvingInTasks(6) for _ in range(3)])
+    expected = solver(op, np.ones(18), x0=np.zeros(18), niter=3)[0]
+    with count_executions() as executions:
+        x = solver(op, da.ones(18, chunks=6), x0=da.zeros(18, chunks=6), niter=3)[0]
+    assert executions.count <= 2 + 3 * each
+    assert_close(x.compute(), expected, rtol=1e-10)
+
+
+def in_both_ways(load):
+    """Return six numbers of which three are data, and three are loaded."""
+    graph = {("mixed", 0): np.arange(1.0, 4), ("mixed", 1): (load,)}
+    return da.Array(graph, "mixed", chunks=((3, 3),), dtype=float)
+
+
+def test_an_array_of_data_and_of_tasks_is_worked_out_once():
+    loads = []
+
+    def load():
+        loads.append(1)
+        return np.arange(4.0, 7)
+
+    with dask.config.set(scheduler="synchronous"):
+        op = pylops.Diagonal(in_both_ways(load)) + pylops.Identity(6)
+        x = pylops.cgls(op, da.ones(6, chunks=3), niter=4, tol=0)[0]
+        assert len(loads) == 1
+        pylops.fista(pylops.Diagonal(np.arange(1.0, 7)), in_both_ways(load), niter=4, eps=0.1)
+        assert len(loads) == 2
+    expected = pylops.cgls(pylops.Diagonal(np.arange(2.0, 8)), np.ones(6), niter=4, tol=0)[0]
+    assert_close(x.compute(), expected, rtol=1e-10)
+
+
+class Best(NamedTuple):
+    x: Any
+    iiter: int
+
+
+@dataclass
+class Latest:
+    x: Any
+    itself: Any = None
+
+
+class Keeping(CGLS):
+    """Keeps iterates in whatever there is to keep something in."""
+
+    def setup(self, *args, **kwargs):
+        x = super().setup(*args, **kwargs)
+        self.by_step, self.two, self.labels = defaultdict(list), deque(maxlen=2), self.labels_of(x)
+        self.latest, self.space, self.best = Latest(x), SimpleNamespace(x=x), Best(x, 0)
+        self.latest.itself = self.latest
+        return x
+
+    def step(self, x, show=False):
+        gap = float(np.linalg.norm(x - self.best.x))  # nothing: it is the same
+        x = super().step(x, show)
+        self.by_step[self.iiter].append(x + gap)
+        self.two.append(x)
+        self.latest.x, self.space.x, self.best = x, x, Best(x, self.iiter)
+        return x
+
+    def callback(self, x):
+        self.seen = type(x), type(self.best.x)
+
+    def finish(self):
+        return {
+            "x": self.best.x, "best": self.best, "latest": self.latest,
+            "two": self.two, "space": self.space, "by_step": self.by_step,
+        }  # fmt: skip
+
+    def solve(self, y, niter):
+        x = self.setup(y, niter=niter, tol=0)
+        self.run(x)
+        return self.finish()
+
+
+def kept(found):
+    return {
+        "x": found["x"], "best": found["best"].x, "latest": found["latest"].x,
+        "two": list(found["two"]), "space": found["space"].x,
+        "by_step": [x for held in found["by_step"].values() for x in held],
+    }  # fmt: skip
+
+
+class OnNumPy(Keeping):
+    def labels_of(self, x):
+        return np.array(["a", "b"])
+
+
+class OnDask(Keeping):
+    def labels_of(self, x):
+        return da.from_array(np.array(["a", "b"]))
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_a_solver_of_the_users_keeps_and_gives_is_of_the_kind_that_it_made(by_hand):
+    y = rand(8)
+    op = pylops.Diagonal(np.arange(1.0, 9))
+
+    def taken(solver, y):
+        if not by_hand:
+            return solver.solve(y, 4)
+        x = solver.setup(y, niter=4, tol=0)
+        for _ in range(4):
+            x = solver.step(x)
+        solver.callback(x)
+        return solver.finish()
+
+    solver = OnDask(op)
+    found, expected = taken(solver, to_dask(y, 3)), taken(OnNumPy(op), y)
+    assert solver.seen == (da.Array, da.Array)
+    assert isinstance(solver.labels, da.Array)
+    assert type(solver.q) is da.Array
+    assert {name: type(value) for name, value in found.items() if name != "x"} == {
+        name: type(value) for name, value in expected.items() if name != "x"
+    }
+    assert found["two"].maxlen == 2
+    assert found["best"].iiter == 4
+    found, expected = kept(found), kept(expected)
+    for name, value in expected.items():
+        for x, x0 in zip(each(found[name]), each(value), strict=True):
+            assert type(x) is da.Array, name
+            assert_close(x.compute(), x0, rtol=1e-10)
+
+
+def each(value):
+    return value if isinstance(value, list) else [value]
 
 
 def test_two_solves_in_two_threads_are_independent():

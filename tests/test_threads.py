@@ -138,6 +138,37 @@ def test_few_results_are_held_at_once():
     assert max(most) == 1
 
 
+def test_a_thread_keeps_nothing_of_its_last_task():
+    """It goes on to another, and what it made is read by another thread meanwhile."""
+    held, other_is_on = [], threading.Event()
+
+    def make():
+        block = Block()
+        held.append(weakref.ref(block))
+        return block
+
+    def wait():
+        other_is_on.wait(10)
+
+    def go_on():
+        other_is_on.set()
+        until = time.monotonic() + 10
+        while not held or held[0]() is not None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
+
+    nodes = {
+        "made": task("made", make),
+        "waited": task("waited", wait),
+        "other": task("other", go_on),
+        "read": task("read", lambda block, none: None, "made", "waited"),
+    }
+    with ThreadPoolExecutor(2) as two:
+        assert executed(nodes, ["read", "other"], two) == [None, True]
+
+
 class Block:
     """What can be referred to weakly."""
 

@@ -13,8 +13,8 @@ from pylops.signalprocessing import DCT, FFT, FFT2D, FFTND
 from pylops.utils import deps
 
 import pylops_dispatch
+from pylops_dispatch import whole_axes
 from pylops_dispatch.policy import WholeArrayError
-from pylops_dispatch.rules import running
 
 from .catalogue import adjoint
 from .helpers import assert_same, forbid_executions, rand, random_chunks, to_dask
@@ -89,7 +89,7 @@ def test_a_transform_along_all_axes_runs_along_one_after_another(
     name, engine, dtype, flags, monkeypatch
 ):
     """No task has the whole array."""
-    monkeypatch.setattr(running, "_ONE_TASK", 0)
+    monkeypatch.setattr(whole_axes, "_ONE_TASK", 0)
     op = ALONG_ALL_AXES[name](engine=engine, dtype=dtype, **flags)
     for turned, given in ((op, dtype), (op.H, op.dtype)):
         dims = turned.dims
@@ -107,7 +107,7 @@ def count_blocks(y):
 
 
 def test_a_cosine_transform_along_all_axes_runs_along_one_after_another(monkeypatch):
-    monkeypatch.setattr(running, "_ONE_TASK", 0)
+    monkeypatch.setattr(whole_axes, "_ONE_TASK", 0)
     op = DCT((6, 7, 5), type=3)
     for turned in (op, op.H):
         x0 = rand((6, 7, 5))

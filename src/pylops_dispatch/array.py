@@ -947,19 +947,37 @@ def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:
     return any(True for _ in found(x, kinds))
 
 
-def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
-    """Return what :func:`found` looks into with what `matches` changed, and else as it was."""
+def walk(
+    x: Any,
+    matches: Callable[[Any], bool],
+    change: Callable[[Any], Any],
+    made: dict[int, Any] | None = None,
+) -> Any:
+    """Return what :func:`found` looks into with what `matches` changed, and else as it was.
+
+    Parameters
+    ----------
+    x : object
+        What may hold some, or be one.
+    matches : callable
+        Which are to be changed.
+    change : callable
+        Gives what is to be in their places.
+    made : dict, optional
+        Copies that hold `x`, by what they are copies of: it may hold these in turn.
+    """
     if not holds(x, matches):
         return x
+    made = {} if made is None else made
     if isinstance(x, dict):
-        items = {k: walk(v, matches, change) for k, v in list(x.items())}
+        items = {k: walk(v, matches, change, made) for k, v in list(x.items())}
         if type(x) is dict:
             return items
         new = copy.copy(x)  # defaultdict, which knows what is missing
         new.update(items)
         return new
     if isinstance(x, (list, tuple, deque)):
-        values = [walk(v, matches, change) for v in x]
+        values = [walk(v, matches, change, made) for v in x]
         if isinstance(x, tuple):
             return x._make(values) if hasattr(x, "_make") else tuple(values)
         if type(x) is list:
@@ -970,6 +988,8 @@ def walk(x: Any, matches: Callable[[Any], bool], change: Callable[[Any], Any]) -
         return sized
     if matches(x):
         return change(x)
-    new = copy.copy(x)
-    vars(new).update({k: walk(v, matches, change) for k, v in vars(x).items()})
-    return new
+    if id(x) not in made:
+        made[id(x)] = copy.copy(x)
+        fields = {k: walk(v, matches, change, made) for k, v in list(vars(x).items())}
+        vars(made[id(x)]).update(fields)
+    return made[id(x)]

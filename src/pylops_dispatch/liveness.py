@@ -92,10 +92,19 @@ def unreachable(until: str, matches: Callable[[Any], bool]) -> list[Any]:
     found = []
     while looked_at:
         value = looked_at.pop()
-        # its variables, and each of them in `never`; `value`; and the argument of this call
-        if sys.getrefcount(value) <= 2 * variables_of[id(value)] + 2:
+        # its variables, and each of them in `never`; and `value`, in this call
+        if sys.getrefcount(value) <= 2 * variables_of[id(value)] + _ONE_VARIABLE:
             found.append(value)
     return found
+
+
+def _counted_for_a_variable() -> int:
+    value = object()
+    return sys.getrefcount(value)
+
+
+# of the variable, and of the argument of the call, which Python 3.14 does not count
+_ONE_VARIABLE = _counted_for_a_variable()
 
 
 @functools.lru_cache(maxsize=256)

@@ -681,7 +681,8 @@ def lowered(callback: Callable[..., Any]) -> Callable[..., Any]:
         shown = _Shown()
         with ExitStack() as stack:
             stack.callback(shown.take_back)
-            for solver in (a for a in args if isinstance(a, Solver)):
+            owner = getattr(callback, "__self__", None)  # of a method of a user's own solver
+            for solver in (a for a in (owner, *args) if isinstance(a, Solver)):
                 stack.enter_context(_boxes_outside(solver, shown))
             given, named = shown.outwards((args, kwargs))
             outside = session.set(None)
@@ -828,9 +829,6 @@ def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Call
         given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
         if not isinstance(op, LinearOperator):
             return
-        for name in ("y", "b", "x0"):
-            if is_dask(given.get(name)):
-                check_vector(given[name], name)
         check_length(given.get("y", given.get("b")), op.shape[0], columns)
         preconditioner = given.get("P")
         model = op if preconditioner is None else preconditioner
@@ -983,7 +981,13 @@ def _boxed(values: Any, lengths: set[int]) -> Any:
             return is_dask(x)
         return not lengths or x.size in lengths or len(x) in lengths
 
-    return walk(values, vector, lambda x: lift(x) if is_dask(x) else as_box(x))
+    def boxed(x: Any) -> Any:
+        if not is_dask(x):
+            return as_box(x)
+        check_vector(x)
+        return lift(x)
+
+    return walk(values, vector, boxed)
 
 
 @contextmanager

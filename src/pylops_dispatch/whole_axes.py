@@ -10,7 +10,7 @@ from dask.array.core import Array as DaskArray
 from pylops_dispatch.pieces import LARGE, balanced, rechunk
 from pylops_dispatch.policy import announce_whole
 
-ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
+_ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
 
 
 def worth_cutting(x: DaskArray) -> int:
@@ -22,6 +22,11 @@ def is_cut_along(x: DaskArray, axes: Collection[int]) -> bool:
     """Whether an array is cut, and along these axes alone."""
     others = set(range(x.ndim)).difference(axes)
     return x.npartitions > math.prod(x.numblocks[axis] for axis in others) == 1
+
+
+def would_be_one_task(x: DaskArray, axes: Collection[int]) -> bool:
+    """Whether an array that is cut would be worked on in one task, too large for that."""
+    return x.nbytes > _ONE_TASK and is_cut_along(x, axes)
 
 
 def cut_elsewhere(x: DaskArray, whole: Collection[int], most: int | None = None) -> DaskArray:
@@ -56,7 +61,7 @@ def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
         What works along them.
     """
     whole = {axis % x.ndim for axis in axes}
-    if x.nbytes > ONE_TASK and is_cut_along(x, whole):
+    if would_be_one_task(x, whole):
         if any(n > 1 for axis, n in enumerate(x.shape) if axis not in whole):
             return cut_elsewhere(x, whole, worth_cutting(x))
         announce_whole(what, "it works along all axes of the data, which are cut")

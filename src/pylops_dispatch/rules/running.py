@@ -34,11 +34,10 @@ from pylops_dispatch.rules.table import RULES, Rule, Terms
 from pylops_dispatch.rules.terms import apply_terms, sampled_dtype
 from pylops_dispatch.turns import in_turn, turns_of
 from pylops_dispatch.whole_axes import (
-    ONE_TASK,
     cut_elsewhere,
-    is_cut_along,
     whole_along,
     worth_cutting,
+    would_be_one_task,
 )
 
 logger = logging.getLogger(__name__)
@@ -358,7 +357,7 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
     free = [axis for axis in range(len(dims)) if axis not in whole]
 
     def apply(x: DaskArray) -> DaskArray:
-        if x.nbytes > ONE_TASK and is_cut_along(x, whole):
+        if would_be_one_task(x, whole):
             factors = rule.factors(op) if rule.factors is not None else []
             if any(x.shape[axis] > 1 for axis in free):
                 x = cut_elsewhere(x, whole, worth_cutting(x))
@@ -377,7 +376,7 @@ def _one_after_another(factors: Sequence[Any], x: DaskArray, adjoint: bool) -> D
     for factor in factors[::-1] if adjoint else factors:
         axis = int(np.atleast_1d(factor.axes)[0]) % x.ndim
         lengths = [-(-n // count) for n, count in zip(x.shape, cut, strict=True)]
-        if is_cut_along(x, {axis}):
+        if x.npartitions > math.prod(count for a, count in enumerate(cut) if a != axis) == 1:
             x = cut_elsewhere(x, {axis}, worth_cutting(x))
         else:
             x = pc.rechunk(x, {a: -1 if a == axis else n for a, n in enumerate(lengths)})

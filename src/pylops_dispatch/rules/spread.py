@@ -13,7 +13,7 @@ from pylops_dispatch.array import holds, is_lazy
 from pylops_dispatch.operators import dims_of, duplicate
 from pylops_dispatch.pieces import balanced
 from pylops_dispatch.rules.castings import added_up
-from pylops_dispatch.rules.running import run_terms
+from pylops_dispatch.rules.running import run_terms, run_whole
 from pylops_dispatch.rules.table import RULES, Rule, Terms
 
 # data of more bytes are cut into traces too; else each task has all of them
@@ -44,6 +44,8 @@ _SPREAD = Terms(
 
 
 def _run(cls: type, op: Any, box: Any, adjoint: bool) -> Any:
+    if len(op.dims) + len(op.dimsd) != 4:
+        return run_whole(cls, op, box, adjoint, "its model and data do not have two axes each")
     if not op.usetable:
         if op.engine == "numpy" and holds(op.fh(0, 0), is_lazy):
             raise TypeError(
