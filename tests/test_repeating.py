@@ -13,7 +13,8 @@ from pylops.optimization.cls_basic import CGLS
 import pylops_dispatch
 from pylops_dispatch import repeating
 from pylops_dispatch.operators import all_parts, counters
-from pylops_dispatch.solvers import Session, _sessions
+from pylops_dispatch.solvers import Session
+from pylops_dispatch.steps import sessions
 
 from .helpers import assert_close, chunks_for, noting, rand
 
@@ -315,5 +316,5 @@ def test_operators_that_are_made_anew_in_each_step(renamed):
     found = solver.solve(da.from_array(y, chunks=8), 90)
     assert_close(found.compute(), Landweber(op).solve(y, 90), rtol=1e-9)
     assert len(renamed) == 2 * 89  # all but the first step
-    kept = _sessions[solver].applications
+    kept = sessions[solver].applications
     assert len(kept) <= 64
