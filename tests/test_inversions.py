@@ -13,6 +13,7 @@ from pylops.optimization.eigs import power_iteration
 from pylops.optimization.leastsquares import (
     normal_equations_inversion,
 )
+from pylops.optimization.sparsity import irls, omp, splitbregman
 from pylops.utils import deps, estimators
 
 import pylops_dispatch
@@ -733,9 +734,7 @@ INVERSIONS = {
             op, y, pylops.Identity(8), **start, iter_lim=3
         )
     ),
-    "irls": lambda op, y: pylops.optimization.sparsity.irls(
-        op, y, nouter=2, kind="model", iter_lim=3
-    ),
+    "irls": lambda op, y: irls(op, y, nouter=2, kind="model", iter_lim=3),
 }
 
 
@@ -746,7 +745,7 @@ def test_a_column_or_a_row_of_data_is_a_vector_for_scipy(name, shape):
     try:
         expected = INVERSIONS[name](op, y)[0]
     except ValueError:
-        with pytest.raises(ValueError, match=r"vector of 12|imension"):
+        with pytest.raises(ValueError, match=r"a vector|imension"):
             INVERSIONS[name](op, to_dask(y, 5))
     else:
         found = INVERSIONS[name](op, to_dask(y, 5))[0]
@@ -771,6 +770,26 @@ def test_a_column_is_a_first_guess_for_conjugate_gradients():
     assert_close(found.compute(), solve(op, y, None, x0=np.ones((8, 1)))[0], rtol=1e-8)
     with forbid_executions(), pytest.raises(ValueError, match=r"vector of 8: x0\.ravel"):
         solve(op, to_dask(y, 5), None, x0=da.ones((4, 2)))
+
+
+VECTORS_ONLY = {
+    "omp": lambda op, y: omp(op, y, niter_outer=2),
+    "irls": lambda op, y: irls(op, y, nouter=2, kind="model"),
+    "splitbregman": lambda op, y: splitbregman(
+        op, y, [pylops.Identity(12)], epsRL1s=[1.0], niter_outer=2
+    ),
+    "OMP": lambda op, y: cls_sparsity.OMP(op).solve(y, niter_outer=2),
+}
+
+
+@pytest.mark.parametrize("name", VECTORS_ONLY)
+@pytest.mark.parametrize("shape", [(3, 4), (12, 1)])
+def test_solvers_that_take_vectors_refuse_other_shapes_before_any_work(name, shape):
+    op, y = pylops.Diagonal(np.arange(1.0, 13)), rand(shape)
+    with pytest.raises(ValueError, match=r"shape|imension|broadcast"):
+        VECTORS_ONLY[name](op, y)
+    with forbid_executions(), pytest.raises(ValueError, match=rf"{name} takes a vector: y\.ravel"):
+        VECTORS_ONLY[name](op, da.from_array(y, chunks=2))
 
 
 def test_a_class_that_makes_data_of_its_own_may_take_any_length():

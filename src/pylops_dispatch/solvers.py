@@ -824,12 +824,18 @@ def _lengths_checked(original: Callable[..., Any], method: bool = False) -> Call
         return lambda *given: None
     names = list(inspect.signature(original).parameters)[1:]
     columns = "threshkind" in names  # ISTA and FISTA take matrices of data
+    name = original.__qualname__.partition(".")[0]
+    vectors = name.lower() in ("irls", "omp", "splitbregman")  # of rows SciPy makes vectors
 
     def check_problem(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(names, args if method else args[1:], strict=False)), **kwargs}
         if not isinstance(op, LinearOperator):
             return
-        check_length(given.get("y", given.get("b")), op.shape[0], columns)
+        y = given.get("y", given.get("b"))
+        check_length(y, op.shape[0], columns)
+        shape: tuple[int, ...] = getattr(y, "shape", ())
+        if vectors and len(shape) > 1 and shape[0] > 1:
+            raise ValueError(f"y has shape {shape}, and {name} takes a vector: y.ravel()")
         preconditioner = given.get("P")
         model = op if preconditioner is None else preconditioner
         check_length(given.get("x0"), model.shape[1], columns)
