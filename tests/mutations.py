@@ -436,6 +436,11 @@ FAULTS = [
         "tests/test_inversions.py", "take_vectors_refuse",
     ),
     Fault(
+        "many large terms wait to be added", "blocks.py",
+        "2 if largest_block(partial) > _LARGE else _FAN_IN", "_FAN_IN",
+        "tests/test_graphs.py", "two_by_two",
+    ),
+    Fault(
         "one column in one task", "rules/columns.py",
         "return n == 1 or (columns", "return (columns",
         OPERATORS, "one_column",

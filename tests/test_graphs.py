@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pylops import signalprocessing as sp
 
 import pylops_dispatch
-from pylops_dispatch import whole_axes
+from pylops_dispatch import blocks, whole_axes
 from pylops_dispatch.array import lift
 from pylops_dispatch.functions import fft, positions
 from pylops_dispatch.pieces import balanced
@@ -651,3 +651,16 @@ def test_data_that_are_larger_than_their_model_are_cut(size, blocks):
     with dask.config.set({"array.chunk-size": size}):
         y = pylops.Regression(np.linspace(-1, 1, 4_000_000), order=3) @ da.ones(4, chunks=4)
     assert y.numblocks == (blocks,)
+
+
+@pytest.mark.parametrize(("large", "most"), [(1 << 20, 7), (0, 2)])
+def test_large_terms_are_added_two_by_two(monkeypatch, large, most):
+    """So that few of them are there at once."""
+    monkeypatch.setattr(blocks, "_LARGE", large)
+    table = np.random.default_rng(1).integers(0, 6, (7, 5, 4)).astype(float)
+    op = pylops.Spread((7, 5), (4, 6), table=table)
+    x0 = rand((7, 5))
+    y = op @ to_dask(x0, (1, 5))
+    sums = [task for key, task in graph_of(y).items() if key[0].startswith("sum-")]
+    assert max(len(task.dependencies) for task in sums) == most
+    assert_same(y, op @ x0)

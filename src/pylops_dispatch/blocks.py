@@ -237,6 +237,7 @@ def whole_arguments(arrays: Sequence[DaskArray], first: int) -> list[Any]:
 
 
 _FAN_IN = 8  # blocks that one task adds
+_LARGE = 1 << 20  # bytes of blocks of which one task adds two, so that few wait for others
 
 
 def add_up(partial: DaskArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> DaskArray:
@@ -257,9 +258,9 @@ def add_up(partial: DaskArray, axes: tuple[int, ...], dtype: np.dtype[Any]) -> D
                 *(1 if a in where else n for a, n in enumerate(partial.numblocks))
             )
         ]
-        level = 0
-        while len(terms) > _FAN_IN:
-            groups = [terms[i : i + _FAN_IN] for i in range(0, len(terms), _FAN_IN)]
+        level, count = 0, 2 if largest_block(partial) > _LARGE else _FAN_IN
+        while len(terms) > count:
+            groups = [terms[i : i + count] for i in range(0, len(terms), count)]
             keys = [(f"{name}-{level}", *index, number) for number in range(len(groups))]
             for key, group in zip(keys, groups, strict=True):
                 graph[key] = Task(key, _added, List(*group))
