@@ -1,5 +1,8 @@
 """NumPy's functions with all their keywords: what NumPy gives, lazily, or a refusal."""
 
+import itertools
+import math
+
 import dask.array as da
 import numpy as np
 import pylops
@@ -854,3 +857,57 @@ def test_what_an_operator_holds_is_not_worked_out_by_a_function(name):
     assert made == []
     assert_same(y.astype(expected.dtype), expected)
     assert len(made) == lazy.npartitions
+
+
+# ------------------------------------------------------------- details that are NumPy's
+
+ON_VECTORS = {
+    "whole numbers that overflow": lambda v: np.dot(np.full(6, 1 << 62) + v.astype(int) * 0, v),
+    "an axis that there is not": lambda v: np.mean(v, axis=5),
+    "a negative axis": lambda v: np.mean(v, axis=-1),
+    "one that is out of bounds": lambda v: np.sort(v.reshape(3, 2), axis=-3),
+    "positions that are no whole numbers": lambda v: v[np.array([1.7])],
+    "all positions, as numbers": lambda v: v[np.linspace(0, 5, 6)],
+    "positions along two axes": lambda v: v.reshape(3, 2)[np.array([0.0]), np.array([1.0])],
+    "weights of other positions": lambda v: np.bincount(np.arange(5), weights=v),
+    "negative positions": lambda v: np.bincount(np.arange(-1, 5), weights=v),
+    "the largest next to nothing": lambda v: np.max(np.hstack([v[:0], v])),
+    "the first next to nothing": lambda v: np.argmin(np.hstack([v, v[:0]])),
+    "zero less zero": lambda v: np.angle(np.zeros_like(v) - 0 * v),
+    "a rank that keeps its axis": lambda v: np.percentile(v, 50, keepdims=True),
+    "an axis as long as it is": lambda v: np.fft.fftn(v.reshape(3, 2), s=(-1, 4), axes=(0, 1)),
+    "columns of a small system": lambda v: np.linalg.solve(np.eye(2) + 0.1, v.reshape(2, 3)),
+    "samples on either side": lambda v: np.gradient(v, edge_order=2),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize("name", ON_VECTORS)
+@pytest.mark.parametrize("chunks", [1, 4, 5, 6])
+def test_functions_of_vectors(name, chunks):
+    x = np.arange(6.0)[::-1].copy()
+    assert_as_numpy(ON_VECTORS[name], (x,), (box(x, chunks),))
+
+
+def test_a_dot_product_of_whole_numbers_with_themselves_wraps_as_numpy_has_it():
+    x = np.full(6, (1 << 30) + 1)
+    assert_as_numpy(lambda v: np.dot(v, v), (x,), (box(x, 4),))
+    assert_as_numpy(lambda v: np.vdot(v, v), (x,), (box(x, 4),))
+
+
+def test_a_mean_of_half_precision_is_added_up_in_single():
+    x = np.full(70_000, 2, np.float16)
+    assert_as_numpy(np.mean, (x,), (box(x, 10_000),))
+
+
+@pytest.mark.filterwarnings("error::pylops_dispatch.PerformanceWarning")
+@pytest.mark.parametrize(
+    "call",
+    [lambda x: np.linalg.solve(np.eye(4), x.reshape(4, -1)), lambda x: np.gradient(x[:-1])],
+    ids=["solve", "gradient"],
+)
+def test_blocks_stay_apart(call):
+    y = lower(call(box(rand(400_004), 20_000)))
+    assert max(math.prod(sizes) for sizes in itertools.product(*y.chunks)) < 100_000
+    one_task = {name for name, layer in y.dask.layers.items() if len(layer) == 1}
+    assert all(name.startswith("coefficient") for name in one_task)

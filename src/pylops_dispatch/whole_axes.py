@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 
 from dask.array.core import Array as DaskArray
+from numpy.lib.array_utils import normalize_axis_index
 
 from pylops_dispatch.pieces import LARGE, balanced, rechunk
 from pylops_dispatch.policy import announce_whole
@@ -59,8 +60,13 @@ def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
         The axes; negative ones count from the last.
     what : str
         What works along them.
+
+    Raises
+    ------
+    numpy.exceptions.AxisError
+        If there is no such axis.
     """
-    whole = {axis % x.ndim for axis in axes}
+    whole = {normalize_axis_index(axis, x.ndim) for axis in axes}
     if would_be_one_task(x, whole):
         if any(n > 1 for axis, n in enumerate(x.shape) if axis not in whole):
             return cut_elsewhere(x, whole, worth_cutting(x))

@@ -324,5 +324,8 @@ def _of_zeros(ufunc: Any, parts: Sequence[Any], zeros: list[Zeros], arrays: list
     if isinstance(second, Zeros) and isinstance(first, DaskArray):
         return first.astype(dtype)
     if isinstance(second, DaskArray):
-        return (second if ufunc is np.add else -second).astype(dtype)
+        # not -second: 0 - 0 is 0, and not -0
+        return (
+            second.astype(dtype) if ufunc is np.add else _blockwise(ufunc, [dtype.type(0), second])
+        )
     return None

@@ -25,6 +25,8 @@ def _transform(func: Any, several: bool) -> None:
         if several:
             last = range(-2, 0) if func.__name__.endswith("2") else range(-array.ndim, 0)
             axis = tuple(last if n is None else last[-len(n) :]) if axis is None else tuple(axis)
+            if n is not None:  # -1 is for as many samples as there are
+                n = [array.shape[a] if m == -1 else m for m, a in zip(n, axis, strict=True)]
             whole = axis
         else:
             axis = -1 if axis is None else axis

@@ -16,6 +16,7 @@ from dask.highlevelgraph import Layer, MaterializedLayer
 
 from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box, is_dask, is_lazy
+from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.parts import Parts
 from pylops_dispatch.functions.positions import not_negative, positions_of, scatter, take
 from pylops_dispatch.functions.registry import implements
@@ -354,10 +355,7 @@ def _take(
         where: list[Any] = [slice(None)] * box.ndim
         where[axis] = positions
         result = getitem(box, tuple(where))
-    if out is None:
-        return result
-    out.assign(result)
-    return out
+    return written(out, result, "np.take", "unsafe")
 
 
 def _within(positions: Any, n: int, mode: str) -> Any:
@@ -710,10 +708,18 @@ def _bincount(x: Any, /, weights: Any = None, minlength: int = 0) -> DispatchArr
             raise not_dispatched("np.bincount of lazy numbers", "Give it minlength.")
         lazy = None if weights is None else as_box(weights, x).dask().rechunk(x.dask().chunks)
         return DispatchArray(da.bincount(x.dask(), weights=lazy, minlength=minlength))
-    positions = np.asarray(x)
+    positions, values = np.asarray(x), as_box(weights).dask()
+    if positions.min(initial=0) < 0:
+        raise ValueError("np.bincount: positions must not be negative")
+    if values.shape != positions.shape:
+        raise ValueError(
+            f"np.bincount: {values.shape} weights of {positions.shape} positions: there must be "
+            "one for each"
+        )
+    if not np.can_cast(values.dtype, float):
+        raise TypeError(f"np.bincount: weights are real numbers, not of {values.dtype}")
     n = max(int(positions.max(initial=-1)) + 1, minlength)
-    values = as_box(weights).dask().astype(float)
-    return DispatchArray(scatter(values, positions, 0, n, accumulate=True))
+    return DispatchArray(scatter(values.astype(float), positions, 0, n, accumulate=True))
 
 
 def _is_whole(index: Any, n: int) -> bool:

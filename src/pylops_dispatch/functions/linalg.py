@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ from pylops_dispatch.functions.reductions import dot, square_norm
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.ledger import asked_by
 from pylops_dispatch.notes import noted_function
-from pylops_dispatch.pieces import one_block, real_dtype
+from pylops_dispatch.pieces import balanced, one_block, real_dtype
 from pylops_dispatch.policy import announce_whole, not_dispatched
+from pylops_dispatch.whole_axes import whole_along
 
 
 @implements(np.linalg.norm)
@@ -150,7 +152,24 @@ def _solve(a: Any, b: Any, /) -> Any:
         raise ValueError(f"solve: a matrix of {matrix.shape}, and data of {data.shape}")
     one = np.ones((1,) * data.ndim, data.dtype)
     dtype = np.linalg.solve(np.ones((1, 1), matrix.dtype), one).dtype
-    return DispatchArray(_whole_matrix("solve", [matrix, data], data.shape, dtype))
+    data = whole_along(data, (0,), "numpy.linalg.solve")
+    if data.npartitions == 1:
+        return DispatchArray(_whole_matrix("solve", [matrix, data], data.shape, dtype))
+    if matrix.npartitions > 1:
+        announce_whole("numpy.linalg.solve", "it needs the whole matrix at once")
+    x = da.blockwise(  # some columns in each task
+        functools.partial(_named, "solve", asked_by(), (), {}),
+        (0, 1),
+        matrix.rechunk(-1),
+        (2, 3),
+        data,
+        (0, 1),
+        concatenate=True,
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
+    )
+    return DispatchArray(x)
 
 
 def _of_a_matrix(func: Any, shape: Callable[[int, int], tuple[int, ...]]) -> None:
@@ -212,7 +231,8 @@ def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: Any = 1) -> A
     dtype = np.gradient(np.ones(edge_order + 1, array.dtype), edge_order=edge_order).dtype
     for a in range(array.ndim) if axes is None else axes:
         if min(array.chunks[a]) <= edge_order:
-            array = array.rechunk({a: -1})
+            most = max(1, min(array.numblocks[a], array.shape[a] // (edge_order + 1)))
+            array = array.rechunk({a: balanced(array.shape[a], most)})
     found = da.gradient(array, *varargs, axis=axes, edge_order=edge_order)
     parts = found if isinstance(found, (list, tuple)) else [found]
     boxes = [DispatchArray(part.astype(dtype)) for part in parts]

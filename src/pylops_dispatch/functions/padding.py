@@ -10,7 +10,6 @@ import dask.array as da
 import numpy as np
 from dask.array.core import Array as DaskArray
 
-from pylops_dispatch import pieces as pc
 from pylops_dispatch.array import DispatchArray, as_box
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.pieces import Zeros
@@ -41,7 +40,7 @@ def _pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> A
         return box.copy()
     if not box.size and (mode != "constant" or not np.any(kwargs.get("constant_values", 0))):
         return _of_nothing(box, widths, mode)
-    padded = _padded(pc.realise(box.dask()), widths, mode, kwargs)
+    padded = _padded(box.dask(), widths, mode, kwargs)
     return DispatchArray(padded.astype(box.dtype))  # joined blocks are in native byte order
 
 

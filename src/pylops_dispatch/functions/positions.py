@@ -60,8 +60,12 @@ def not_negative(positions: Positions, n: int) -> Positions:
     Raises
     ------
     IndexError
-        If one lies outside.
+        If one lies outside, or they are no whole numbers.
     """
+    if positions.size and positions.dtype.kind not in "iu":
+        raise IndexError(
+            f"positions must be of an integer dtype, or a mask, and these are of {positions.dtype}"
+        )
     lowest = positions.min(initial=0)
     if lowest < -n or positions.max(initial=0) >= max(n, 1) or (positions.size and not n):
         raise IndexError(f"positions out of bounds for an axis of size {n}")

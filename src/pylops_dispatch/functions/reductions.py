@@ -58,7 +58,8 @@ def _reduction(func: Any, reduce_piece: Any, merge: np.ufunc) -> None:
         if box.value is not None:
             result: Any = func(box.value, **kwargs)
         elif box.ndim == 1 and axis in (None, 0, -1, (0,)) and not keepdims:
-            parts = [DispatchArray(reduce_piece(pc.realise(p), **kwargs)) for p in box.pieces]
+            pieces = [p for p in box.pieces if pc.size(p)] or box.pieces[:1]
+            parts = [DispatchArray(reduce_piece(pc.realise(p), **kwargs)) for p in pieces]
             result = functools.reduce(merge, parts)
         else:
             axis = None if not box.ndim and axis in (0, -1) else axis  # as NumPy has it
@@ -109,8 +110,12 @@ def _mean(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, **kwargs
     kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
     if kwargs.pop("where", True) is not True:
         raise not_dispatched("np.mean with a mask", "Divide a sum by the number of elements.")
-    if box.ndim != 1 or dtype is not None or kwargs or box.value is not None:
+    flat = box.ndim == 1 and axis in (None, 0, -1, (0,))
+    if not flat or dtype is not None or kwargs or box.value is not None:
         result: Any = DispatchArray(da.mean(box.dask(), axis=axis, dtype=dtype, **kwargs))
+    elif box.dtype == np.float16:  # as numpy._core._methods._mean
+        total = np.sum(box, dtype=np.float32)
+        result = np.true_divide(total, box.size).astype(box.dtype)
     else:
         result = np.true_divide(np.sum(box), box.size)
     return written(out, result, "np.mean", "unsafe")
@@ -262,7 +267,8 @@ def dot(a: Any, b: Any, conjugate: bool = False) -> Any:
             f"{first.size} (dim 0) != {second.size} (dim 0)"
         )
     dtype = np.result_type(first.dtype, second.dtype)
-    if first.names == (second.names if conjugate else second.conjugated):
+    alike = first.names == (second.names if conjugate else second.conjugated)
+    if alike and dtype.kind in "fc":  # whole numbers are added up as such
         square = square_norm(first)
         return square.astype(dtype)
     total: Any = dtype.type(0)

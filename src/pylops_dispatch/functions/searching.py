@@ -88,7 +88,7 @@ def _first_of(func: Any, extreme: Any) -> None:
 def _first_position(box: DispatchArray, value: DaskArray, func: Any) -> DaskArray:
     """Return the smallest position, in the flattened array, of a value or of what is no number."""
     first, parts = 0, []
-    for piece in box.pieces:
+    for piece in filter(pc.size, box.pieces):
         array = pc.realise(piece)
         positions: Any = first
         for axis, length in enumerate(array.shape):
@@ -130,6 +130,7 @@ def _ranked(func: Any) -> None:
     def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
         if axis is not None or np.ndim(q):
             raise not_dispatched(f"numpy.{func.__name__} along an axis", "Compute the array first.")
+        keepdims = kwargs.pop("keepdims", False)
         announce_whole(f"numpy.{func.__name__}", "exact ranks need all values at once")
         arrays = [pc.realise(piece) for piece in a.pieces]
         dtype = func(np.ones(1, a.dtype), q, **kwargs).dtype
@@ -141,7 +142,8 @@ def _ranked(func: Any) -> None:
         name = f"{func.__name__}-{tokenize([array.name for array in arrays], q, kwargs)}"
         task = Task((name,), _rank, func, q, kwargs, List(*keys))
         layers = HighLevelGraph.from_collections(name, {(name,): task}, dependencies=arrays)
-        return DispatchArray(DaskArray(layers, name, (), dtype=dtype))
+        result = DispatchArray(DaskArray(layers, name, (), dtype=dtype))
+        return result.reshape((1,) * a.ndim) if keepdims else result
 
 
 def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:

@@ -75,14 +75,13 @@ def _apply(
     starts, ends = _spans(op)
     n = len(starts)
     tapers = _tapers(op)
+    x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
     if adjoint:
         counts = [_windows_in(s, c) for s, c in zip(starts, x.chunks, strict=False)]
     else:
-        x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
         counts = [x.chunks[axis] for axis in range(n)]
     spans = [_reach(s, e, c) for s, e, c in zip(starts, ends, counts, strict=True)]
     if adjoint:
-        x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
         for axis in range(n):
             x = gather(x, axis, spans[axis])
     template = duplicate(op)
