@@ -20,7 +20,7 @@ import pylops_dispatch
 from pylops_dispatch import blocks, whole_axes
 from pylops_dispatch.array import lift
 from pylops_dispatch.functions import fft, positions
-from pylops_dispatch.pieces import balanced
+from pylops_dispatch.pieces import balanced, ravel
 from pylops_dispatch.remembering import checksum, remembered
 from pylops_dispatch.rules import columns
 
@@ -600,18 +600,64 @@ WORKING_ALONG = {
     "Kronecker": lambda: pylops.Kronecker(pylops.FirstDerivative(N), pylops.FirstDerivative(N)),
     "ChirpRadon2D": lambda: sp.ChirpRadon2D(np.arange(1.0 * N), np.arange(1.0 * N), 0.5),
     "PWSprayer2D": lambda: sp.PWSprayer2D((N, N), np.broadcast_to(0.01, (N, N)), radius=1),
+    "AVO": lambda: pylops.avo.avo.AVOLinearModelling(
+        np.linspace(0, 30, 16), vsvp=0.5, nt0=N // 4, spatdims=(N // 4,)
+    ),
+    "Sliding2D": lambda: sp.Sliding2D(
+        pylops.MatrixMult(np.ones((32, 24)), otherdims=(N,)), (85 * 24, N), (N, N), 32, 8
+    ),
+    "Interp": lambda: sp.Interp((N, N), np.linspace(1, N - 2, N // 3), 0, "cubic_spline")[0],
 }
+
+
+def cut_along(shape, axis):
+    return tuple(-(-n // 16) if a == axis else n for a, n in enumerate(shape))
 
 
 @pytest.mark.parametrize("name", WORKING_ALONG)
 def test_operators_along_the_axis_that_is_cut_cut_another(name):
+    """Of what has up to 32 MiB no task has all, however it is cut."""
     op = WORKING_ALONG[name]()
-    x = da.ones((N, N), chunks=(N // 16, N))
     for turned in (op, op.H):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
-            y = turned @ (x if len(turned.dims) == 2 else x.ravel())
-        assert min(len(layer) for layer in y.dask.layers.values()) > 1
+        dims = turned.dims if len(turned.dims) > 1 else (N, N)
+        for axis in range(len(turned.dims)):
+            x = da.ones(dims, chunks=cut_along(dims, axis))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pylops_dispatch.PerformanceWarning)
+                y = turned @ (x if len(turned.dims) > 1 else x.ravel())
+            large = {
+                name: len(layer)
+                for name, layer in y.dask.layers.items()
+                if not name.startswith(("coefficient", "ones"))
+            }
+            assert min(large.values()) > 1, (turned, axis, large)
+
+
+def test_a_vector_is_flattened_in_parallel():
+    """Dask makes one block of all axes after the first."""
+    for shape in ((N, N), (3, N, N // 2)):
+        x0 = np.arange(float(np.prod(shape))).reshape(shape)
+        y = ravel(da.from_array(x0, chunks=(*shape[:-1], shape[-1] // 16)))
+        assert max(y.chunks[0]) <= y.size // 3
+        np.testing.assert_array_equal(y.compute(), x0.ravel())
+
+
+def test_what_is_flattened_after_it_was_reshaped_has_its_own_blocks():
+    """``PoststackInversion`` reshapes three axes to two, and flattens these."""
+    x = da.ones((4, 6, 8), chunks=(4, 3, 2))
+    box = lift(x)
+    moved = box.reshape(4, 48)
+    assert moved.ravel().pieces[0].chunks == x.chunks
+    assert moved.reshape(4, 6, 8).pieces[0].chunks == x.chunks
+    moved += 1
+    assert moved.ravel().pieces[0].shape == (4, 48)
+    np.testing.assert_array_equal(moved.ravel().dask().compute(), np.full(192, 2.0))
+
+
+def test_sums_along_all_axes_have_as_many_blocks_as_there_were():
+    y = np.cumsum(lift(da.ones((400, 50), chunks=(40, 50)))).dask()
+    assert y.numblocks == (10,)
+    np.testing.assert_array_equal(y.compute(), np.arange(1.0, 20_001))
 
 
 @pytest.mark.parametrize("count", [2, 4096])

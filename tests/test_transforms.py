@@ -119,8 +119,8 @@ def test_a_cosine_transform_along_all_axes_runs_along_one_after_another(monkeypa
 @pytest.mark.parametrize(
     ("shape", "chunks", "count"),
     [
-        ((2500, 1000), (250, 1000), 2),  # 20 MB
-        ((5000, 1000), (250, 1000), 3),
+        ((2500, 1000), (250, 1000), 3),  # of 20 MB, twice as many
+        ((5000, 1000), (250, 1000), 5),
         ((5000, 1000), (2500, 1000), 2),
         ((5000, 1000), (5000, 500), 2),
         ((1000, 1000), (100, 1000), 1),  # less than a block of moderate size

@@ -447,10 +447,19 @@ class DispatchArray(np.lib.mixins.NDArrayOperatorsMixin):
         )
 
     def _reshaped(self, shape: Shape) -> DispatchArray:
-        pieces = list(self._pieces) if len(shape) == 1 else [self.as_shape(shape)]
+        of = self._as_it_was()
+        pieces = list(of._pieces) if len(shape) == 1 else [of.as_shape(shape)]
+        if len(shape) > 1:
+            _remember(pieces[0], of._pieces)
         box = DispatchArray(pieces, shape, self._dtype)
         box._value = self._value
         return box
+
+    def _as_it_was(self) -> DispatchArray:
+        """Return the vector that this was reshaped from, whose blocks were moved for that."""
+        if self.ndim < 2 or (pieces := _known(_moved, self._pieces[0])) is None:
+            return self
+        return DispatchArray(list(pieces), (self.size,), self._dtype)
 
     def ravel(self, order: str = "C") -> DispatchArray:
         """Return the vector: the layout is remembered, nothing moves.
@@ -735,8 +744,12 @@ for _name in (
 
 # ---- the way in and out ------------------------------------------------------------------
 
+_Layouts = dict[int, tuple[weakref.ref[Any], str, list[Piece]]]
+
 # what a 1-D dask array that we gave out was flattened from: a user's own loop gets it back
-_flattened: dict[int, tuple[weakref.ref[Any], str, list[Piece]]] = {}
+_flattened: _Layouts = {}
+# what an n-d array was reshaped from, by moving it, which may be all that was to be done with it
+_moved: _Layouts = {}
 
 
 def is_dask(x: Any) -> bool:
@@ -838,10 +851,27 @@ def lift(x: Any) -> Any:
 
 def layout_of(array: DaskArray) -> list[Piece] | None:
     """Return the pieces that a dask array was flattened from, None for any other array."""
-    known = _flattened.get(id(array))
-    if known is not None and known[0]() is array and known[1] == array.name:
+    return _known(_flattened, array)
+
+
+def _known(table: _Layouts, array: Any) -> list[Piece] | None:
+    """Return what a table has for an array, if that is still what it was."""
+    known = table.get(id(array))
+    if known is not None and known[0]() is array and known[1] == getattr(array, "name", ""):
         return known[2]
     return None
+
+
+def _remember(piece: Piece, pieces: list[Piece]) -> None:
+    """Remember the pieces, laid out otherwise, that an array was reshaped from."""
+    if isinstance(piece, DaskArray) and not any(piece is known for known in pieces):
+        _keep(_moved, piece, pieces)
+
+
+def _keep(table: _Layouts, array: DaskArray, pieces: list[Piece]) -> None:
+    key = id(array)
+    reference = weakref.ref(array, lambda _: table.pop(key, None))
+    table[key] = (reference, array.name, list(pieces))
 
 
 def without_empty_chunks(x: DaskArray) -> DaskArray:
@@ -858,9 +888,7 @@ def lower(box: DispatchArray) -> Any:
     box.make_in_full()
     x = box.dask()
     if box.ndim == 1 and not (len(box.pieces) == 1 and x is box.pieces[0]):
-        key = id(x)
-        reference = weakref.ref(x, lambda _: _flattened.pop(key, None))
-        _flattened[key] = (reference, x.name, list(box.pieces))
+        _keep(_flattened, x, list(box.pieces))
         return x
     return x.copy()
 

@@ -20,6 +20,7 @@ from dask.array.core import Array as DaskArray
 from dask.array.core import normalize_chunks, slices_from_chunks
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.utils import parse_bytes
 
 from pylops_dispatch.workers import client_in_use
 
@@ -78,7 +79,8 @@ def realise(piece: Piece, chunks: Chunks | None = None) -> DaskArray:
     if isinstance(piece, Zeros):
         # "auto" is as dask is set when they are asked for
         given = "auto" if chunks is None else chunks
-        sizes = normalize_chunks(given, piece.shape, dtype=piece.dtype)
+        limit = min(parse_bytes(dask.config.get("array.chunk-size")), LARGE)
+        sizes = normalize_chunks(given, piece.shape, limit, piece.dtype)
         return _zeros(piece, sizes).copy()
     return piece
 
@@ -94,7 +96,13 @@ def ravel(piece: Piece) -> DaskArray:
     if len(piece.shape) != 1 and 0 in piece.shape:  # dask cannot reshape what is empty
         piece = Zeros((0,), piece.dtype)
     piece = realise(piece)
-    return piece if piece.ndim == 1 else piece.ravel()
+    if piece.ndim < 2 or piece.nbytes <= LARGE or not piece.numblocks[0] == 1 < piece.npartitions:
+        return piece if piece.ndim == 1 else piece.ravel()
+    # dask makes one block of the axes after the first
+    if len(piece) <= piece.npartitions:
+        return da.concatenate([ravel(part) for part in piece])
+    whole = dict.fromkeys(range(1, piece.ndim), -1)
+    return rechunk(piece, {0: balanced(len(piece), piece.npartitions), **whole}).ravel()
 
 
 def reshape(piece: Piece, shape: Shape) -> Piece:

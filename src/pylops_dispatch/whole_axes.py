@@ -14,9 +14,17 @@ from pylops_dispatch.policy import announce_whole
 _ONE_TASK = 1 << 20  # bytes that one task works on about as fast as several
 
 
-def worth_cutting(x: DaskArray) -> int:
-    """Return into how many blocks: of smaller ones, to move them takes longer than it gains."""
-    return 1 + int(x.nbytes) // LARGE
+def worth_cutting(x: DaskArray, nbytes: int = 0) -> int:
+    """Return into how many blocks: of smaller ones, to move them takes longer than it gains.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Array.
+    nbytes : int, optional
+        Of what is made of it, which may be more.
+    """
+    return 1 + max(int(x.nbytes), nbytes) // LARGE
 
 
 def is_cut_along(x: DaskArray, axes: Collection[int]) -> bool:
@@ -25,9 +33,9 @@ def is_cut_along(x: DaskArray, axes: Collection[int]) -> bool:
     return x.npartitions > math.prod(x.numblocks[axis] for axis in others) == 1
 
 
-def would_be_one_task(x: DaskArray, axes: Collection[int]) -> bool:
+def would_be_one_task(x: DaskArray, axes: Collection[int], nbytes: int = 0) -> bool:
     """Whether an array that is cut would be worked on in one task, too large for that."""
-    return x.nbytes > _ONE_TASK and is_cut_along(x, axes)
+    return max(int(x.nbytes), nbytes) > _ONE_TASK and is_cut_along(x, axes)
 
 
 def cut_elsewhere(x: DaskArray, whole: Collection[int], most: int | None = None) -> DaskArray:
@@ -49,7 +57,7 @@ def cut_elsewhere(x: DaskArray, whole: Collection[int], most: int | None = None)
     return rechunk(x, {**dict.fromkeys(whole, -1), longest: sizes})
 
 
-def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
+def whole_along(x: DaskArray, axes: Collection[int], what: str, nbytes: int = 0) -> DaskArray:
     """Rechunk axes to one block each; where no other is cut, cut one, or say that there is none.
 
     Parameters
@@ -60,6 +68,8 @@ def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
         The axes; negative ones count from the last.
     what : str
         What works along them.
+    nbytes : int, optional
+        Of what it makes of the array.
 
     Raises
     ------
@@ -67,8 +77,8 @@ def whole_along(x: DaskArray, axes: Collection[int], what: str) -> DaskArray:
         If there is no such axis.
     """
     whole = {normalize_axis_index(axis, x.ndim) for axis in axes}
-    if would_be_one_task(x, whole):
+    if would_be_one_task(x, whole, nbytes):
         if any(n > 1 for axis, n in enumerate(x.shape) if axis not in whole):
-            return cut_elsewhere(x, whole, worth_cutting(x))
+            return cut_elsewhere(x, whole, worth_cutting(x, nbytes))
         announce_whole(what, "it works along all axes of the data, which are cut")
     return rechunk(x, dict.fromkeys(whole, -1))

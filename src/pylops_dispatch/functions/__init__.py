@@ -136,7 +136,9 @@ def _accumulated(
     func: Any, name: str, a: Any, axis: Any = None, dtype: Any = None, out: Any = None
 ) -> Any:
     """Add up, or multiply, in a dtype: its values first, then sums that dask widens."""
-    given = as_box(a) if dtype is None else as_box(a).astype(dtype)
+    given: Any = as_box(a) if dtype is None else as_box(a).astype(dtype)
+    if axis is None:  # dask takes the number of blocks for their length
+        given, axis = np.ravel(given), 0
     wrapped = from_dask(_lazily(func, name, (to_dask(given),), {"axis": axis}), name)
     if dtype is not None:
         wrapped = wrapped.astype(dtype)

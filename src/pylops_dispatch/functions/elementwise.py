@@ -324,8 +324,7 @@ def _of_zeros(ufunc: Any, parts: Sequence[Any], zeros: list[Zeros], arrays: list
     if isinstance(second, Zeros) and isinstance(first, DaskArray):
         return first.astype(dtype)
     if isinstance(second, DaskArray):
-        # not -second: 0 - 0 is 0, and not -0
-        return (
-            second.astype(dtype) if ufunc is np.add else _blockwise(ufunc, [dtype.type(0), second])
-        )
+        if ufunc is np.add:
+            return second.astype(dtype)
+        return _blockwise(ufunc, [dtype.type(0), second])  # of 0 it is 0, where -second is -0
     return None

@@ -13,9 +13,10 @@ from dask._task_spec import List, Task, TaskRef
 from dask.array.core import Array as DaskArray
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from pylops_dispatch import pieces as pc
-from pylops_dispatch.array import DispatchArray, as_box, holds, is_box, session
+from pylops_dispatch.array import DispatchArray, as_box, holds, is_box, is_lazy, session
 from pylops_dispatch.functions.outputs import written
 from pylops_dispatch.functions.registry import implements
 from pylops_dispatch.policy import announce_whole, not_dispatched
@@ -128,12 +129,18 @@ def _ordered(func: Any) -> None:
 def _ranked(func: Any) -> None:
     @implements(func)
     def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
+        box, keepdims = as_box(a), kwargs.pop("keepdims", False)
+        keepdims = keepdims is not np._NoValue and keepdims
+        if kwargs.pop("out", None) is not None or kwargs.get("weights") is not None:
+            raise not_dispatched(f"numpy.{func.__name__} with out or weights", "Leave them out.")
+        kwargs.pop("overwrite_input", None)
+        if holds(q, is_lazy):
+            raise not_dispatched(f"numpy.{func.__name__} with a lazy q", "Give it as numbers.")
         if axis is not None or np.ndim(q):
-            raise not_dispatched(f"numpy.{func.__name__} along an axis", "Compute the array first.")
-        keepdims = kwargs.pop("keepdims", False)
+            return _along(func, box.dask(), axis, keepdims, q, kwargs)
         announce_whole(f"numpy.{func.__name__}", "exact ranks need all values at once")
-        arrays = [pc.realise(piece) for piece in a.pieces]
-        dtype = func(np.ones(1, a.dtype), q, **kwargs).dtype
+        arrays = [pc.realise(piece) for piece in box.pieces]
+        dtype = func(np.ones(1, box.dtype), q, **kwargs).dtype
         keys = [
             TaskRef((array.name, *index))
             for array in arrays
@@ -143,33 +150,48 @@ def _ranked(func: Any) -> None:
         task = Task((name,), _rank, func, q, kwargs, List(*keys))
         layers = HighLevelGraph.from_collections(name, {(name,): task}, dependencies=arrays)
         result = DispatchArray(DaskArray(layers, name, (), dtype=dtype))
-        return result.reshape((1,) * a.ndim) if keepdims else result
+        return result.reshape((1,) * box.ndim) if keepdims else result
 
 
 def _rank(func: Any, q: Any, kwargs: Any, parts: list[Any]) -> Any:
     return func(np.concatenate([part.ravel() for part in parts]), q, **kwargs)
 
 
-def _without_nan(func: Any) -> None:
+def _along(func: Any, array: DaskArray, axis: Any, keepdims: Any, q: Any, settings: Any) -> Any:
+    """Return what a function of sorted values gives along some axes, in parallel over the others.
+
+    Of several `q` the results lie along axes of their own, before the others.
+    """
+    axes = normalize_axis_tuple(range(array.ndim) if axis is None else axis, array.ndim)
+    array = whole_along(array, axes, f"numpy.{func.__name__}")
+    given = () if q is None else (q,)
+    new = () if q is None else np.shape(q)
+    dtype = func(np.ones(1, array.dtype), *given, **settings).dtype
+    found = da.map_blocks(
+        functools.partial(_along_block, func, given, {**settings, "axis": axes, "keepdims": True}),
+        array,
+        chunks=(*new, *((1,) if a in axes else c for a, c in enumerate(array.chunks))),
+        new_axis=list(range(len(new))),
+        dtype=dtype,
+        meta=np.empty((0,) * (len(new) + array.ndim), dtype),
+    )
+    kept = [0 if a in axes and not keepdims else slice(None) for a in range(array.ndim)]
+    return DispatchArray(found[(*(slice(None),) * len(new), *kept)])
+
+
+def _along_block(func: Any, given: Any, settings: Any, block: Any) -> Any:
+    return func(block, *given, **settings)
+
+
+def _middle(func: Any) -> None:
     @implements(func)
-    def shim(a: Any, q: Any, axis: Any = None, **kwargs: Any) -> Any:
-        array = as_box(a).dask()
-        settings = {k: v for k, v in kwargs.items() if k == "method"}
-        dtype = func(np.ones(1, array.dtype), q, **settings).dtype
-        if axis is None:  # older dask fails on it
-            if array.npartitions > 1:
-                raise not_dispatched(f"numpy.{func.__name__} of blocks", "Give it an axis.")
-            axis = tuple(range(array.ndim))
-        flat = q if np.ndim(q) == 0 else np.ravel(q)  # older dask makes one axis of it
-        try:  # dask takes any q for an array, which would be doubles
-            found = getattr(da, func.__name__)(array, flat, axis=axis, **kwargs)
-        except NotImplementedError as error:
-            raise not_dispatched(f"numpy.{func.__name__}", str(error)) from error
-        # dask may say of its blocks what they are not
-        found = found.map_blocks(functools.partial(np.asarray, dtype=dtype), dtype=dtype)
-        return DispatchArray(
-            found if np.ndim(q) < 2 else found.reshape(*np.shape(q), *found.shape[1:])
-        )
+    def shim(
+        a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
+        keepdims: Any = False,
+    ) -> Any:  # fmt: skip
+        keepdims = keepdims is not np._NoValue and keepdims
+        result = _along(func, as_box(a).dask(), axis, keepdims, None, {})
+        return written(out, result, f"numpy.{func.__name__}")
 
 
 @implements(np.histogram)
@@ -196,5 +218,7 @@ _ordered(np.sort)
 _ordered(np.argsort)
 _ranked(np.percentile)
 _ranked(np.quantile)
-_without_nan(np.nanpercentile)
-_without_nan(np.nanquantile)
+_ranked(np.nanpercentile)
+_ranked(np.nanquantile)
+_middle(np.median)
+_middle(np.nanmedian)

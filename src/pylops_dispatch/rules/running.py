@@ -355,12 +355,13 @@ def run_along(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
 
     whole = {axis % len(dims) for axis in axes}
     free = [axis for axis in range(len(dims)) if axis not in whole]
+    made = math.prod(dims if adjoint else dimsd) * dtype.itemsize
 
     def apply(x: DaskArray) -> DaskArray:
-        if would_be_one_task(x, whole):
+        if would_be_one_task(x, whole, made):
             factors = rule.factors(op) if rule.factors is not None else []
             if any(x.shape[axis] > 1 for axis in free):
-                x = cut_elsewhere(x, whole, worth_cutting(x))
+                x = cut_elsewhere(x, whole, worth_cutting(x, made))
             elif len(factors) > 1:
                 return _one_after_another(factors, x, adjoint).astype(dtype)
             else:

@@ -20,10 +20,12 @@ from pylops_dispatch.array import is_lazy, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import Fit
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import dims_of, duplicate, resized
+from pylops_dispatch.operators import dims_of, duplicate, resized, title
 from pylops_dispatch.pieces import balanced
 from pylops_dispatch.placing import coefficient
+from pylops_dispatch.policy import announce_whole
 from pylops_dispatch.rules.table import Terms
+from pylops_dispatch.whole_axes import worth_cutting, would_be_one_task
 
 Labels = tuple[str, ...]
 Sizes = dict[str, tuple[int, ...]]  # chunks by the name of an axis
@@ -193,6 +195,12 @@ def _sizes(
     sizes: Sizes = {
         a: (n,) if a in terms.whole else c for a, n, c in zip(into, shape_in, x.chunks, strict=True)
     }
+    unseparated = [axis for axis, a in enumerate(into) if a in terms.whole]
+    separate = [a for a in into if a not in terms.whole and lengths[a] > 1]
+    if separate and would_be_one_task(x, unseparated):
+        longest = max(separate, key=lambda a: lengths[a])
+        most = worth_cutting(x, math.prod(shape_out) * x.dtype.itemsize)
+        sizes[longest] = balanced(lengths[longest], min(x.npartitions, most))
     lazy: Sizes = {}
     for array, labels, _ in held.values():
         if isinstance(array, DaskArray):
@@ -224,6 +232,9 @@ def _sizes(
         sizes[longest] = balanced(lengths[longest], min(lengths[longest], wanted))
     for label in new:
         sizes.setdefault(label, (lengths[label],))
+    one = not separate and all(len(chunks) == 1 for chunks in sizes.values())
+    if one and would_be_one_task(x, unseparated):
+        announce_whole(title(op), "it works along all axes of the data, which are cut")
     return sizes
 
 

@@ -17,10 +17,11 @@ from pylops_dispatch.array import DispatchArray
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import layer_name, name_of
-from pylops_dispatch.operators import dims_of, duplicate, left_as_they_are, resized
+from pylops_dispatch.operators import dims_of, duplicate, left_as_they_are, resized, title
 from pylops_dispatch.pieces import Shape, Zeros
 from pylops_dispatch.placing import coefficient
 from pylops_dispatch.rules.castings import added_up, applied_dtype
+from pylops_dispatch.whole_axes import whole_along
 
 
 def run(cls: type, op: Any, box: DispatchArray, adjoint: bool) -> Any:
@@ -75,7 +76,7 @@ def _apply(
     starts, ends = _spans(op)
     n = len(starts)
     tapers = _tapers(op)
-    x = x.rechunk(dict.fromkeys(range(n, x.ndim), -1))
+    x = whole_along(x, range(n, x.ndim), title(op))
     if adjoint:
         counts = [_windows_in(s, c) for s, c in zip(starts, x.chunks, strict=False)]
     else:
