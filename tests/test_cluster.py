@@ -1,5 +1,6 @@
 """Clients of clusters: what is started, what is taken as it is, and what errors say."""
 
+import asyncio
 import multiprocessing
 import os
 import sys
@@ -201,7 +202,7 @@ def test_ssh(monkeypatch):
     }
 
 
-@pytest.mark.parametrize("hosts", [None, [], "head"])
+@pytest.mark.parametrize("hosts", [None, [], "head", ["head"]])
 def test_ssh_needs_a_list_of_hosts(hosts):
     message = r"kind='ssh' needs hosts=\[...\]"
     with pytest.raises(ValueError, match=message), client("ssh", hosts=hosts):
@@ -257,6 +258,43 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch, kind, modu
     with pytest.raises(ImportError, match=package) as caught, client(kind, **options):
         pass
     assert "pylops-dispatch[cluster]" in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "command"), [("pbs", "qsub"), ("slurm", "sbatch")])
+def test_jobs_are_submitted_where_there_is_the_command_for_it(monkeypatch, kind, command):
+    """``SLURMCluster`` would start without, and wait for ever."""
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", "")
+    message = f"'{kind}'.*{command}.*not on this machine"
+    options = {"jobs": 2, "cores": 1, "memory": "1GB"}
+    with pytest.raises(FileNotFoundError, match=message), client(kind, **options):
+        pass
+
+
+def test_jobs_are_workers_of_batch_queues():
+    message = "jobs=2 or n_workers=3, not both"
+    with pytest.raises(ValueError, match=message), client("slurm", jobs=2, n_workers=3):
+        pass
+    with pytest.raises(ValueError, match="n_workers must be"), client("slurm", n_workers=-1):
+        pass
+
+
+def test_an_asynchronous_client_is_refused():
+    message = r"asyncio\.to_thread"
+    with pytest.raises(ValueError, match=message), client("local", asynchronous=True):
+        pass
+
+    async def asked():
+        async with distributed.Client(
+            n_workers=1, processes=False, asynchronous=True, dashboard_address=None
+        ) as running:
+            with pytest.raises(ValueError, match=message), client(running):
+                pass
+            with pytest.raises(RuntimeError, match="asynchronous") as caught:
+                pylops.cgls(pylops.Identity(6), da.ones(6, chunks=3), niter=1)
+            return caught.value.__notes__
+
+    assert any("asyncio.to_thread" in note for note in asyncio.run(asked()))
 
 
 def test_jobs_are_for_batch_queues():

@@ -571,6 +571,8 @@ ALONG = {
     "sort": lambda x: np.sort(x, axis=0),
     "argsort": lambda x: np.argsort(x, axis=0),
     "pad": lambda x: np.pad(x, ((2, 0), (0, 0)), "median"),
+    "median": lambda x: np.median(x, axis=0),
+    "percentiles": lambda x: np.percentile(x, [20, 30], axis=0, keepdims=True),
 }
 
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -104,6 +105,11 @@ class _Client(AbstractContextManager[Any]):
 def _connected(kind: Any, jobs: int | None, options: dict[str, Any]) -> Iterator[Any]:
     import distributed
 
+    if options.get("asynchronous") or getattr(kind, "asynchronous", False):
+        raise ValueError(
+            "solvers read numbers, which an asynchronous client cannot wait for: take a client "
+            "that is not, in a thread of its own (asyncio.to_thread)"
+        )
     with ExitStack() as stack:
         if isinstance(kind, distributed.Client):
             _refuse(options, jobs, "a running client")
@@ -188,7 +194,11 @@ def _start(kind: str, jobs: int | None, options: dict[str, Any]) -> Any:
         return _local(options)
     if kind == "ssh":
         return _ssh(options)
-    return _queue(kind, 1 if jobs is None else require_count(jobs, "jobs", 0), options)
+    workers = options.pop("n_workers", None)
+    if workers is not None and jobs is not None:
+        raise ValueError(f"give jobs={jobs!r} or n_workers={workers!r}, not both")
+    given, name = (workers, "n_workers") if jobs is None else (jobs, "jobs")
+    return _queue(kind, 1 if given is None else require_count(given, name, 0), options)
 
 
 def _local(options: dict[str, Any]) -> Any:
@@ -285,7 +295,7 @@ def _ssh(options: dict[str, Any]) -> Any:
     import distributed
 
     hosts = options.get("hosts")
-    if not hosts or isinstance(hosts, str):
+    if not hosts or isinstance(hosts, str) or len(hosts) < 2:
         raise ValueError(
             "kind='ssh' needs hosts=[...]: the machine of the scheduler first, then one for "
             f"each worker; got {hosts!r}"
@@ -298,8 +308,15 @@ def _ssh(options: dict[str, Any]) -> Any:
 def _queue(kind: str, jobs: int, options: dict[str, Any]) -> Any:
     jobqueue = _needed("dask_jobqueue", "dask-jobqueue", f"kind={kind!r}")
     scheduler = {"dashboard_address": ":0", **(options.pop("scheduler_options", None) or {})}
-    options.setdefault("n_workers", jobs)
-    return getattr(jobqueue, _QUEUES[kind])(scheduler_options=scheduler, **options)
+    cluster = getattr(jobqueue, _QUEUES[kind])
+    job = options.get("job_cls") or getattr(cluster, "job_cls", None)
+    command = getattr(job, "submit_command", None)
+    if jobs and command and shutil.which(command) is None:
+        raise FileNotFoundError(
+            f"kind={kind!r} submits its jobs by {command}, which is not on this machine's PATH: "
+            "start this where jobs are submitted"
+        )
+    return cluster(scheduler_options=scheduler, n_workers=jobs, **options)
 
 
 def _needed(module: str, package: str, what: str) -> Any:

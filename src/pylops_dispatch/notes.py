@@ -63,7 +63,7 @@ def noted_function(name: str, where: str, x: Any) -> Iterator[None]:
         raise
 
 
-def note_step(error: BaseException, solver: Any, number: int) -> None:
+def note_step(error: BaseException, solver: Any, number: int | None) -> None:
     """Add a note to an error of a cluster: in which step of a solver it came, and what to do.
 
     Parameters
@@ -72,22 +72,38 @@ def note_step(error: BaseException, solver: Any, number: int) -> None:
         That a step raised.
     solver : pylops.optimization.basesolver.Solver
         Whose step it is.
-    number : int
-        Of the step.
+    number : int or None
+        Of the step; None of what comes before the first.
     """
     distributed = sys.modules.get("distributed")
     if distributed is None or not isinstance(
         error, (distributed.CancelledError, distributed.comm.CommClosedError)
     ):
         return
-    note = (
-        f"in step {number} of {type(solver).__name__}: blocks that it needs went with the cluster, "
-        "with more than one of its workers at once, or were cancelled. The last complete solution "
-        "is in solver.x, if its blocks are left; with pylops_dispatch.checkpoint(store) among the "
-        "solver's callbacks, pylops_dispatch.resume goes on from what is on disk"
+    name = type(solver).__name__
+    where = f"as {name} was set up" if number is None else f"in step {number} of {name}"
+    lost = (
+        f"{where}: blocks that it needs went with the cluster, with more "
+        "than one of its workers at once, or were cancelled. "
+    )
+    note = lost + (
+        "Make the data and the operator's arrays anew, and persist them again"
+        if number is None
+        else "The last complete solution is in solver.x, if its blocks are left; with "
+        "pylops_dispatch.checkpoint(store) among the solver's callbacks, pylops_dispatch.resume "
+        "goes on from what is on disk"
     )
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
+
+
+def note_asynchronous(error: RuntimeError) -> None:
+    """Add a note to the error by which dask refuses to wait for a client in its event loop."""
+    if "asynchronous Client" in str(error):
+        error.add_note(
+            "A solver reads numbers, which it has to wait for: solve in a thread of its own, with "
+            "a client that is not asynchronous (asyncio.to_thread)."
+        )
 
 
 def note_blocks_elsewhere(error: ValueError) -> None:

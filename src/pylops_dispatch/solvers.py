@@ -45,8 +45,9 @@ from pylops_dispatch.executions import Executions
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.layers import array_in_full
+from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import Lineage, futures_of
-from pylops_dispatch.notes import note_blocks_elsewhere
+from pylops_dispatch.notes import note_asynchronous, note_blocks_elsewhere
 from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
@@ -497,6 +498,9 @@ class Session:
         except ValueError as error:
             note_blocks_elsewhere(error)
             raise
+        except RuntimeError as error:
+            note_asynchronous(error)
+            raise
 
     def vector(self, box: DispatchArray) -> Any:
         """Return a lazy vector as a NumPy array; what it is made of is not worked out again."""
@@ -530,7 +534,8 @@ class Session:
         for array in copied_again():
             self.keep_until_cut(array)
         boxes = [box for box in list(self._boxes.values()) if not box.is_let_go]
-        renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
+        with unrecorded():
+            renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
@@ -541,7 +546,8 @@ class Session:
     def result(self, value: Any) -> Any:
         """Return the result of a solve: dask arrays, which are safe without this session."""
         boxes = [box for box in found(value, is_box) if box.value is None and not box.is_let_go]
-        self._lineage.finish(boxes)
+        with unrecorded():
+            self._lineage.finish(boxes)
         return result_of(value)
 
     def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
