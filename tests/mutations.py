@@ -620,6 +620,11 @@ FAULTS = [
         "tests/test_graphs.py", "cut_cut_another",
     ),
     Fault(
+        "threads of Numba that write over each other", "rules/signalprocessing.py",
+        "numba.set_num_threads(1)", "pass",
+        "tests/test_blas_threads.py", "write_over_each_other",
+    ),
+    Fault(
         "one column in one task", "rules/columns.py",
         "return n == 1 or (columns", "return (columns",
         OPERATORS, "one_column",

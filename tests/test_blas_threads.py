@@ -101,3 +101,26 @@ def test_products_with_matrices(monkeypatch, adjoint):
     with dask.config.set(scheduler="threads", num_workers=2):
         y.compute()
     assert seen == [{1}, {1}]
+
+
+@pytest.mark.parametrize("chunks", [3, 6], ids=["blocks", "one block"])
+def test_threads_of_numba_that_would_write_over_each_other(chunks):
+    """``for ix in prange(xdims[0])`` adds to samples that others add to."""
+    numba = pytest.importorskip("numba")
+    before, seen = numba.get_num_threads(), []
+    op = pylops.signalprocessing.NonStationaryConvolve2D(
+        (6, 6), rand((2, 2, 3, 3)), (1, 4), (1, 4), engine="numba"
+    )
+    kernel = type(op)._matvec_rmatvec  # as it is, with Python's own range
+
+    def noted(*args, **kwargs):
+        seen.append(numba.get_num_threads())
+        return kernel(*args, **kwargs)
+
+    op._mvrmv = noted
+    x0 = rand((6, 6))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        found = (op @ da.from_array(x0, chunks=chunks)).compute()
+    assert set(seen) == {1}
+    np.testing.assert_allclose(found, op @ x0)
+    assert seen[-1] == numba.get_num_threads() == before  # of NumPy arrays as PyLops does

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,28 @@ def _place(op: Any, starts: tuple[int, ...]) -> None:
         setattr(op, name, getattr(op, name) - start)
 
 
+def _place_in_one_thread(op: Any, starts: tuple[int, ...]) -> None:
+    """Place an operator whose threads, where Numba compiles it, write over each other.
+
+    ``for ix in prange(xdims[0])`` adds to samples that others add to: blocks run beside each
+    other instead.
+    """
+    _place(op, starts)
+    if op.engine == "numba":
+        op._mvrmv = functools.partial(_in_one_thread, op._mvrmv)
+
+
+def _in_one_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    import numba  # which takes its time
+
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        numba.set_num_threads(threads)
+
+
 def _half_along(op: Any) -> tuple[int, ...]:
     axis = op.axis % len(op.dims)
     return tuple(op.hsize // 2 if a == axis else 0 for a in range(len(op.dims)))
@@ -60,8 +84,8 @@ def _half(op: Any) -> tuple[int, ...]:
 _FILTERS = "blocks of the data, with a halo; their shares of the filters are added up"
 
 RULES[sp.NonStationaryConvolve1D] = halo(_half_along, place=_place_along)
-RULES[sp.NonStationaryConvolve2D] = halo(_half, place=_place)
-RULES[sp.NonStationaryConvolve3D] = halo(_half, place=_place)
+RULES[sp.NonStationaryConvolve2D] = halo(_half, place=_place_in_one_thread)
+RULES[sp.NonStationaryConvolve3D] = halo(_half, place=_place_in_one_thread)
 RULES[sp.NonStationaryFilters1D] = parallel_sum(
     filters(lambda op: (op.hsize // 2,), _place), _FILTERS
 )
