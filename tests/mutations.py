@@ -625,6 +625,36 @@ FAULTS = [
         "tests/test_blas_threads.py", "write_over_each_other",
     ),
     Fault(
+        "banded matrices meet all of the vector", "rules/matrix.py",
+        "if 2 * sum(high - low for low, high in reached) <= len(rows) * width:",
+        "if False:",
+        "tests/test_graphs.py", "banded",
+    ),
+    Fault(
+        "columns of a block start at the first", "rules/matrix.py",
+        "narrow.indices = block.indices - block.indices.dtype.type(low)",
+        "narrow.indices = block.indices",
+        "tests/test_graphs.py", "banded",
+    ),
+    Fault(
+        "all matrices taken for banded ones", "rules/matrix.py",
+        "if 2 * sum(high - low for low, high in reached) <= len(rows) * width:",
+        "if True:",
+        "tests/test_graphs.py", "elements_everywhere",
+    ),
+    Fault(
+        "banded matrices known for good", "rules/matrix.py",
+        "name = f\"coefficient-{tokenize(known, values, sizes, reached)}\"",
+        "name = f\"coefficient-{tokenize(sizes, reached)}\"",
+        "tests/test_graphs.py", "changed_in_place_gives",
+    ),
+    Fault(
+        "few rows meet all of the vector", "rules/matrix.py",
+        "n_out * blocks <= len(x)",
+        "False",
+        "tests/test_graphs.py", "few_rows",
+    ),
+    Fault(
         "one column in one task", "rules/columns.py",
         "return n == 1 or (columns", "return (columns",
         OPERATORS, "one_column",

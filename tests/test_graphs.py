@@ -22,7 +22,7 @@ from pylops_dispatch.array import lift
 from pylops_dispatch.functions import fft, positions
 from pylops_dispatch.pieces import balanced, ravel
 from pylops_dispatch.remembering import checksum, remembered
-from pylops_dispatch.rules import columns
+from pylops_dispatch.rules import columns, matrix
 
 from .catalogue import ELEMENTWISE, STENCILS, UserDifference, build, case_id, model
 from .helpers import (
@@ -640,7 +640,10 @@ def test_a_vector_is_flattened_in_parallel():
     for shape in ((N, N), (3, N, N // 2)):
         x0 = np.arange(float(np.prod(shape))).reshape(shape)
         y = ravel(da.from_array(x0, chunks=(*shape[:-1], shape[-1] // 16)))
-        assert max(y.chunks[0]) <= y.size // 3
+        sizes = []
+        with Callback(posttask=lambda key, block, *_: sizes.append(getattr(block, "size", 0))):
+            y.persist(scheduler="synchronous")
+        assert max(sizes) <= y.size // shape[0] + y.size // 16
         np.testing.assert_array_equal(y.compute(), x0.ravel())
 
 
@@ -712,3 +715,62 @@ def test_large_terms_are_added_two_by_two(monkeypatch, large, most):
     sums = [task for key, task in graph_of(y).items() if key[0].startswith("sum-")]
     assert max(len(task.dependencies) for task in sums) == most
     assert_same(y, op @ x0)
+
+
+def banded(n, form, dtype):
+    """Return a matrix with elements on three diagonals, and none in some rows."""
+    values = [rand(n - abs(k), dtype, seed=k + 9) for k in (-3, 0, 1)]
+    for part in values:
+        part[8:16] = 0
+    matrix = scipy.sparse.diags_array(values, offsets=[-3, 0, 1], shape=(n, n)).tocsr()
+    matrix.eliminate_zeros()
+    return matrix[:, : n - 2].asformat(form)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+@pytest.mark.parametrize("rest", [(), (3,)])
+def test_blocks_of_a_banded_matrix_meet_the_part_of_the_vector_that_they_need(
+    form, dtype, rest, monkeypatch
+):
+    monkeypatch.setattr(matrix, "_SMALL", 0)
+    op = pylops.MatrixMult(banded(48, form, dtype), otherdims=rest or None, dtype=dtype)
+    for turned in (op, op.H):
+        x0 = rand(turned.dims, dtype, seed=2)
+        y = turned @ to_dask(x0, (6, *rest))
+        assert_same(y, turned @ x0)
+        parts = [name for name in y.dask.layers if name.startswith(("gather", "fold"))]
+        assert len(parts) == 1
+        reads = [len(task.dependencies) for key, task in graph_of(y).items() if key[0] == parts[0]]
+        assert max(reads) <= 3
+
+
+def test_a_banded_matrix_that_is_changed_in_place_gives_what_it_holds(monkeypatch):
+    monkeypatch.setattr(matrix, "_SMALL", 0)
+    A = banded(48, "csr", "float64")
+    op, x0 = pylops.MatrixMult(A), rand(46)
+    first = op @ to_dask(x0, 6)
+    assert_same(first, op @ x0)
+    A.data *= 2
+    second = op @ to_dask(x0, 6)
+    assert second.name != first.name
+    assert_same(second, op @ x0)
+
+
+def test_a_matrix_with_elements_everywhere_is_multiplied_by_blocks_of_rows(monkeypatch):
+    monkeypatch.setattr(matrix, "_SMALL", 0)
+    op = pylops.MatrixMult(scipy.sparse.csr_array(rand((12, 12))))
+    y = op @ to_dask(rand(12), 4)
+    assert not [name for name in y.dask.layers if name.startswith("gather")]
+
+
+@pytest.mark.parametrize("rest", [(), (2,)])
+def test_a_matrix_of_few_rows_is_multiplied_by_blocks_of_columns(rest, monkeypatch):
+    """Each row would meet all of the vector."""
+    monkeypatch.setattr(matrix, "_SMALL", 0)
+    op = pylops.MatrixMult(rand((2, 40)), otherdims=rest or None)
+    x0 = rand(op.dims)
+    y = op @ to_dask(x0, (8, *rest))
+    assert_same(y, op @ x0)
+    (products,) = (layer for name, layer in y.dask.layers.items() if name.startswith("MatrixMult"))
+    assert len(products) == 5

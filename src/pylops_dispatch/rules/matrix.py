@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -18,6 +19,7 @@ from scipy.sparse.linalg._interface import MatrixLinearOperator
 from pylops_dispatch.array import DispatchArray, as_box, is_lazy, lift, lower, source
 from pylops_dispatch.blas_threads import one_blas_thread
 from pylops_dispatch.blocks import add_up
+from pylops_dispatch.halos import Span, fold, gather
 from pylops_dispatch.naming import name_of_matrix
 from pylops_dispatch.pieces import Chunks, Zeros, balanced, contents, rechunk
 from pylops_dispatch.placing import coefficient, on_cluster
@@ -127,6 +129,15 @@ def _product(
         y = _product(A, cut_elsewhere(x, {0}), n_out, adjoint, dtype, apart, turned)
         return rechunk(y, (balanced(n_out, blocks), *x.chunks[1:]))
     rows = x.chunks[0] if adjoint else balanced(n_out, blocks)
+    if blocks > 1 and x.nbytes > _SMALL and not isinstance(A, (np.ndarray, DaskArray)):
+        reached = _columns_reached(A, rows)
+        width = A.shape[0 if turned else 1]
+        if 2 * sum(high - low for low, high in reached) <= len(rows) * width:
+            return _banded(A, x, rows, reached, balanced(n_out, blocks), adjoint, dtype, apart)
+    if isinstance(A, np.ndarray) and not adjoint and x.nbytes > _SMALL and n_out * blocks <= len(x):
+        # few rows: each of them would meet all of the vector
+        matrix = _wrap(A, ((n_out,), x.chunks[0]))
+        return _tiled(matrix, x, adjoint, dtype, apart)
     if isinstance(A, DaskArray):
         if A.numblocks[1] > 1:
             return _tiled(A, x, adjoint, dtype, apart)
@@ -201,6 +212,96 @@ def _tiled(A: DaskArray, x: DaskArray, adjoint: bool, dtype: Any, apart: bool) -
         partial=True,
     )
     return add_up(partial, (0,), dtype)
+
+
+def _columns_reached(A: Any, sizes: tuple[int, ...]) -> list[Span]:
+    """Return for blocks of rows of a sparse matrix from where to where there are elements."""
+    rows, _ = _by_rows(A)
+
+    def make() -> list[Span]:
+        ends = rows.indptr[np.cumsum([0, *sizes])]
+        parts = (rows.indices[start:stop] for start, stop in itertools.pairwise(ends))
+        return [(int(p.min()), int(p.max()) + 1) if p.size else (0, 1) for p in parts]
+
+    return remembered(rows.indices, ("columns", sizes), name_of_matrix(A), make)
+
+
+def _banded(
+    A: Any,
+    x: DaskArray,
+    sizes: tuple[int, ...],
+    reached: list[Span],
+    sizes_out: tuple[int, ...],
+    adjoint: bool,
+    dtype: Any,
+    apart: bool,
+) -> DaskArray:
+    """Multiply by blocks of rows of a sparse matrix, each with the part of a vector it meets.
+
+    Parameters
+    ----------
+    A : scipy.sparse array or matrix
+        Matrix; by columns, its transpose is meant.
+    x : dask.array.Array
+        Vector, or columns of vectors.
+    sizes : tuple of int
+        Of the blocks of rows: for the adjoint those of `x`.
+    reached : list of tuple of int
+        Where each of them has elements.
+    sizes_out : tuple of int
+        Chunks of the result of the adjoint.
+    adjoint : bool
+        Whether it is the adjoint.
+    dtype : dtype
+        Of the result.
+    apart : bool
+        Whether columns are multiplied one by one.
+    """
+    rows, values = _by_rows(A)
+    known = name_of_matrix(A)
+    made = remembered(
+        rows.indices, ("banded", sizes), known, lambda: _narrowed(rows, sizes, reached)
+    )
+    name = f"coefficient-{tokenize(known, values, sizes, reached)}"
+    graph = {(name, i): DataNode((name, i), block) for i, block in enumerate(made)}
+    matrix = on_cluster(DaskArray(graph, name, (sizes,), dtype=A.dtype), A)
+    given = x if adjoint else gather(x, 0, reached)
+    lengths = tuple(high - low for low, high in reached) if adjoint else sizes
+    index = tuple(range(x.ndim))
+    y = da.blockwise(
+        _banded_product,
+        index,
+        matrix,
+        (0,),
+        given,
+        index,
+        name=f"MatrixMult-{tokenize(matrix.name, given.name, adjoint, apart)}",
+        adjust_chunks={0: lengths},
+        align_arrays=False,
+        dtype=dtype,
+        meta=np.empty((0,) * x.ndim, dtype=dtype),
+        adjoint=adjoint,
+        limit=True,
+        apart=apart,
+    )
+    return fold(y, 0, reached, sizes_out) if adjoint else y
+
+
+def _narrowed(rows: Any, sizes: tuple[int, ...], reached: list[Span]) -> list[Any]:
+    """Return blocks of rows with the columns that have elements; these are the matrix's own."""
+    found = []
+    for end, size, (low, high) in zip(np.cumsum(sizes), sizes, reached, strict=True):
+        block = _rows_between(rows, int(end) - size, size)
+        narrow = scipy.sparse.csr_array((size, high - low), dtype=rows.dtype)
+        narrow.data, narrow.indptr = block.data, block.indptr
+        narrow.indices = block.indices - block.indices.dtype.type(low)
+        found.append(narrow)
+    return found
+
+
+def _banded_product(a: Any, x: Any, *, adjoint: bool, limit: bool, apart: bool) -> Any:
+    y = _block_product(a, x, adjoint=adjoint, limit=limit, apart=apart)
+    return y[0] if adjoint else y
 
 
 def _block_product(
