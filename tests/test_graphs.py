@@ -637,10 +637,11 @@ def test_operators_along_the_axis_that_is_cut_cut_another(name):
 
 def test_a_vector_is_flattened_in_parallel():
     """Dask makes one block of all axes after the first."""
+    sizes = []
     for shape in ((N, N), (3, N + 512, N // 2)):
         x0 = np.arange(float(np.prod(shape))).reshape(shape)
         y = ravel(da.from_array(x0, chunks=(*shape[:-1], shape[-1] // 16)))
-        sizes = []
+        sizes.clear()
         with Callback(posttask=lambda key, block, *_: sizes.append(getattr(block, "size", 0))):
             y.persist(scheduler="synchronous")
         assert max(sizes) <= y.size // 8

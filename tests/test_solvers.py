@@ -1424,6 +1424,23 @@ def each(value):
     return value if isinstance(value, list) else [value]
 
 
+@dataclass
+class Errors(Callbacks):
+    truth: da.Array
+    last: float = np.inf
+
+    def on_step_end(self, solver, x):
+        assert isinstance(self.truth, da.Array)
+        self.last = float(abs(x - self.truth).max())
+
+
+def test_callbacks_that_are_dataclasses_stay_the_users_own():
+    y = rand(8)
+    errors = Errors(to_dask(y, 3))
+    CGLS(pylops.Identity(8), callbacks=[errors]).solve(to_dask(y, 3), niter=2, tol=0)
+    assert errors.last < 1e-12
+
+
 def test_two_solves_in_two_threads_are_independent():
     op = square()
     data = [rand(63, seed=seed) for seed in range(6)]

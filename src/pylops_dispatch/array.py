@@ -967,7 +967,8 @@ def _has_fields(x: Any) -> bool:
     """Whether an object is there to hold values under names: a dataclass, or a namespace."""
     kind = type(x)
     named = hasattr(kind, "__dataclass_fields__") or kind is SimpleNamespace
-    return named and hasattr(x, "__dict__")
+    # a user's callbacks are what they were, and see dask arrays
+    return named and hasattr(x, "__dict__") and not hasattr(kind, "on_step_end")
 
 
 def holds(x: Any, kinds: Callable[[Any], bool]) -> bool:

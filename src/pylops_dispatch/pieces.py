@@ -78,17 +78,16 @@ def realise(piece: Piece, chunks: Chunks | None = None) -> DaskArray:
     """Return `piece` as a dask array, zeros with `chunks`."""
     if isinstance(piece, Zeros):
         # "auto" is as dask is set when they are asked for
-        given = "auto" if chunks is None else chunks
         limit = min(parse_bytes(dask.config.get("array.chunk-size")), LARGE)
-        sizes = normalize_chunks(given, piece.shape, limit, piece.dtype)
-        return _zeros(piece, sizes).copy()
+        return _zeros(piece, "auto" if chunks is None else chunks, limit).copy()
     return piece
 
 
 @functools.lru_cache(maxsize=64)
-def _zeros(piece: Zeros, chunks: Any) -> DaskArray:
+def _zeros(piece: Zeros, chunks: Any, limit: int) -> DaskArray:
     """Return zeros, the same again in every step: dask pickles a function to name them."""
-    return da.zeros(piece.shape, dtype=piece.dtype, chunks=chunks)
+    sizes = normalize_chunks(chunks, piece.shape, limit, piece.dtype)
+    return da.zeros(piece.shape, dtype=piece.dtype, chunks=sizes)
 
 
 def ravel(piece: Piece) -> DaskArray:
