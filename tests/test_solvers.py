@@ -1437,8 +1437,11 @@ class Errors(Callbacks):
 def test_callbacks_that_are_dataclasses_stay_the_users_own():
     y = rand(8)
     errors = Errors(to_dask(y, 3))
-    CGLS(pylops.Identity(8), callbacks=[errors]).solve(to_dask(y, 3), niter=2, tol=0)
+    solver = CGLS(pylops.Identity(8), callbacks=[errors])
+    solver.mine = {"errors": errors}
+    solver.solve(to_dask(y, 3), niter=2, tol=0)
     assert errors.last < 1e-12
+    assert solver.mine["errors"] is errors
 
 
 def test_two_solves_in_two_threads_are_independent():
