@@ -555,20 +555,8 @@ FAULTS = [
         "tests/test_cluster.py", "asynchronous_client",
     ),
     Fault(
-        "copies of vectors in ledgers", "solvers.py",
-        "        with unrecorded():\n            renamed",
-        "        if True:\n            renamed",
-        "tests/test_distributed.py", "leaves_out_the_copies",
-    ),
-    Fault(
-        "copies of results in ledgers", "solvers.py",
-        "        with unrecorded():\n            self._lineage.finish",
-        "        if True:\n            self._lineage.finish",
-        "tests/test_distributed.py", "leaves_out_the_copies",
-    ),
-    Fault(
-        "cancelled data not told of", "steps.py",
-        "            note_step(error, self, None)\n",
+        "cancelled data not told of", "solvers.py",
+        "            note_step(error, solver, None)\n",
         "            pass\n",
         "tests/test_distributed.py", "cancelled_are_told",
     ),

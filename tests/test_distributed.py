@@ -673,15 +673,6 @@ def test_splitbregman_with_a_first_guess_reads_its_data_again(client):
     assert_close(x.compute(), solve(y0, x0), rtol=1e-8)
 
 
-def test_a_ledger_leaves_out_the_copies_that_are_made_of_vectors(several_workers):
-    op, y = pylops.Diagonal(np.arange(1.0, 13)), da.ones(12, chunks=6)
-    with pylops_dispatch.ledger() as there:
-        pylops.cgls(op, y, niter=10, tol=0)
-    with dask.config.set(scheduler="synchronous"), pylops_dispatch.ledger() as here:
-        pylops.cgls(op, y, niter=10, tol=0)
-    assert [execution.kind for execution in there] == [execution.kind for execution in here]
-
-
 def test_data_that_were_cancelled_are_told_as_a_solver_is_set_up(several_workers):
     y = da.ones(12, chunks=6).persist()
     distributed.wait(y)

@@ -45,9 +45,8 @@ from pylops_dispatch.executions import Executions
 from pylops_dispatch.functions.elementwise import align
 from pylops_dispatch.functions.reductions import square_of
 from pylops_dispatch.layers import array_in_full
-from pylops_dispatch.ledger import unrecorded
 from pylops_dispatch.lineage import Lineage, futures_of
-from pylops_dispatch.notes import note_asynchronous, note_blocks_elsewhere
+from pylops_dispatch.notes import note_asynchronous, note_blocks_elsewhere, note_step
 from pylops_dispatch.operators import (
     all_parts,
     arrays_of,
@@ -534,8 +533,7 @@ class Session:
         for array in copied_again():
             self.keep_until_cut(array)
         boxes = [box for box in list(self._boxes.values()) if not box.is_let_go]
-        with unrecorded():
-            renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
+        renamed = self._lineage.cut_if_due(boxes, self._leaves.values())
         self._last = {renamed.get(name, name) for name in self._last}
         self._norms = {renamed.get(name, name): box for name, box in self._norms.items()}
 
@@ -546,8 +544,7 @@ class Session:
     def result(self, value: Any) -> Any:
         """Return the result of a solve: dask arrays, which are safe without this session."""
         boxes = [box for box in found(value, is_box) if box.value is None and not box.is_let_go]
-        with unrecorded():
-            self._lineage.finish(boxes)
+        self._lineage.finish(boxes)
         return result_of(value)
 
     def _unread(self, wanted: DispatchArray) -> list[DispatchArray]:
@@ -920,7 +917,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
             if known is None:
                 current.adopt(self)
             sessions[self] = current
-            with _users_callbacks(self), few_reads(math.inf):
+            with _told_as_set_up(self, original), _users_callbacks(self), few_reads(math.inf):
                 result = original(self, *args, **kwargs)
             if original.__name__ == "setup":
                 current.let_go_of_data(self)
@@ -935,6 +932,7 @@ def solver_method(original: Callable[..., Any]) -> Callable[..., Any]:
         # on a cluster that would keep the blocks of vectors that the step replaces
         undone = is_step and client_in_use() is None
         with (
+            _told_as_set_up(self, original),
             _put_back_if_interrupted(self) if undone else nullcontext(),
             in_session(known),
             _users_callbacks(self),
@@ -1027,6 +1025,17 @@ def _is_vector(x: Any) -> bool:
 
 def _is_read(x: Any) -> bool:
     return is_box(x) and x.value is not None
+
+
+@contextmanager
+def _told_as_set_up(solver: Any, method: Callable[..., Any]) -> Iterator[None]:
+    """Say so where an error of a cluster comes of what a solver is set up with."""
+    try:
+        yield
+    except Exception as error:
+        if method.__name__ == "setup":
+            note_step(error, solver, None)
+        raise
 
 
 @contextmanager

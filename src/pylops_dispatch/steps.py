@@ -56,9 +56,8 @@ def exchange_steps(solver: Any, new: Steps | None) -> Steps | None:
 
 
 def followed(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Follow ``setup``, ``step`` and ``run`` of a solver class; others come back as they are."""
-    ways = {"setup": _setup, "step": _step, "run": _run}
-    return ways.get(original.__name__, lambda method: method)(original)
+    """Follow ``step`` and ``run`` of a solver class; other methods come back as they are."""
+    return {"step": _step, "run": _run}.get(original.__name__, lambda method: method)(original)
 
 
 def needed(step: Callable[..., Any]) -> int:
@@ -101,17 +100,6 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
         if lazy or self.callbacks:
             steps.complete = result[:length] if isinstance(result, tuple) else (result,)
         return result
-
-    return wrapper
-
-
-def _setup(original: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(self, *args, **kwargs)
-        except Exception as error:
-            note_step(error, self, None)
-            raise
 
     return wrapper
 
