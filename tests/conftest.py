@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 # Numba compiles PyLops's loops in each worker: for arrays as small as these, not to be fast
 os.environ.setdefault("NUMBA_OPT", "0")
@@ -74,6 +75,18 @@ def no_client_that_is_gone():
     except ValueError:
         if dask.config.get("scheduler", None) == "dask.distributed":
             del dask.config.config["scheduler"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_numba():
+    """What tests compare with is to be right: several threads write over each other in PyLops.
+
+    ``for ix in prange(xdims[0])`` (pylops/signalprocessing/nonstatconvolve2d.py) adds to samples
+    that others add to.
+    """
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        numba.set_num_threads(1)
 
 
 @pytest.fixture
